@@ -1,0 +1,401 @@
+// Package postgres adapts Ed-Fi's token table on PostgreSQL 13 and later,
+// Aurora included, to package purge. All its SQL stands in sql.go.
+package postgres
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/redact"
+)
+
+const (
+	// connectTimeout bounds everything up to the end of the log-in. A host that
+	// a security group hides answers nothing at all.
+	connectTimeout = 8 * time.Second
+	// serverFirst is how long before the context's deadline the server itself
+	// gives a statement up: then the connection lives on for the closing look.
+	serverFirst = 250 * time.Millisecond
+	// cancelGrace is how long a canceled statement may take to end before the
+	// connection is dropped.
+	cancelGrace = 2 * time.Second
+	// lookRows is about how many deleted rows one look may have to pass over:
+	// their index entries stay until VACUUM comes, and a single look over a
+	// million of them takes longer than any batch.
+	lookRows = 50_000
+	// chunkPages is how many pages one statement on a physical range covers at
+	// most, 8 MB, so that it stays short where few rows have expired.
+	chunkPages = 1024
+)
+
+// Server is a PostgreSQL server and the login for it.
+type Server struct {
+	Host        string
+	Port        uint16
+	User        redact.Secret
+	Password    redact.Secret
+	TLS         *tls.Config   // nil is no TLS; verification is up to the caller
+	LockTimeout time.Duration // longest wait for a lock
+}
+
+// Open implements [purge.Engine].
+func (s Server) Open(ctx context.Context, database string, claim bool) (purge.Table, error) {
+	t := &table{server: s, database: database}
+	if err := t.open(ctx, claim); err != nil {
+		t.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// table implements [purge.Table].
+type table struct {
+	server   Server
+	database string
+	conn     *pgx.Conn
+	facts    purge.Facts
+	oid      uint32
+	indexed  bool               // an index finds rows by their expiration
+	ranges   bool               // the server reads physical ranges, and the role may
+	marks    []pgtype.Timestamp // about every lookRows rows, ascending
+	unmarked int                // rows since the last mark
+}
+
+func (t *table) open(ctx context.Context, claim bool) error {
+	config, err := t.config()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	if t.conn, err = pgx.ConnectConfig(ctx, config); err != nil {
+		return t.explain(ctx, "connect", err)
+	}
+	f, err := t.examine(ctx)
+	if err != nil {
+		return err
+	}
+	if err := f.fault(t.database, claim); err != nil {
+		return err
+	}
+	t.oid, t.indexed = f.oid, f.indexed
+	t.ranges = f.version >= 14_00_00 && f.selectAll && f.plain
+	t.facts = purge.Facts{Now: f.now.Time}
+	if !t.indexed {
+		t.facts.Findings = []purge.Finding{f.missingIndex(t.ranges)}
+	}
+	if !claim {
+		return nil
+	}
+	var claimed bool
+	if err := t.conn.QueryRow(ctx, sqlClaim).Scan(&claimed); err != nil {
+		return t.explain(ctx, "claim the database", err)
+	}
+	if !claimed {
+		return purge.ErrAlreadyRunning
+	}
+	return nil
+}
+
+// config builds the connection's settings field by field: a password may hold
+// any character, so no connection string is put together.
+func (t *table) config() (*pgx.ConnConfig, error) {
+	config, err := pgx.ParseConfig("sslmode=disable")
+	if err != nil {
+		return nil, fmt.Errorf("the PG* environment variables cannot be used: %s", redact.Text(err.Error()))
+	}
+	config.Host, config.Port, config.Database = t.server.Host, t.server.Port, t.database
+	config.User, config.Password = t.server.User.Reveal(), t.server.Password.Reveal()
+	config.TLSConfig, config.Fallbacks = t.server.TLS, nil
+	config.RuntimeParams = map[string]string{"application_name": "edfi-token-purge"}
+	config.ConnectTimeout = connectTimeout
+	// Each statement is planned for the values that it runs with, costs one
+	// round trip, and leaves nothing behind on the server.
+	config.DefaultQueryExecMode = pgx.QueryExecModeExec
+	config.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: cancelGrace}
+	}
+	return config, nil
+}
+
+// Close implements [purge.Table].
+func (t *table) Close() {
+	if t.conn == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	t.conn.Close(ctx) //nolint:errcheck // nothing is at stake: every batch is committed
+}
+
+// Facts implements [purge.Table].
+func (t *table) Facts() purge.Facts { return t.facts }
+
+// rows is a [purge.Range]: the rows with from <= expiration < to. Where
+// physical, only those of them in lower <= ctid < upper.
+type rows struct {
+	from, to     pgtype.Timestamp
+	physical     bool
+	lower, upper pgtype.TID
+}
+
+func timestamp(t time.Time) pgtype.Timestamp {
+	return pgtype.Timestamp{Time: t.UTC(), Valid: true}
+}
+
+// next is the instant after t: expirations have microseconds.
+func next(t pgtype.Timestamp) pgtype.Timestamp {
+	return timestamp(t.Time.Add(time.Microsecond))
+}
+
+// Expired implements [purge.Table].
+func (t *table) Expired(limit time.Time) purge.Range {
+	ever := pgtype.Timestamp{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
+	return rows{from: ever, to: next(timestamp(limit.Truncate(time.Microsecond)))}
+}
+
+// Oldest implements [purge.Table].
+func (t *table) Oldest(ctx context.Context, r purge.Range) (time.Time, purge.Range, error) {
+	for _, look := range t.looks(r.(rows)) {
+		var oldest pgtype.Timestamp
+		sql, args := sqlOldest, []any{look.from, look.to}
+		if look.physical {
+			sql, args = sqlOldestPhysical, append(args, look.lower, look.upper)
+		}
+		if err := t.row(ctx, look, &oldest, sql, args...); err != nil {
+			return time.Time{}, nil, t.explain(ctx, "look for expired rows", err)
+		}
+		if !oldest.Valid {
+			continue
+		}
+		found := r.(rows)
+		if !found.physical {
+			found.from = oldest
+		}
+		return instant(oldest), found, nil
+	}
+	return time.Time{}, nil, nil
+}
+
+// looks splits r at the marks, so that no look passes over too many deleted
+// rows.
+func (t *table) looks(r rows) []rows {
+	if r.physical || !t.indexed {
+		return []rows{r}
+	}
+	var looks []rows
+	for _, mark := range t.marks {
+		if before(r.from, mark) && before(mark, r.to) {
+			looks = append(looks, rows{from: r.from, to: mark})
+			r.from = mark
+		}
+	}
+	return append(looks, r)
+}
+
+func before(a, b pgtype.Timestamp) bool {
+	return a.InfinityModifier == pgtype.NegativeInfinity || a.Time.Before(b.Time)
+}
+
+// instant answers t as a time; what is older than Go's year 1 is that year.
+func instant(t pgtype.Timestamp) time.Time {
+	if t.InfinityModifier != pgtype.Finite {
+		return time.Time{}
+	}
+	return t.Time.UTC()
+}
+
+// Count implements [purge.Table].
+func (t *table) Count(ctx context.Context, r purge.Range) (int64, error) {
+	var count int64
+	part := r.(rows)
+	err := t.row(ctx, part, &count, sqlCount, part.from, part.to)
+	return count, t.explain(ctx, "count expired rows", err)
+}
+
+// Next implements [purge.Table]: the batch ends where row n+1 begins.
+func (t *table) Next(ctx context.Context, r purge.Range, n int) (purge.Batch, purge.Range, error) {
+	part := r.(rows)
+	if part.physical || !t.indexed && t.ranges {
+		return t.nextPhysical(ctx, part, n)
+	}
+	var end pgtype.Timestamp
+	err := t.row(ctx, part, &end, sqlEnd, part.from, part.to, n)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows): // n rows at most
+		return purge.Batch{Rows: part}, nil, nil
+	case err != nil:
+		return purge.Batch{}, nil, t.explain(ctx, "find the next batch", err)
+	case end != part.from:
+		t.mark(end, n)
+		return purge.Batch{Rows: rows{from: part.from, to: end}}, rows{from: end, to: part.to}, nil
+	case t.ranges: // more than n rows share one expiration: their place tells them apart
+		return t.nextPhysical(ctx, part, n)
+	default:
+		after := next(end)
+		return purge.Batch{Rows: rows{from: end, to: after}, Unbounded: true}, rows{from: after, to: part.to}, nil
+	}
+}
+
+func (t *table) mark(end pgtype.Timestamp, n int) {
+	last := len(t.marks) - 1
+	if t.unmarked += n; t.unmarked < lookRows || last >= 0 && !before(t.marks[last], end) {
+		return
+	}
+	t.marks, t.unmarked = append(t.marks, end), 0
+}
+
+// nextPhysical is Next by place instead of expiration.
+func (t *table) nextPhysical(ctx context.Context, part rows, n int) (purge.Batch, purge.Range, error) {
+	if !part.physical { // from the first page to the last one of now
+		var pages uint32
+		if err := t.row(ctx, part, &pages, sqlPages, t.oid); err != nil {
+			return purge.Batch{}, nil, t.explain(ctx, "read the table's size", err)
+		}
+		part.physical, part.lower, part.upper = true, page(0), page(pages)
+	}
+	batch, rest := part, part
+	if end := part.lower.BlockNumber + chunkPages; end < part.upper.BlockNumber {
+		batch.upper = page(end)
+	}
+	err := t.row(ctx, batch, &batch.upper, sqlEndPhysical, batch.from, batch.to, batch.lower, batch.upper, n)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return purge.Batch{}, nil, t.explain(ctx, "find the next batch", err)
+	}
+	if rest.lower = batch.upper; rest.lower == rest.upper {
+		return purge.Batch{Rows: batch}, nil, nil
+	}
+	return purge.Batch{Rows: batch}, rest, nil
+}
+
+func page(number uint32) pgtype.TID { return pgtype.TID{BlockNumber: number, Valid: true} }
+
+// Delete implements [purge.Table].
+func (t *table) Delete(ctx context.Context, r purge.Range) (int64, error) {
+	part := r.(rows)
+	sql, args := sqlDelete, []any{part.from, part.to}
+	if part.physical {
+		sql, args = sqlDeletePhysical, append(args, part.lower, part.upper)
+	}
+	results, err := t.send(ctx, part, sql, args...)
+	if err != nil {
+		return 0, t.explain(ctx, "delete", err)
+	}
+	tag, err := results.Exec()
+	if closed := results.Close(); err == nil {
+		err = closed // where the commit's error comes
+	}
+	if err != nil {
+		return 0, t.explain(ctx, "delete", err)
+	}
+	return tag.RowsAffected(), nil
+}
+
+// row reads the one value that sql answers into dest.
+func (t *table) row(ctx context.Context, part rows, dest any, sql string, args ...any) error {
+	results, err := t.send(ctx, part, sql, args...)
+	if err != nil {
+		return err
+	}
+	err = results.QueryRow().Scan(dest)
+	if closed := results.Close(); err == nil {
+		err = closed
+	}
+	return err
+}
+
+// send sends sql, and before it, in the same round trip, how long it may take
+// and how it may be planned.
+func (t *table) send(ctx context.Context, part rows, sql string, args ...any) (pgx.BatchResults, error) {
+	var limit, lock time.Duration // 0 is no limit
+	lock = t.server.LockTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		limit = time.Until(deadline) - serverFirst
+		if limit < time.Millisecond {
+			return nil, purge.ErrTimeout
+		}
+		// The lock's time must be up first, else it looks like a slow statement.
+		lock = min(lock, limit*9/10)
+	}
+	var batch pgx.Batch
+	batch.Queue(sqlLimits, milliseconds(limit), milliseconds(lock), onOff(!part.physical))
+	batch.Queue(sql, args...)
+	results := t.conn.SendBatch(ctx, &batch)
+	if _, err := results.Exec(); err != nil {
+		results.Close() //nolint:errcheck // err says it
+		return nil, err
+	}
+	return results, nil
+}
+
+func milliseconds(d time.Duration) string {
+	if d > 0 {
+		d = max(d, time.Millisecond) // 0 would be no limit
+	}
+	return strconv.FormatInt(min(d.Milliseconds(), 1<<31-1), 10)
+}
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
+}
+
+// explain says what doing failed at, and for the errors that an operator can
+// mend, how. It leaves out what may quote a row or the login: a message's
+// detail and context, and the user's name.
+func (t *table) explain(ctx context.Context, doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var (
+		refused *pgconn.PgError
+		network net.Error
+		say     = func(format string, args ...any) error { return fmt.Errorf(doing+": "+format, args...) }
+	)
+	switch {
+	case errors.Is(err, purge.ErrTimeout):
+		return err
+	case errors.As(err, &refused):
+		message := fmt.Sprintf("%s (SQLSTATE %s)", redact.Text(refused.Message, t.server.Password.Reveal()), refused.Code)
+		switch refused.Code {
+		case "55P03", "40P01", "40001": // lock not available, deadlock, serialization
+			return say("%w: SQLSTATE %s", purge.ErrLocked, refused.Code)
+		case "57014": // canceled: by our own limit, or by somebody
+			if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > 2*serverFirst {
+				return say("%s: another session canceled the statement", message)
+			}
+			return say("%w: SQLSTATE %s", purge.ErrTimeout, refused.Code)
+		case "28P01", "28000":
+			return say("the server refused the login (SQLSTATE %s): check user name and password in the secret, and pg_hba.conf or the requirement of TLS", refused.Code)
+		case "3D000":
+			return say("database %s does not exist on this server", t.database)
+		case "42501":
+			return say("%s: the role lacks a right, see infra/postgres/role.sql", message)
+		case "25006":
+			return say("%s: this is a reader; use the writer's endpoint", message)
+		}
+		return say("%s", message)
+	}
+	// What a driver wraps around an error names user and database.
+	var connecting *pgconn.ConnectError
+	if errors.As(err, &connecting) {
+		err = connecting.Unwrap()
+	}
+	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &network) && network.Timeout() {
+		return say("no answer from the server in time: check host and port, security groups, and that the function runs in the database's VPC")
+	}
+	return say("%s", redact.Text(err.Error(), t.server.Password.Reveal()))
+}

@@ -1,0 +1,467 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/purge/purgetest"
+	"edfi-token-purge/functions/internal/redact"
+	"edfi-token-purge/scripts/edfi"
+	"edfi-token-purge/scripts/throwaway"
+)
+
+var server *throwaway.Postgres
+
+func TestMain(m *testing.M) {
+	var err error
+	// Nothing of this must outlive the test, so it need not reach a disk.
+	server, err = throwaway.Start(context.Background(), throwaway.Options{Settings: map[string]string{"fsync": "off"}})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	server.Stop() //nolint:errcheck // the tests have spoken
+	os.Exit(code)
+}
+
+func TestConformance(t *testing.T) {
+	t.Run("LeastRights", func(t *testing.T) {
+		t.Parallel()
+		purgetest.Run(t, newStage(t, "edfi_token_purge", ""))
+	})
+	t.Run("WithSelectOnTheTable", func(t *testing.T) {
+		t.Parallel()
+		purgetest.Run(t, newStage(t, "purge_reader", "GRANT SELECT ON dbo.clientaccesstokens TO purge_reader"))
+	})
+}
+
+// stage implements [purgetest.Server] for one role.
+type stage struct {
+	role  string
+	extra string // a grant beyond role.sql
+}
+
+const password = `p@ss;'"word /?#`
+
+func newStage(t *testing.T, role, extra string) stage {
+	t.Helper()
+	admin := connect(t, "postgres")
+	must(t, admin, "DROP ROLE IF EXISTS "+role)
+	must(t, admin, "CREATE ROLE "+role+" LOGIN PASSWORD "+quote(password))
+	return stage{role, extra}
+}
+
+func (s stage) Engine() purge.Engine { return s.server() }
+
+func (s stage) server() Server {
+	return Server{
+		Host: server.Host, Port: server.Port,
+		User: redact.NewSecret(s.role), Password: redact.NewSecret(password),
+		LockTimeout: 300 * time.Millisecond,
+	}
+}
+
+func (s stage) SplitsEqual() bool   { return s.extra != "" }
+func (s stage) Tick() time.Duration { return time.Microsecond }
+
+var created atomic.Int64
+
+func (s stage) Create(t testing.TB) purgetest.Database { return s.create(t) }
+
+func (s stage) create(t testing.TB) database {
+	t.Helper()
+	name := fmt.Sprintf("EdFi_Admin_%s_%d", s.role, created.Add(1))
+	if err := edfi.Create(t.Context(), server.URL("postgres"), server.URL(name), name); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		admin := connect(t, "postgres")
+		must(t, admin, "DROP DATABASE "+pgx.Identifier{name}.Sanitize()+" WITH (FORCE)")
+	})
+	db := database{name: name, role: s.role, conn: connect(t, name)}
+	grants, err := os.ReadFile("../../../infra/postgres/role.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // it can be run again
+		must(t, db.conn, strings.ReplaceAll(string(grants), "edfi_token_purge", s.role))
+	}
+	must(t, db.conn, s.extra)
+	return db
+}
+
+// database implements [purgetest.Database].
+type database struct {
+	name, role string
+	conn       *pgx.Conn
+}
+
+func (d database) Name() string { return d.name }
+
+func (d database) Insert(t testing.TB, expirations ...time.Time) {
+	t.Helper()
+	if _, err := d.conn.Exec(t.Context(), `
+INSERT INTO dbo.clientaccesstokens (id, apiclient_apiclientid, expiration)
+SELECT gen_random_uuid(), 1, expiration FROM unnest($1::timestamp[]) AS expiration`, expirations); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (d database) Expirations(t testing.TB) []time.Time {
+	t.Helper()
+	rows, _ := d.conn.Query(t.Context(), "SELECT expiration FROM dbo.clientaccesstokens ORDER BY expiration")
+	times, err := pgx.CollectRows(rows, pgx.RowTo[time.Time])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return times
+}
+
+func (d database) Now(t testing.TB) time.Time {
+	return one[time.Time](t, d.conn, "SELECT now() AT TIME ZONE 'utc'")
+}
+
+func (d database) SetTimeZone(t testing.TB, zone string) bool {
+	must(t, d.conn, "ALTER DATABASE "+pgx.Identifier{d.name}.Sanitize()+" SET timezone = "+quote(zone))
+	return true
+}
+
+func (d database) DropIndex(t testing.TB) {
+	must(t, d.conn, "DROP INDEX dbo.ix_clientaccesstokens_expiration")
+}
+func (d database) DropTable(t testing.TB) { must(t, d.conn, "DROP TABLE dbo.clientaccesstokens") }
+
+func (d database) Revoke(t testing.TB) {
+	must(t, d.conn, "REVOKE DELETE ON dbo.clientaccesstokens FROM "+d.role)
+}
+
+func (d database) Record(t testing.TB) func() []int {
+	must(t, d.conn, `
+CREATE TABLE dbo.statements (deleted int);
+CREATE FUNCTION dbo.record() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN INSERT INTO dbo.statements SELECT count(*) FROM gone; RETURN NULL; END $$;
+CREATE TRIGGER record AFTER DELETE ON dbo.clientaccesstokens
+REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION dbo.record()`)
+	return func() []int {
+		rows, _ := d.conn.Query(t.Context(), "SELECT deleted FROM dbo.statements")
+		deleted, err := pgx.CollectRows(rows, pgx.RowTo[int])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return deleted
+	}
+}
+
+func (d database) Lock(t testing.TB, expiration time.Time) func() {
+	conn := connect(t, d.name)
+	tx, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tag, err := tx.Exec(t.Context(), "SELECT FROM dbo.clientaccesstokens WHERE expiration = $1 FOR UPDATE", expiration); err != nil || tag.RowsAffected() == 0 {
+		t.Fatalf("%d rows locked: %v", tag.RowsAffected(), err)
+	}
+	return func() { tx.Rollback(t.Context()) } //nolint:errcheck // once is enough
+}
+
+func (d database) Delay(t testing.TB, perRow time.Duration) {
+	d.beforeDelete(t, fmt.Sprintf("PERFORM pg_sleep(%f); RETURN OLD", perRow.Seconds()))
+}
+
+func (d database) Keep(t testing.TB) { d.beforeDelete(t, "RETURN NULL") }
+
+func (d database) beforeDelete(t testing.TB, body string) {
+	must(t, d.conn, `
+CREATE FUNCTION dbo.before_delete() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN `+body+`; END $$;
+CREATE TRIGGER before_delete BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION dbo.before_delete()`)
+}
+
+func (d database) Disconnect(t testing.TB) {
+	const sessions = " FROM pg_stat_activity WHERE datname = current_database() AND usename = "
+	one[int](t, d.conn, "SELECT count(pg_terminate_backend(pid))"+sessions+quote(d.role))
+	for one[int](t, d.conn, "SELECT count(*)"+sessions+quote(d.role)) > 0 {
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func connect(t testing.TB, database string) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(context.Background(), server.URL(database))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(context.Background()) })
+	return conn
+}
+
+func must(t testing.TB, conn *pgx.Conn, sql string) {
+	t.Helper()
+	if _, err := conn.Exec(context.Background(), sql); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+func one[T any](t testing.TB, conn *pgx.Conn, sql string) T {
+	t.Helper()
+	var v T
+	if err := conn.QueryRow(t.Context(), sql).Scan(&v); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return v
+}
+
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
+
+// What only PostgreSQL has.
+
+func TestDatesThatGoHasNoFormFor(t *testing.T) {
+	s := newStage(t, "purge_dates", "")
+	db := s.create(t)
+	must(t, db.conn, `INSERT INTO dbo.clientaccesstokens (id, expiration) SELECT gen_random_uuid(), e::timestamp
+FROM unnest(ARRAY['-infinity', '4713-01-01 00:00:00 BC', '0001-01-01', 'infinity', '294276-12-31 23:59:59.999999']) AS e`)
+	r := run(t, s.server(), db.name)
+	if r.Status != purge.Complete || r.DeletedRows != 3 || r.OldestExpiration.String() != "0001-01-01T00:00:00Z" {
+		t.Errorf("%+v", r)
+	}
+	if left := one[int](t, db.conn, "SELECT count(*) FROM dbo.clientaccesstokens"); left != 2 {
+		t.Errorf("%d rows are left", left)
+	}
+}
+
+func TestTheClientsTimeZoneDoesNotMatter(t *testing.T) {
+	s := newStage(t, "purge_pgtz", "")
+	for _, zone := range []string{"Asia/Tokyo", "America/Chicago", "UTC"} {
+		t.Setenv("PGTZ", zone)
+		t.Setenv("TZ", zone)
+		db := s.create(t)
+		now := db.Now(t)
+		db.Insert(t, now.Add(-8*time.Hour), now.Add(-time.Minute), now.Add(time.Minute), now.Add(8*time.Hour))
+		if r := run(t, s.server(), db.name); r.DeletedRows != 2 || len(db.Expirations(t)) != 2 {
+			t.Errorf("%s: %+v", zone, r)
+		}
+	}
+}
+
+func TestAnEmptyRunCostsFewRoundTrips(t *testing.T) {
+	s := newStage(t, "purge_trips", "")
+	db := s.create(t)
+	db.Insert(t, db.Now(t).Add(time.Hour))
+	proxy := newRelay(t)
+	through := s.server()
+	through.Host, through.Port = proxy.host, proxy.port
+	table, err := through.Open(t.Context(), db.name, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	table.Close()
+	opening := proxy.trips.Swap(0)
+	if r := run(t, through, db.name); r.Status != purge.Complete {
+		t.Fatalf("%+v", r)
+	}
+	total := proxy.trips.Load()
+	t.Logf("%d round trips to connect, examine and claim, %d for a whole empty run", opening, total)
+	const login = 4 // startup, and three of SCRAM; TLS would come on top
+	if total > login+8 {
+		t.Errorf("%d round trips after connecting, want 8 at most", total-login)
+	}
+}
+
+func TestAWindowIsReadThroughTheIndexAndARangeByItsPlace(t *testing.T) {
+	s := newStage(t, "purge_plans", "GRANT SELECT ON dbo.clientaccesstokens TO purge_plans")
+	db := s.create(t)
+	if err := edfi.Fill(t.Context(), db.conn, 20_000, 20_000, false, func(int) {}); err != nil {
+		t.Fatal(err)
+	}
+	// Statistics that know of no row are what a fresh restore has.
+	must(t, db.conn, "DELETE FROM pg_statistic WHERE starelid = 'dbo.clientaccesstokens'::regclass")
+	opened, err := s.server().Open(t.Context(), db.name, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer opened.Close()
+	tab := opened.(*table)
+	window := tab.Expired(db.Now(t)).(rows)
+	physical := rows{from: window.from, to: window.to, physical: true, lower: page(0), upper: page(10)}
+	for sql, part := range map[string]rows{
+		sqlOldest: window, sqlEnd: window, sqlDelete: window,
+		sqlOldestPhysical: physical, sqlEndPhysical: physical, sqlDeletePhysical: physical,
+	} {
+		args := []any{part.from, part.to}
+		if part.physical {
+			args = append(args, part.lower, part.upper)
+		}
+		if sql == sqlEnd || sql == sqlEndPhysical {
+			args = append(args, 1000)
+		}
+		results, err := tab.send(t.Context(), part, "EXPLAIN "+sql, args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines, _ := results.Query()
+		plan, err := pgx.CollectRows(lines, pgx.RowTo[string])
+		results.Close()
+		want := "ix_clientaccesstokens_expiration"
+		if part.physical {
+			want = "Tid Range Scan"
+		}
+		if text := strings.Join(plan, "\n"); err != nil || !strings.Contains(text, want) || strings.Contains(text, "Sort") {
+			t.Errorf("want %s: %v\n%s\n%s", want, err, sql, text)
+		}
+	}
+}
+
+func TestTheLastLookIsCutAtTheMarks(t *testing.T) {
+	s := newStage(t, "purge_marks", "")
+	db := s.create(t)
+	if err := edfi.Fill(t.Context(), db.conn, 3*lookRows, 10, false, func(int) {}); err != nil {
+		t.Fatal(err)
+	}
+	opened, err := s.server().Open(t.Context(), db.name, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer opened.Close()
+	tab := opened.(*table)
+	all := tab.Expired(db.Now(t))
+	var deleted int64
+	for r := all; r != nil; {
+		batch, rest, err := tab.Next(t.Context(), r, 5000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := tab.Delete(t.Context(), batch.Rows)
+		if err != nil {
+			t.Fatal(err)
+		}
+		deleted, r = deleted+n, rest
+	}
+	looks := tab.looks(all.(rows))
+	if deleted != 3*lookRows || len(looks) != 3 {
+		t.Errorf("%d rows deleted, the last look in %d parts, want 3", deleted, len(looks))
+	}
+	if from, to := looks[0].from, looks[len(looks)-1].to; from != all.(rows).from || to != all.(rows).to {
+		t.Errorf("the looks cover %v to %v", from, to)
+	}
+	for i := range looks[1:] {
+		if looks[i].to != looks[i+1].from {
+			t.Errorf("a gap between looks %d and %d", i, i+1)
+		}
+	}
+	// A row behind the sweep, in the middle of it.
+	db.Insert(t, looks[1].from.Time.Add(time.Microsecond))
+	if oldest, rest, err := tab.Oldest(t.Context(), all); err != nil || rest == nil || !oldest.Equal(looks[1].from.Time.Add(time.Microsecond)) {
+		t.Errorf("%v, %v, %v", oldest, rest, err)
+	}
+}
+
+func TestErrorsSayWhatToDoAndLeakNothing(t *testing.T) {
+	s := newStage(t, "purge_errors", "")
+	db := s.create(t)
+	db.Insert(t, db.Now(t).Add(-time.Hour))
+	id := one[string](t, db.conn, "SELECT id::text FROM dbo.clientaccesstokens")
+	wrong := s.server()
+	wrong.Password = redact.NewSecret("hunter2")
+	closed := s.server()
+	closed.Port = 1
+	cases := map[string]struct {
+		server Server
+		stage  string
+		want   []string
+	}{
+		"login":   {wrong, "", []string{"refused the login", "28P01"}},
+		"port":    {closed, "", []string{"connection refused"}},
+		"trigger": {s.server(), `SELECT 1`, []string{"cannot delete", redact.Mark, "P0001"}},
+	}
+	db.beforeDelete(t, `RAISE EXCEPTION 'cannot delete % of postgres://u:hunter2@h/d', OLD.id USING DETAIL = OLD.id::text`)
+	for name, c := range cases {
+		r := run(t, c.server, db.name)
+		if r.Status != purge.Failed {
+			t.Errorf("%s: %+v", name, r)
+		}
+		for _, want := range c.want {
+			if !strings.Contains(r.Error, want) {
+				t.Errorf("%s: %q, want %q", name, r.Error, want)
+			}
+		}
+		for _, leak := range []string{id, password, "hunter2", s.role} {
+			if strings.Contains(r.Error, leak) {
+				t.Errorf("%s: %q leaks %q", name, r.Error, leak)
+			}
+		}
+	}
+}
+
+func TestAColumnOfAnotherTypeIsRefused(t *testing.T) {
+	s := newStage(t, "purge_types", "")
+	db := s.create(t)
+	must(t, db.conn, "ALTER TABLE dbo.clientaccesstokens ALTER expiration TYPE timestamptz")
+	if r := run(t, s.server(), db.name); r.Status != purge.Failed || !strings.Contains(r.Error, "timestamp with time zone") {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestASessionThatSomebodyCancelsIsNoDeadline(t *testing.T) {
+	s := newStage(t, "purge_canceled", "")
+	db := s.create(t)
+	db.Insert(t, db.Now(t).Add(-time.Hour))
+	db.Delay(t, time.Minute)
+	ctx, cancel := context.WithCancel(t.Context())
+	var canceler sync.WaitGroup
+	canceler.Go(func() {
+		other := connect(t, db.name)
+		for ctx.Err() == nil {
+			other.Exec(t.Context(), "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE '%DELETE%' AND state = 'active' AND usename = $1", s.role)
+			time.Sleep(10 * time.Millisecond)
+		}
+	})
+	defer canceler.Wait()
+	defer cancel()
+	if r := run(t, s.server(), db.name); r.Status != purge.Failed || !strings.Contains(r.Error, "another session canceled") {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestAnEndedContextReachesTheServer(t *testing.T) {
+	s := newStage(t, "purge_gone", "")
+	db := s.create(t)
+	db.Insert(t, db.Now(t).Add(-time.Hour))
+	db.Delay(t, time.Minute)
+	ctx, cancel := context.WithCancel(t.Context())
+	const active = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'purge_gone' AND state = 'active' AND query LIKE '%DELETE%'"
+	go func() {
+		other := connect(t, db.name)
+		for one[int](t, other, active) == 0 {
+			time.Sleep(10 * time.Millisecond)
+		}
+		cancel()
+	}()
+	start := time.Now()
+	result := purge.Run(ctx, target(s.server(), db.name), policy, func(purge.DatabaseResult) {})
+	if r := result.Databases[0]; r.StopReason != purge.Canceled || time.Since(start) > 20*time.Second {
+		t.Errorf("%+v after %s", r, time.Since(start))
+	}
+	if n := one[int](t, db.conn, active); n != 0 {
+		t.Errorf("the server still runs %d statements", n)
+	}
+}
+
+var policy = purge.Policy{Action: purge.Purge, BatchSize: 1000}
+
+func target(s Server, databases ...string) purge.Target {
+	return purge.Target{Engine: s, Databases: databases, Log: quiet}
+}
+
+func run(t *testing.T, s Server, database string) purge.DatabaseResult {
+	t.Helper()
+	return purge.Run(t.Context(), target(s, database), policy, func(purge.DatabaseResult) {}).Databases[0]
+}

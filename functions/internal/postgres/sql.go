@@ -1,0 +1,90 @@
+package postgres
+
+// Every statement that this package sends. None of them reads an Id: that is
+// the bearer token itself.
+const (
+	// The session's settings. Asynchronous commit is safe here, for a delete
+	// that a crash undoes is made again by the next run. No sequential scan, so
+	// that stale statistics can't turn each batch into a scan of the whole
+	// table; where no index serves, it is used nevertheless. The keepalives let
+	// the server find out within a minute that a function has vanished, and with
+	// it the claim.
+	sqlSettings = `
+SELECT set_config(name, value, false)
+FROM (VALUES ('synchronous_commit', 'off'),
+             ('enable_seqscan', 'off'),
+             ('tcp_keepalives_idle', '30'),
+             ('tcp_keepalives_interval', '10'),
+             ('tcp_keepalives_count', '3')) AS setting (name, value)`
+
+	// What must be known before anything is deleted, in one round trip. The
+	// catalogue answers without any right on the table.
+	sqlFacts = `
+SELECT clock_timestamp() AT TIME ZONE 'UTC',
+       current_setting('server_version_num')::int,
+       pg_is_in_recovery(),
+       coalesce(c.oid, 0),
+       coalesce(c.relkind = 'r', false),
+       coalesce(format_type(a.atttypid, NULL), ''),
+       coalesce(has_schema_privilege(n.oid, 'USAGE'), false),
+       coalesce(has_column_privilege(c.oid, a.attnum, 'SELECT'), false),
+       coalesce(has_table_privilege(c.oid, 'SELECT'), false),
+       coalesce(has_table_privilege(c.oid, 'DELETE'), false),
+       EXISTS (SELECT FROM pg_index i
+               JOIN pg_class x ON x.oid = i.indexrelid
+               JOIN pg_am m ON m.oid = x.relam
+               WHERE i.indrelid = c.oid AND i.indkey[0] = a.attnum
+                 AND i.indisvalid AND i.indpred IS NULL AND m.amname = 'btree')
+FROM (SELECT) AS always
+LEFT JOIN pg_namespace n ON n.nspname = 'dbo'
+LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'clientaccesstokens'
+LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'expiration'`
+
+	// One run at a time for each database. The numbers spell EdFi and Purg. The
+	// server lets the lock go when the connection ends, however it ends.
+	sqlClaim = `SELECT pg_try_advisory_lock(1164200553, 1349874279)`
+
+	// Sent ahead of each statement below. A physical range must be read as one;
+	// with index scans allowed the planner may prefer the expiration index.
+	sqlLimits = `
+SELECT set_config('statement_timeout', $1, false),
+       set_config('lock_timeout', $2, false),
+       set_config('enable_indexscan', $3, false),
+       set_config('enable_bitmapscan', $3, false)`
+
+	sqlCount = `
+SELECT count(*) FROM dbo.clientaccesstokens
+WHERE expiration >= $1 AND expiration < $2`
+
+	// Expiration windows.
+	sqlOldest = `
+SELECT min(expiration) FROM dbo.clientaccesstokens
+WHERE expiration >= $1 AND expiration < $2`
+
+	sqlEnd = `
+SELECT expiration FROM dbo.clientaccesstokens
+WHERE expiration >= $1 AND expiration < $2
+ORDER BY expiration OFFSET $3 LIMIT 1`
+
+	sqlDelete = `
+DELETE FROM dbo.clientaccesstokens
+WHERE expiration >= $1 AND expiration < $2`
+
+	// Physical ranges. A range of ctid is read in physical order, so that the
+	// end of a batch needs no sort. Were the order another one, batches would
+	// differ in size and nothing else.
+	sqlPages = `SELECT pg_relation_size($1::oid) / current_setting('block_size')::int`
+
+	sqlOldestPhysical = `
+SELECT min(expiration) FROM dbo.clientaccesstokens
+WHERE expiration >= $1 AND expiration < $2 AND ctid >= $3 AND ctid < $4`
+
+	sqlEndPhysical = `
+SELECT ctid FROM dbo.clientaccesstokens
+WHERE expiration >= $1 AND expiration < $2 AND ctid >= $3 AND ctid < $4
+OFFSET $5 LIMIT 1`
+
+	sqlDeletePhysical = `
+DELETE FROM dbo.clientaccesstokens
+WHERE expiration >= $1 AND expiration < $2 AND ctid >= $3 AND ctid < $4`
+)

@@ -1,0 +1,137 @@
+// Package purge deletes the expired rows of Ed-Fi's token tables: the domain,
+// free of any driver, cloud or wire format. It imports the standard library
+// alone.
+//
+// # How it works
+//
+// [Run] serves several databases at a time, each through a [Table] that an
+// [Engine] opens. For one database it reads the database's clock once; that
+// instant less the grace period is the limit, and stays so until the run ends.
+// Rows that expired at or before the limit leave in batches, each of them one
+// committed statement:
+//
+//	Oldest -> nothing there: drained
+//	       -> sweep: Next cuts a batch off the front, Delete commits it, and so on
+//	       -> Oldest again: only that look proves that nothing is left
+//
+// A batch that waits too long for a lock goes to the back of the queue, cut
+// smaller, so that a locked row holds up its neighbours only. Time, the cap on
+// rows and cancellation are looked at between batches; within a batch the
+// adapter has the server give up in time.
+//
+// What was deleted is counted after its commit and survives every error:
+// a [DatabaseResult] tells what happened, whatever else went wrong.
+//
+// The adapters (package postgres) are dialect and nothing else. The
+// suite in purgetest says what an adapter must do.
+package purge
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+)
+
+// Action is what a run does.
+type Action string
+
+// The actions. Only Purge deletes.
+const (
+	Purge  Action = "purge"
+	DryRun Action = "dry-run" // counts what a purge would delete
+	Check  Action = "check"   // connects and examines
+)
+
+// Policy says what a run may delete and how gently. The zero value of a field
+// is the neutral one unless its comment says otherwise.
+type Policy struct {
+	Action      Action        // required
+	Grace       time.Duration // how long past its expiration a row is kept
+	BatchSize   int           // most rows one statement deletes; required, at least 1
+	Pause       time.Duration // rest between batches
+	MaxRows     int64         // most rows the run deletes, all databases together; 0 is no cap
+	MaxDuration time.Duration // longest run; 0 is until the deadline
+	StopBefore  time.Duration // how long before the context's deadline the run stops
+	Parallel    int           // databases served at once; below 1 counts as 1
+}
+
+// Engine opens the token table of one database.
+type Engine interface {
+	// Open connects to the database. With claim it also takes the database for
+	// this run alone, until the Table is closed or its connection dies, and
+	// answers ErrAlreadyRunning when another run has it. Without claim it must
+	// not need more than the right to read. An error says what to do about it
+	// and holds no secret.
+	Open(ctx context.Context, database string, claim bool) (Table, error)
+}
+
+// Table is the token table of one database, on one connection. Its methods
+// run one after the other. When ctx has a deadline, the server itself gives up
+// shortly before it, and the error is ErrTimeout.
+type Table interface {
+	// Facts answers what Open learned, at no cost.
+	Facts() Facts
+	// Expired answers the range of all rows with Expiration <= limit, at no cost.
+	Expired(limit time.Time) Range
+	// Oldest answers the expiration of the oldest row in r, and what is left
+	// of r when all before that row is cut off: nil when r holds no row.
+	Oldest(ctx context.Context, r Range) (time.Time, Range, error)
+	// Count answers how many rows r holds.
+	Count(ctx context.Context, r Range) (int64, error)
+	// Next cuts a batch of at most n rows off the front of r. rest is what
+	// follows it, nil at the end. A batch may turn out to be empty.
+	Next(ctx context.Context, r Range, n int) (batch Batch, rest Range, err error)
+	// Delete deletes the rows of r, a batch, in one statement, commits, and
+	// answers how many went. The error is ErrLocked when others hold a row:
+	// nothing was deleted then, and a later try may succeed.
+	Delete(ctx context.Context, r Range) (int64, error)
+	// Close ends the connection and with it the claim.
+	Close()
+}
+
+// Facts is what an adapter learned about a table while opening it.
+type Facts struct {
+	Now      time.Time // the database's clock, UTC
+	Findings []Finding
+}
+
+// Range is a part of a table, in the adapter's own terms. It is a value: a
+// Range can be kept, dropped or used again.
+type Range any
+
+// Batch is a Range that one statement may delete.
+type Batch struct {
+	Rows Range
+	// Unbounded marks rows that cannot be told apart with the rights at hand,
+	// so that they go together or not at all, however many they are.
+	Unbounded bool
+}
+
+// Errors that an adapter tells apart for the loop; wrapped, for errors.Is.
+var (
+	ErrAlreadyRunning = errors.New("another run is purging this database")
+	ErrLocked         = errors.New("rows are locked by another session")
+	ErrTimeout        = errors.New("the statement ran out of time")
+)
+
+// Finding is something that an operator should know or mend.
+type Finding struct {
+	Level   string `json:"level"` // info or warning
+	Code    string `json:"code"`  // stable, for programs
+	Message string `json:"message"`
+}
+
+// Warning makes a finding of level warning.
+func Warning(code, message string) Finding {
+	return Finding{Level: "warning", Code: code, Message: message}
+}
+
+// Target is what one run works on.
+type Target struct {
+	Engine    Engine
+	Name      string   // the engine's name in results: postgres or sqlserver
+	Server    string   // host:port, for results
+	Databases []string // names, served in this order
+	Log       *slog.Logger
+}

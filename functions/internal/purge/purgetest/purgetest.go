@@ -1,0 +1,164 @@
+// Package purgetest is the suite that every adapter of package purge must pass,
+// on a real server. [Run] is called from the adapter's own tests.
+package purgetest
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"time"
+
+	"edfi-token-purge/functions/internal/purge"
+)
+
+// Server is an engine under test, and the means to set its stage.
+type Server interface {
+	// Engine logs in with the rights of a purge.
+	Engine() purge.Engine
+	// Create makes a fresh database with Ed-Fi's token table, empty, and drops
+	// it when the test ends.
+	Create(t testing.TB) Database
+	// SplitsEqual tells whether the login's rights allow to tell rows apart that
+	// share one expiration.
+	SplitsEqual() bool
+	// Tick is the step of the expiration column: the least time between two
+	// expirations that differ.
+	Tick() time.Duration
+}
+
+// Database is one database of the stage. Its methods act as an administrator,
+// past the engine.
+type Database interface {
+	Name() string
+	// Insert adds one row for each expiration, given as UTC.
+	Insert(t testing.TB, expirations ...time.Time)
+	// Expirations answers those of all rows, ascending.
+	Expirations(t testing.TB) []time.Time
+	// Now reads the database's clock as UTC.
+	Now(t testing.TB) time.Time
+	// SetTimeZone sets the zone of the sessions to come; false where the engine
+	// has none.
+	SetTimeZone(t testing.TB, zone string) bool
+	// DropIndex drops the index on expirations.
+	DropIndex(t testing.TB)
+	// DropTable drops the token table.
+	DropTable(t testing.TB)
+	// Revoke takes the right to delete from the purge's login.
+	Revoke(t testing.TB)
+	// Record makes the server note how many rows each statement deletes; the
+	// function answers the numbers noted so far.
+	Record(t testing.TB) func() []int
+	// Lock locks the rows with the given expiration, until release is called.
+	Lock(t testing.TB, expiration time.Time) (release func())
+	// Delay makes the server take so long over each row that it deletes.
+	Delay(t testing.TB, perRow time.Duration)
+	// Keep makes the server ignore each delete without an error.
+	Keep(t testing.TB)
+	// Disconnect ends all connections of the purge's login from the server's
+	// side.
+	Disconnect(t testing.TB)
+}
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// batch is small, so that a few rows make many batches.
+const batch = 10
+
+func policy() purge.Policy {
+	return purge.Policy{Action: purge.Purge, BatchSize: batch, StopBefore: 500 * time.Millisecond}
+}
+
+// do runs p in one database and answers its result.
+func do(ctx context.Context, t testing.TB, engine purge.Engine, database string, p purge.Policy) purge.DatabaseResult {
+	t.Helper()
+	reports := 0
+	target := purge.Target{Engine: engine, Name: "engine", Server: "server:1", Databases: []string{database}, Log: quiet}
+	result := purge.Run(ctx, target, p, func(purge.DatabaseResult) { reports++ })
+	if reports != 1 || len(result.Databases) != 1 {
+		t.Fatalf("%d reports, %d results; want one each", reports, len(result.Databases))
+	}
+	one := result.Databases[0]
+	if result.DeletedRows != one.DeletedRows || result.Status != one.Status {
+		t.Errorf("total %s with %d rows, its only database %s with %d", result.Status, result.DeletedRows, one.Status, one.DeletedRows)
+	}
+	return one
+}
+
+// expect holds r against what must have come out.
+func expect(t testing.TB, r purge.DatabaseResult, status purge.Status, reason purge.StopReason, deleted int) {
+	t.Helper()
+	if r.Status != status || r.StopReason != reason || r.DeletedRows != int64(deleted) {
+		t.Errorf("%s / %s with %d rows deleted, want %s / %s with %d; error %q, findings %v",
+			r.Status, r.StopReason, r.DeletedRows, status, reason, deleted, r.Error, r.Findings)
+	}
+}
+
+func expectLeft(t testing.TB, db Database, want ...time.Time) {
+	t.Helper()
+	got := db.Expirations(t)
+	if len(got) != len(want) {
+		t.Errorf("%d rows are left, want %d", len(got), len(want))
+		return
+	}
+	for i := range got {
+		if !got[i].Equal(want[i]) {
+			t.Errorf("row %d that is left expires at %s, want %s", i, got[i], want[i])
+		}
+	}
+}
+
+func finding(r purge.DatabaseResult, code string) bool {
+	for _, f := range r.Findings {
+		if f.Code == code {
+			return true
+		}
+	}
+	return false
+}
+
+// spread answers n instants, step apart, the first at from.
+func spread(n int, from time.Time, step time.Duration) []time.Time {
+	times := make([]time.Time, n)
+	for i := range times {
+		times[i] = from.Add(time.Duration(i) * step)
+	}
+	return times
+}
+
+// hooked is an engine whose clock stands still where now is set, and that calls
+// back after each batch.
+type hooked struct {
+	purge.Engine
+	now     time.Time
+	deleted func(batches int)
+}
+
+type hookedTable struct {
+	purge.Table
+	hooked
+	batches *int
+}
+
+func (h hooked) Open(ctx context.Context, database string, claim bool) (purge.Table, error) {
+	table, err := h.Engine.Open(ctx, database, claim)
+	if err != nil {
+		return nil, err
+	}
+	return hookedTable{table, h, new(int)}, nil
+}
+
+func (h hookedTable) Facts() purge.Facts {
+	facts := h.Table.Facts()
+	if !h.now.IsZero() {
+		facts.Now = h.now
+	}
+	return facts
+}
+
+func (h hookedTable) Delete(ctx context.Context, r purge.Range) (int64, error) {
+	n, err := h.Table.Delete(ctx, r)
+	if *h.batches++; h.deleted != nil {
+		h.deleted(*h.batches)
+	}
+	return n, err
+}

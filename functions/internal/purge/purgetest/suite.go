@@ -1,0 +1,525 @@
+package purgetest
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"edfi-token-purge/functions/internal/purge"
+)
+
+// Run runs the suite.
+func Run(t *testing.T, s Server) {
+	for name, test := range map[string]func(*testing.T, Server){
+		"EveryNumberOfRowsAroundABatchIsDrained":       testSizes,
+		"ARowIsExpiredAtItsInstantAndNotATickBefore":   testBoundary,
+		"TheGracePeriodKeepsRows":                      testGrace,
+		"TheServersTimeZoneDoesNotMatter":              testTimeZones,
+		"EqualExpirationsLeaveInBoundedBatches":        testEqual,
+		"TiesAcrossBatchesAreNeitherLostNorRepeated":   testTies,
+		"WithoutTheIndexAllIsDrainedWithAFinding":      testNoIndex,
+		"RowsInsertedWhileItRunsAreSeen":               testInserts,
+		"ACanceledRunTellsWhatItDid":                   testCancel,
+		"TheDeadlineStopsBetweenBatches":               testDeadline,
+		"TheDeadlineStopsWithinABatch":                 testSlowBatch,
+		"TheLongestDurationStopsTheRun":                testMaxDuration,
+		"ADryRunCountsAndDeletesNothing":               testDryRun,
+		"ACheckDeletesNothing":                         testCheck,
+		"TheCapIsKept":                                 testCap,
+		"ACapThatIsJustEnoughDrains":                   testCapEnough,
+		"ASecondPurgerStepsBack":                       testTwoPurgers,
+		"TheClaimEndsWithTheConnection":                testDeadPurger,
+		"LockedRowsHoldUpNoOthers":                     testLocked,
+		"RowsUnlockedInTimeLeaveToo":                   testUnlocked,
+		"RowsThatDeleteDoesNotRemoveAreAnError":        testKept,
+		"ALostConnectionKeepsTheCount":                 testDisconnect,
+		"AMissingTableIsAnErrorThatSaysSo":             testNoTable,
+		"AMissingRightIsAnErrorThatSaysSo":             testNoRight,
+		"AMissingDatabaseIsAnErrorThatSaysSo":          testNoDatabase,
+		"AnEmptyTableIsDrained":                        testEmpty,
+		"TheOldestRowLeftIsKnownAfterAPartialRun":      testOldestLeft,
+		"ManyDatabasesAreServedAndOneFailureHidesNone": testManyDatabases,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, s)
+		})
+	}
+}
+
+func testSizes(t *testing.T, s Server) {
+	for _, n := range []int{1, batch - 1, batch, batch + 1, 2 * batch, 2*batch + 1, 7 * batch} {
+		db := s.Create(t)
+		now := db.Now(t)
+		live := spread(3, now.Add(time.Hour), time.Minute)
+		db.Insert(t, spread(n, now.Add(-time.Hour), time.Second)...)
+		db.Insert(t, live...)
+		statements := db.Record(t)
+		r := do(t.Context(), t, s.Engine(), db.Name(), policy())
+		expect(t, r, purge.Complete, purge.Drained, n)
+		expectLeft(t, db, live...)
+		if want := (n + batch - 1) / batch; r.Batches != want {
+			t.Errorf("%d rows left in %d batches, want %d", n, r.Batches, want)
+		}
+		if most := slices.Max(statements()); most > batch {
+			t.Errorf("a statement deleted %d rows, BATCH_SIZE is %d", most, batch)
+		}
+	}
+}
+
+func testBoundary(t *testing.T, s Server) {
+	db := s.Create(t)
+	now := db.Now(t).Truncate(time.Second)
+	for _, d := range []time.Duration{-time.Hour, -s.Tick(), 0, s.Tick(), time.Hour} {
+		db.Insert(t, now.Add(d))
+	}
+	r := do(t.Context(), t, hooked{Engine: s.Engine(), now: now}, db.Name(), policy())
+	expect(t, r, purge.Complete, purge.Drained, 3)
+	expectLeft(t, db, now.Add(s.Tick()), now.Add(time.Hour))
+	if !r.Cutoff.Equal(now) || !r.OldestExpiration.Equal(now.Add(-time.Hour)) {
+		t.Errorf("cut-off %s, oldest %s", r.Cutoff, r.OldestExpiration)
+	}
+}
+
+func testGrace(t *testing.T, s Server) {
+	db := s.Create(t)
+	now := db.Now(t).Truncate(time.Second)
+	limit := now.Add(-24 * time.Hour)
+	db.Insert(t, limit.Add(-time.Minute), limit, limit.Add(s.Tick()), now)
+	p := policy()
+	p.Grace = 24 * time.Hour
+	r := do(t.Context(), t, hooked{Engine: s.Engine(), now: now}, db.Name(), p)
+	expect(t, r, purge.Complete, purge.Drained, 2)
+	expectLeft(t, db, limit.Add(s.Tick()), now)
+	if r.OldestExpiredAge() != 0 {
+		t.Errorf("age %s although nothing that may go is left", r.OldestExpiredAge())
+	}
+}
+
+func testTimeZones(t *testing.T, s Server) {
+	for _, zone := range []string{"Asia/Tokyo", "America/Chicago", "UTC"} {
+		db := s.Create(t)
+		if !db.SetTimeZone(t, zone) {
+			return
+		}
+		now := db.Now(t)
+		live := []time.Time{now.Add(time.Minute), now.Add(8 * time.Hour)}
+		db.Insert(t, now.Add(-8*time.Hour), now.Add(-time.Minute))
+		db.Insert(t, live...)
+		expect(t, do(t.Context(), t, s.Engine(), db.Name(), policy()), purge.Complete, purge.Drained, 2)
+		expectLeft(t, db, live...)
+	}
+}
+
+func testEqual(t *testing.T, s Server) {
+	for _, index := range []bool{true, false} {
+		db := s.Create(t)
+		if !index {
+			db.DropIndex(t)
+		}
+		now := db.Now(t).Truncate(time.Second)
+		const n = 5*batch + 3
+		db.Insert(t, spread(n, now.Add(-time.Hour), 0)...)
+		db.Insert(t, now.Add(time.Hour))
+		statements := db.Record(t)
+		r := do(t.Context(), t, s.Engine(), db.Name(), policy())
+		expect(t, r, purge.Complete, purge.Drained, n)
+		expectLeft(t, db, now.Add(time.Hour))
+		if most := slices.Max(statements()); s.SplitsEqual() && most > batch {
+			t.Errorf("index %t: a statement deleted %d rows, BATCH_SIZE is %d", index, most, batch)
+		}
+		if got := finding(r, "unbounded-batch"); got == s.SplitsEqual() {
+			t.Errorf("index %t: finding unbounded-batch %t, rights to split %t", index, got, s.SplitsEqual())
+		}
+	}
+}
+
+func testTies(t *testing.T, s Server) {
+	db := s.Create(t)
+	now := db.Now(t).Truncate(time.Second)
+	n := 0
+	for i, ties := range []int{1, batch - 1, 2, batch, 1, batch - 2, 3, 3, 3, 3, 2 * batch, 1, 1} {
+		db.Insert(t, spread(ties, now.Add(-time.Hour+time.Duration(i)*time.Second), 0)...)
+		n += ties
+	}
+	statements := db.Record(t)
+	expect(t, do(t.Context(), t, s.Engine(), db.Name(), policy()), purge.Complete, purge.Drained, n)
+	expectLeft(t, db)
+	if most := slices.Max(statements()); s.SplitsEqual() && most > batch {
+		t.Errorf("a statement deleted %d rows, BATCH_SIZE is %d", most, batch)
+	}
+}
+
+func testNoIndex(t *testing.T, s Server) {
+	db := s.Create(t)
+	db.DropIndex(t)
+	now := db.Now(t)
+	var want []time.Time
+	for i := range 5 * batch { // expired and live side by side
+		live := now.Add(time.Hour + time.Duration(i)*time.Minute)
+		db.Insert(t, now.Add(-time.Hour-time.Duration(i)*time.Minute), live)
+		want = append(want, live)
+	}
+	statements := db.Record(t)
+	r := do(t.Context(), t, s.Engine(), db.Name(), policy())
+	expect(t, r, purge.Complete, purge.Drained, 5*batch)
+	expectLeft(t, db, want...)
+	if most := slices.Max(statements()); most > batch {
+		t.Errorf("a statement deleted %d rows, BATCH_SIZE is %d", most, batch)
+	}
+	for _, f := range r.Findings {
+		if f.Code == "missing-expiration-index" && strings.Contains(f.Message, "CREATE INDEX") && strings.Contains(strings.ToLower(f.Message), "clientaccesstokens") {
+			return
+		}
+	}
+	t.Errorf("no finding with the statement that creates the index: %v", r.Findings)
+}
+
+func testInserts(t *testing.T, s Server) {
+	db := s.Create(t)
+	now := db.Now(t)
+	live := spread(batch, now.Add(time.Hour), time.Minute)
+	db.Insert(t, spread(3*batch, now.Add(-time.Hour), time.Second)...)
+	engine := hooked{Engine: s.Engine(), deleted: func(batches int) {
+		if batches == 2 { // behind the sweep, ahead of it, and live
+			db.Insert(t, spread(batch, now.Add(-2*time.Hour), time.Second)...)
+			db.Insert(t, spread(batch, now.Add(-time.Minute), time.Second)...)
+			db.Insert(t, live...)
+		}
+	}}
+	expect(t, do(t.Context(), t, engine, db.Name(), policy()), purge.Complete, purge.Drained, 5*batch)
+	expectLeft(t, db, live...)
+}
+
+func testCancel(t *testing.T, s Server) {
+	db := s.Create(t)
+	rows := spread(5*batch, db.Now(t).Add(-time.Hour).Truncate(time.Second), time.Second)
+	db.Insert(t, rows...)
+	ctx, cancel := context.WithCancel(t.Context())
+	r := do(ctx, t, hooked{Engine: s.Engine(), deleted: func(n int) {
+		if n == 2 {
+			cancel()
+		}
+	}}, db.Name(), policy())
+	expect(t, r, purge.Partial, purge.Canceled, 2*batch)
+	expectLeft(t, db, rows[2*batch:]...)
+	expect(t, do(ctx, t, s.Engine(), db.Name(), policy()), purge.Partial, purge.Canceled, 0)
+	expect(t, do(t.Context(), t, s.Engine(), db.Name(), policy()), purge.Complete, purge.Drained, 3*batch)
+}
+
+func testDeadline(t *testing.T, s Server) {
+	db := s.Create(t)
+	rows := spread(5*batch, db.Now(t).Add(-time.Hour).Truncate(time.Second), time.Second)
+	db.Insert(t, rows...)
+	p := policy()
+	p.StopBefore, p.Pause = 3*time.Second, time.Hour // one batch, then a rest that nothing but the deadline ends
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+	defer cancel()
+	r := do(ctx, t, s.Engine(), db.Name(), p)
+	expect(t, r, purge.Partial, purge.Deadline, batch)
+	expectLeft(t, db, rows[batch:]...)
+	if ctx.Err() != nil {
+		t.Error("the run ended after the deadline itself")
+	}
+
+	p.StopBefore = time.Hour
+	r = do(ctx, t, s.Engine(), db.Name(), p)
+	expect(t, r, purge.Partial, purge.Deadline, 0)
+	if !finding(r, "no-time") {
+		t.Errorf("no finding no-time: %v", r.Findings)
+	}
+}
+
+func testSlowBatch(t *testing.T, s Server) {
+	db := s.Create(t)
+	rows := spread(batch, db.Now(t).Add(-time.Hour).Truncate(time.Second), time.Second)
+	db.Insert(t, rows...)
+	db.Delay(t, 2*time.Second) // 20 s for the batch
+	p := policy()
+	p.StopBefore = 4 * time.Second
+	ctx, cancel := context.WithTimeout(t.Context(), 7*time.Second)
+	defer cancel()
+	expect(t, do(ctx, t, s.Engine(), db.Name(), p), purge.Partial, purge.Deadline, 0)
+	if ctx.Err() != nil {
+		t.Error("one batch overran the deadline")
+	}
+	expectLeft(t, db, rows...)
+}
+
+func testMaxDuration(t *testing.T, s Server) {
+	db := s.Create(t)
+	db.Insert(t, spread(5*batch, db.Now(t).Add(-time.Hour), time.Second)...)
+	p := policy()
+	p.MaxDuration, p.Pause = 3*time.Second, time.Hour
+	expect(t, do(t.Context(), t, s.Engine(), db.Name(), p), purge.Partial, purge.MaxDuration, batch)
+}
+
+func testDryRun(t *testing.T, s Server) {
+	db := s.Create(t)
+	now := db.Now(t).Truncate(time.Second)
+	rows := append(spread(3*batch+1, now.Add(-time.Hour), time.Second), now.Add(time.Hour))
+	db.Insert(t, rows...)
+	p := policy()
+	p.Action = purge.DryRun
+	r := do(t.Context(), t, s.Engine(), db.Name(), p)
+	expect(t, r, purge.Complete, purge.DryRunDone, 0)
+	if r.ExpiredRows != 3*batch+1 || !r.OldestExpiration.Equal(rows[0]) || r.OldestExpiredAge() < 50*time.Minute {
+		t.Errorf("%d expired, the oldest %s, age %s", r.ExpiredRows, r.OldestExpiration, r.OldestExpiredAge())
+	}
+	p.MaxRows = batch
+	if r := do(t.Context(), t, s.Engine(), db.Name(), p); r.ExpiredRows != batch {
+		t.Errorf("%d rows would go, with a cap of %d", r.ExpiredRows, batch)
+	}
+	expectLeft(t, db, rows...)
+}
+
+func testCheck(t *testing.T, s Server) {
+	db := s.Create(t)
+	rows := spread(3, db.Now(t).Add(-time.Hour).Truncate(time.Second), time.Second)
+	db.Insert(t, rows...)
+	p := policy()
+	p.Action = purge.Check
+	expect(t, do(t.Context(), t, s.Engine(), db.Name(), p), purge.Complete, purge.CheckDone, 0)
+	expectLeft(t, db, rows...)
+}
+
+func testCap(t *testing.T, s Server) {
+	for _, index := range []bool{true, false} {
+		db := s.Create(t)
+		if !index {
+			db.DropIndex(t)
+		}
+		now := db.Now(t).Truncate(time.Second)
+		db.Insert(t, spread(5*batch, now.Add(-time.Hour), time.Second)...)
+		p := policy()
+		p.MaxRows = 2*batch + 3
+		expect(t, do(t.Context(), t, s.Engine(), db.Name(), p), purge.Partial, purge.MaxRows, 2*batch+3)
+		if left := len(db.Expirations(t)); left != 3*batch-3 {
+			t.Errorf("index %t: %d rows are left", index, left)
+		}
+	}
+	// Equal rows that can't be told apart are no reason to go above the cap.
+	db := s.Create(t)
+	db.Insert(t, spread(2*batch, db.Now(t).Add(-time.Hour), 0)...)
+	p := policy()
+	p.MaxRows = batch / 2
+	want := batch / 2
+	if !s.SplitsEqual() {
+		want = 0
+	}
+	expect(t, do(t.Context(), t, s.Engine(), db.Name(), p), purge.Partial, purge.MaxRows, want)
+}
+
+func testCapEnough(t *testing.T, s Server) {
+	db := s.Create(t)
+	db.Insert(t, spread(2*batch, db.Now(t).Add(-time.Hour), time.Second)...)
+	p := policy()
+	p.MaxRows = 2 * batch
+	expect(t, do(t.Context(), t, s.Engine(), db.Name(), p), purge.Complete, purge.Drained, 2*batch)
+}
+
+func testTwoPurgers(t *testing.T, s Server) {
+	db := s.Create(t)
+	db.Insert(t, spread(3*batch, db.Now(t).Add(-time.Hour), time.Second)...)
+	first := do(t.Context(), t, hooked{Engine: s.Engine(), deleted: func(n int) {
+		if n == 1 {
+			expect(t, do(t.Context(), t, s.Engine(), db.Name(), policy()), purge.Partial, purge.AlreadyRunning, 0)
+			p := policy()
+			p.Action = purge.DryRun // only looks
+			if r := do(t.Context(), t, s.Engine(), db.Name(), p); r.ExpiredRows != 2*batch {
+				t.Errorf("a dry run beside a purge counts %d rows", r.ExpiredRows)
+			}
+		}
+	}}, db.Name(), policy())
+	expect(t, first, purge.Complete, purge.Drained, 3*batch)
+	expect(t, do(t.Context(), t, s.Engine(), db.Name(), policy()), purge.Complete, purge.Drained, 0)
+}
+
+func testDeadPurger(t *testing.T, s Server) {
+	db := s.Create(t)
+	table, err := s.Engine().Open(t.Context(), db.Name(), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer table.Close()
+	expect(t, do(t.Context(), t, s.Engine(), db.Name(), policy()), purge.Partial, purge.AlreadyRunning, 0)
+	db.Disconnect(t)
+	expect(t, do(t.Context(), t, s.Engine(), db.Name(), policy()), purge.Complete, purge.Drained, 0)
+}
+
+func testLocked(t *testing.T, s Server) {
+	db := s.Create(t)
+	rows := spread(5*batch, db.Now(t).Add(-time.Hour).Truncate(time.Second), time.Second)
+	db.Insert(t, rows...)
+	locked := rows[batch+3]
+	release := db.Lock(t, locked)
+	defer release()
+	p := policy()
+	p.MaxDuration = 6 * time.Second
+	r := do(t.Context(), t, s.Engine(), db.Name(), p)
+	expect(t, r, purge.Partial, purge.MaxDuration, len(rows)-1)
+	expectLeft(t, db, locked)
+	if !finding(r, "locked-rows") {
+		t.Errorf("no finding locked-rows: %v", r.Findings)
+	}
+}
+
+func testUnlocked(t *testing.T, s Server) {
+	db := s.Create(t)
+	rows := spread(3*batch, db.Now(t).Add(-time.Hour).Truncate(time.Second), time.Second)
+	db.Insert(t, rows...)
+	release := db.Lock(t, rows[0])
+	r := do(t.Context(), t, hooked{Engine: s.Engine(), deleted: func(n int) {
+		if n == 3 { // the first batch met the lock, two others went
+			release()
+		}
+	}}, db.Name(), policy())
+	expect(t, r, purge.Complete, purge.Drained, len(rows))
+	if finding(r, "locked-rows") {
+		t.Error("finding locked-rows although none is left")
+	}
+}
+
+func testKept(t *testing.T, s Server) {
+	db := s.Create(t)
+	db.Insert(t, spread(3, db.Now(t).Add(-time.Hour), time.Second)...)
+	db.Keep(t)
+	r := do(t.Context(), t, s.Engine(), db.Name(), policy())
+	expect(t, r, purge.Failed, purge.Errored, 0)
+	if !strings.Contains(r.Error, "trigger") {
+		t.Errorf("error %q", r.Error)
+	}
+}
+
+func testDisconnect(t *testing.T, s Server) {
+	db := s.Create(t)
+	rows := spread(5*batch, db.Now(t).Add(-time.Hour).Truncate(time.Second), time.Second)
+	db.Insert(t, rows...)
+	r := do(t.Context(), t, hooked{Engine: s.Engine(), deleted: func(n int) {
+		if n == 2 {
+			db.Disconnect(t)
+		}
+	}}, db.Name(), policy())
+	expect(t, r, purge.Failed, purge.Errored, 2*batch)
+	expectLeft(t, db, rows[2*batch:]...)
+	if r.Error == "" || r.OldestExpiredAge() == 0 {
+		t.Errorf("error %q, age %s", r.Error, r.OldestExpiredAge())
+	}
+	expect(t, do(t.Context(), t, s.Engine(), db.Name(), policy()), purge.Complete, purge.Drained, 3*batch)
+}
+
+func testNoTable(t *testing.T, s Server) {
+	db := s.Create(t)
+	db.DropTable(t)
+	r := do(t.Context(), t, s.Engine(), db.Name(), policy())
+	expect(t, r, purge.Failed, purge.Errored, 0)
+	if !strings.Contains(r.Error, "does not exist in database "+db.Name()) {
+		t.Errorf("error %q", r.Error)
+	}
+}
+
+func testNoRight(t *testing.T, s Server) {
+	db := s.Create(t)
+	db.Insert(t, db.Now(t).Add(-time.Hour))
+	db.Revoke(t)
+	r := do(t.Context(), t, s.Engine(), db.Name(), policy())
+	expect(t, r, purge.Failed, purge.Errored, 0)
+	if !strings.Contains(r.Error, "DELETE") || !strings.Contains(r.Error, "role.sql") {
+		t.Errorf("error %q", r.Error)
+	}
+}
+
+func testNoDatabase(t *testing.T, s Server) {
+	r := do(t.Context(), t, s.Engine(), "No_Such_Database", policy())
+	expect(t, r, purge.Failed, purge.Errored, 0)
+	if !strings.Contains(r.Error, "No_Such_Database does not exist") {
+		t.Errorf("error %q", r.Error)
+	}
+}
+
+func testEmpty(t *testing.T, s Server) {
+	for _, index := range []bool{true, false} {
+		db := s.Create(t)
+		if !index {
+			db.DropIndex(t)
+		}
+		live := spread(3, db.Now(t).Add(time.Hour).Truncate(time.Second), time.Minute)
+		r := do(t.Context(), t, s.Engine(), db.Name(), policy())
+		expect(t, r, purge.Complete, purge.Drained, 0)
+		db.Insert(t, live...)
+		r = do(t.Context(), t, s.Engine(), db.Name(), policy())
+		expect(t, r, purge.Complete, purge.Drained, 0)
+		expectLeft(t, db, live...)
+		if r.OldestExpiration != nil || r.OldestExpiredAge() != 0 || r.Batches != 0 || r.Cutoff == nil {
+			t.Errorf("oldest %v, age %s, %d batches, cut-off %v", r.OldestExpiration, r.OldestExpiredAge(), r.Batches, r.Cutoff)
+		}
+	}
+}
+
+func testOldestLeft(t *testing.T, s Server) {
+	for _, index := range []bool{true, false} {
+		db := s.Create(t)
+		if !index {
+			db.DropIndex(t)
+		}
+		now := db.Now(t).Truncate(time.Second)
+		rows := spread(5*batch, now.Add(-time.Hour), time.Second)
+		db.Insert(t, rows...)
+		p := policy()
+		p.MaxRows, p.StopBefore = 2*batch, time.Minute
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		defer cancel()
+		r := do(ctx, t, hooked{Engine: s.Engine(), now: now}, db.Name(), p)
+		expect(t, r, purge.Partial, purge.MaxRows, 2*batch)
+		left := db.Expirations(t)
+		if want := now.Sub(left[0]); r.OldestExpiredAge() != want {
+			t.Errorf("index %t: age %s, want %s", index, r.OldestExpiredAge(), want)
+		}
+	}
+}
+
+func testManyDatabases(t *testing.T, s Server) {
+	var names []string
+	var good []Database
+	for i := range 5 {
+		db := s.Create(t)
+		db.Insert(t, spread(batch+1, db.Now(t).Add(-time.Hour), time.Second)...)
+		if names = append(names, db.Name()); i == 2 {
+			db.DropTable(t)
+			continue
+		}
+		good = append(good, db)
+	}
+	p := policy()
+	p.Parallel = 2
+	reported := 0
+	target := purge.Target{Engine: s.Engine(), Databases: names, Log: quiet}
+	result := purge.Run(t.Context(), target, p, func(purge.DatabaseResult) { reported++ })
+	if result.Status != purge.Failed || result.DeletedRows != 4*(batch+1) || reported != 5 {
+		t.Errorf("%s, %d rows, %d reports", result.Status, result.DeletedRows, reported)
+	}
+	for i, d := range result.Databases {
+		if d.Database != names[i] || (d.Status == purge.Failed) != (i == 2) {
+			t.Errorf("result %d: %+v", i, d)
+		}
+	}
+	if err := result.Err(); err == nil || !strings.Contains(err.Error(), names[2]) || !strings.Contains(err.Error(), "1 of 5") {
+		t.Errorf("error %v", err)
+	}
+	for _, db := range good {
+		expectLeft(t, db)
+	}
+
+	// The cap holds over all of them together.
+	for _, db := range good {
+		db.Insert(t, spread(batch, db.Now(t).Add(-time.Hour), time.Second)...)
+	}
+	p.MaxRows = 2*batch + 5
+	target.Databases = slices.Delete(slices.Clone(names), 2, 3)
+	if result := purge.Run(t.Context(), target, p, func(purge.DatabaseResult) {}); result.DeletedRows != p.MaxRows || result.Status != purge.Partial {
+		t.Errorf("%s", fmt.Sprintf("%s with %d rows, the cap is %d", result.Status, result.DeletedRows, p.MaxRows))
+	}
+}

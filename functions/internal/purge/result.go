@@ -1,0 +1,125 @@
+package purge
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Status is how a run ended, for one database or all.
+type Status string
+
+// The statuses.
+const (
+	Complete Status = "complete" // nothing expired at the cut-off is left
+	Partial  Status = "partial"  // the run stopped first; the next one goes on
+	Failed   Status = "failed"
+)
+
+// StopReason is why a database's run ended.
+type StopReason string
+
+// The reasons.
+const (
+	Drained        StopReason = "drained"
+	Deadline       StopReason = "deadline"
+	MaxRows        StopReason = "max-rows"
+	MaxDuration    StopReason = "max-duration"
+	Canceled       StopReason = "canceled"
+	AlreadyRunning StopReason = "already-running"
+	DryRunDone     StopReason = "dry-run"
+	CheckDone      StopReason = "check"
+	Errored        StopReason = "error"
+)
+
+// Result is what a run did.
+type Result struct {
+	Status      Status           `json:"status"`
+	Action      Action           `json:"action"`
+	DeletedRows int64            `json:"deletedRows"`
+	DurationMs  int64            `json:"durationMs"`
+	Databases   []DatabaseResult `json:"databases"`
+}
+
+// DatabaseResult is what a run did in one database.
+type DatabaseResult struct {
+	Database         string     `json:"database"`
+	Engine           string     `json:"engine"`
+	Server           string     `json:"server"`
+	Status           Status     `json:"status"`
+	StopReason       StopReason `json:"stopReason"`
+	Error            string     `json:"error,omitempty"`
+	DeletedRows      int64      `json:"deletedRows"`
+	ExpiredRows      int64      `json:"expiredRows"` // a dry run: what a purge would delete
+	Batches          int        `json:"batches"`     // statements that deleted rows
+	Cutoff           *Instant   `json:"cutoff,omitempty"`
+	OldestExpiration *Instant   `json:"oldestExpiration,omitempty"` // of the rows found
+	DurationMs       int64      `json:"durationMs"`
+	Findings         []Finding  `json:"findings"`
+
+	// OldestLeft is the expiration of the oldest expired row still there when
+	// the run ended; nil when there is none, or none is known of.
+	OldestLeft *Instant `json:"-"`
+}
+
+// OldestExpiredAge answers how long before the cut-off the oldest row that is
+// still left had expired; 0 when none is left.
+func (d DatabaseResult) OldestExpiredAge() time.Duration {
+	if d.OldestLeft == nil || d.Cutoff == nil {
+		return 0
+	}
+	// In whole seconds a difference of any two dates fits; Sub would saturate.
+	seconds := d.Cutoff.Unix() - d.OldestLeft.Unix()
+	const most = int64(1<<63-1) / int64(time.Second)
+	return time.Duration(max(0, min(seconds, most))) * time.Second
+}
+
+// Instant is a time in UTC that writes itself in RFC 3339, ending in Z, also
+// where a database holds a date that RFC 3339 has no form for.
+type Instant struct{ time.Time }
+
+var (
+	firstInstant = time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC)
+	lastInstant  = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+)
+
+func instant(t time.Time) *Instant { return &Instant{t.UTC()} }
+
+// MarshalText writes the instant; years outside of 0 to 9999 become the
+// nearest instant inside.
+func (i Instant) MarshalText() ([]byte, error) {
+	t := i.UTC()
+	if t.Before(firstInstant) {
+		t = firstInstant
+	} else if t.After(lastInstant) {
+		t = lastInstant
+	}
+	return t.AppendFormat(nil, time.RFC3339Nano), nil
+}
+
+// MarshalJSON writes the instant as a JSON string.
+func (i Instant) MarshalJSON() ([]byte, error) {
+	text, err := i.MarshalText()
+	return append(append([]byte{'"'}, text...), '"'), err
+}
+
+// String writes the instant as MarshalText does.
+func (i Instant) String() string {
+	text, _ := i.MarshalText()
+	return string(text)
+}
+
+// Err answers nil, or an error that names each failed database, its cause and
+// the rows that had left it by then.
+func (r Result) Err() error {
+	var failed []string
+	for _, d := range r.Databases {
+		if d.Status == Failed {
+			failed = append(failed, fmt.Sprintf("%s: %s (%d rows deleted before that)", d.Database, d.Error, d.DeletedRows))
+		}
+	}
+	if failed == nil {
+		return nil
+	}
+	return fmt.Errorf("%d of %d databases failed: %s", len(failed), len(r.Databases), strings.Join(failed, "; "))
+}

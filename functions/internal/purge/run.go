@@ -1,0 +1,278 @@
+package purge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"runtime/debug"
+	"sync"
+	"time"
+)
+
+// MaxClockSkew is how far the database's clock and ours may lie apart. A clock
+// that runs ahead makes live tokens look expired; which of the two is wrong
+// cannot be known here, so nothing is deleted.
+const MaxClockSkew = 5 * time.Minute
+
+// closingTime bounds the last look at what a stopped run leaves behind. It
+// comes out of Policy.StopBefore, of which it takes a quarter at most.
+const closingTime = 2 * time.Second
+
+// errMaxRows ends a sweep although there is time and nothing went wrong.
+var errMaxRows = errors.New("the cap on rows is reached")
+
+// Run does what policy says in each of the target's databases. It answers what
+// happened in every one of them, in their order; [Result.Err] tells whether
+// any failed. report is called once for each database as soon as it is done,
+// by one goroutine at a time.
+func Run(ctx context.Context, target Target, policy Policy, report func(DatabaseResult)) Result {
+	start := time.Now()
+	work, overrun, cancel := stopInTime(ctx, policy, start)
+	defer cancel()
+	noTime := work.Err() != nil && ctx.Err() == nil
+
+	result := Result{Status: Complete, Action: policy.Action, Databases: make([]DatabaseResult, len(target.Databases))}
+	shared := newRowCap(policy.MaxRows)
+	var (
+		group sync.WaitGroup
+		turn  sync.Mutex
+		slots = make(chan struct{}, max(1, policy.Parallel))
+	)
+	for i, name := range target.Databases {
+		slots <- struct{}{}
+		group.Go(func() {
+			defer func() { <-slots }()
+			r := run{target: target, policy: policy, overrun: overrun, cap: shared, log: target.Log.With("database", name)}
+			r.res = DatabaseResult{Database: name, Engine: target.Name, Server: target.Server, Findings: []Finding{}}
+			if noTime {
+				r.find(Warning("no-time", "less time was left than STOP_BEFORE when the run began: raise the function's timeout or lower STOP_BEFORE"))
+			}
+			r.serve(ctx, work)
+			turn.Lock()
+			defer turn.Unlock()
+			result.Databases[i] = r.res
+			report(r.res)
+		})
+	}
+	group.Wait()
+
+	for _, d := range result.Databases {
+		result.DeletedRows += d.DeletedRows
+		if d.Status == Failed || d.Status == Partial && result.Status == Complete {
+			result.Status = d.Status
+		}
+	}
+	result.DurationMs = time.Since(start).Milliseconds()
+	return result
+}
+
+// stopInTime derives the context that ends when the run must stop, and says
+// what it means when that happens.
+func stopInTime(ctx context.Context, p Policy, start time.Time) (context.Context, StopReason, context.CancelFunc) {
+	deadline, limited := ctx.Deadline()
+	deadline, reason := deadline.Add(-p.StopBefore), Deadline
+	if longest := start.Add(p.MaxDuration); p.MaxDuration > 0 && (!limited || longest.Before(deadline)) {
+		deadline, reason, limited = longest, MaxDuration, true
+	}
+	if !limited {
+		ctx, cancel := context.WithCancel(ctx)
+		return ctx, reason, cancel
+	}
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	return ctx, reason, cancel
+}
+
+// run is the purge of one database.
+type run struct {
+	target  Target
+	policy  Policy
+	overrun StopReason // what it means that the time is over
+	cap     *rowCap
+	log     *slog.Logger
+	table   Table
+	expired Range  // all that the run may delete
+	left    []part // what a stopped sweep did not get to
+	res     DatabaseResult
+}
+
+// serve fills r.res, whatever happens. work ends in time for the closing look,
+// which outer still allows.
+func (r *run) serve(outer, work context.Context) {
+	start := time.Now()
+	defer func() {
+		if p := recover(); p != nil { // its value may quote anything, so only its type is told
+			r.log.ErrorContext(outer, "panic", "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+			r.end(Failed, Errored)
+			r.res.Error = fmt.Sprintf("a bug: panic of type %T, its stack is in the log", p)
+		}
+		r.res.DurationMs = time.Since(start).Milliseconds()
+	}()
+
+	err := work.Err()
+	late := err != nil
+	if !late {
+		r.table, err = r.target.Engine.Open(work, r.res.Database, r.policy.Action == Purge)
+	}
+	if err == nil {
+		defer r.table.Close()
+		err = r.act(work)
+	}
+	switch {
+	case err == nil:
+		r.end(Complete, doneReason[r.policy.Action])
+	case errors.Is(err, ErrAlreadyRunning):
+		r.end(Partial, AlreadyRunning)
+	case errors.Is(err, errMaxRows):
+		r.end(Partial, MaxRows)
+	case errors.Is(outer.Err(), context.Canceled):
+		r.end(Partial, Canceled)
+	case late, r.table != nil && (errors.Is(err, ErrTimeout) || work.Err() != nil):
+		r.end(Partial, r.overrun)
+	default:
+		r.end(Failed, Errored)
+		r.res.Error = err.Error()
+	}
+	if r.res.Status != Complete && r.expired != nil && r.policy.Action == Purge {
+		r.lookAtLeftovers(outer)
+	}
+}
+
+var doneReason = map[Action]StopReason{Purge: Drained, DryRun: DryRunDone, Check: CheckDone}
+
+func (r *run) end(status Status, reason StopReason) {
+	r.res.Status, r.res.StopReason = status, reason
+}
+
+func (r *run) find(f Finding) {
+	for _, have := range r.res.Findings {
+		if have.Code == f.Code {
+			return
+		}
+	}
+	r.res.Findings = append(r.res.Findings, f)
+}
+
+// act runs the action and answers nil when it was done to the end.
+func (r *run) act(ctx context.Context) error {
+	facts := r.table.Facts()
+	r.res.Findings = append(r.res.Findings, facts.Findings...)
+	r.res.Cutoff = instant(facts.Now)
+	if now := time.Now(); facts.Now.Sub(now).Abs() > MaxClockSkew {
+		return fmt.Errorf("clock-skew: the database says %s, this function says %s; more than %s apart, so nothing is deleted", r.res.Cutoff, instant(now), MaxClockSkew)
+	}
+	r.expired = r.table.Expired(facts.Now.Add(-r.policy.Grace))
+	switch r.policy.Action {
+	case Check:
+		return nil
+	case DryRun:
+		return r.count(ctx)
+	default:
+		return r.drain(ctx)
+	}
+}
+
+// count is the dry run.
+func (r *run) count(ctx context.Context) error {
+	oldest, found, err := r.table.Oldest(ctx, r.expired)
+	if err != nil || found == nil {
+		return err
+	}
+	r.res.OldestExpiration, r.res.OldestLeft = instant(oldest), instant(oldest)
+	rows, err := r.table.Count(ctx, found)
+	if err != nil {
+		return err
+	}
+	if r.res.ExpiredRows = r.cap.take(rows); r.res.ExpiredRows < rows {
+		r.find(Finding{"info", "max-rows", fmt.Sprintf("%d rows have expired; MAX_ROWS lets one run delete %d of them here", rows, r.res.ExpiredRows)})
+	}
+	return nil
+}
+
+// drain deletes until a look finds nothing left. Rows that others put in behind
+// the sweep, already expired, are found by that look and swept in another lap.
+func (r *run) drain(ctx context.Context) error {
+	for fruitless := 0; ; {
+		oldest, found, err := r.table.Oldest(ctx, r.expired)
+		if err != nil {
+			return err
+		}
+		if r.res.OldestLeft = nil; found == nil {
+			return nil
+		}
+		r.res.OldestLeft = instant(oldest)
+		if r.res.OldestExpiration == nil || oldest.Before(r.res.OldestExpiration.Time) {
+			r.res.OldestExpiration = r.res.OldestLeft
+		}
+		// Once can be another cleaner that was faster; twice cannot.
+		if fruitless == 2 {
+			return errors.New("rows have expired that DELETE does not remove: look for a trigger, a rule or a row-level security policy on the table")
+		}
+		before := r.res.DeletedRows
+		r.left = []part{{rows: found, batch: r.policy.BatchSize}}
+		if r.left, err = r.sweep(ctx, r.left); err != nil {
+			return err
+		}
+		if fruitless++; r.res.DeletedRows > before {
+			fruitless = 0
+		}
+	}
+}
+
+// lookAtLeftovers finds the oldest row that a stopped purge leaves behind, for
+// the metric. Where time is too short for that, the oldest row that the run
+// found stands in for it: too old, but never too young.
+func (r *run) lookAtLeftovers(outer context.Context) {
+	ctx, cancel := context.WithTimeout(outer, min(closingTime, r.policy.StopBefore/4))
+	defer cancel()
+	left := r.left
+	if left == nil || r.res.StopReason == MaxRows {
+		left = []part{{rows: r.expired}}
+	}
+	var oldest *Instant
+	for _, p := range left {
+		at, found, err := r.table.Oldest(ctx, p.rows)
+		if p.locked && (found != nil || err != nil) {
+			r.find(Warning("locked-rows", "rows stayed locked by other sessions until the run ended: look for a long transaction on the table; the next run tries again"))
+		}
+		if err != nil {
+			return
+		}
+		if found != nil && (oldest == nil || at.Before(oldest.Time)) {
+			oldest = instant(at)
+		}
+	}
+	if r.res.OldestLeft = oldest; oldest == nil && r.res.StopReason == MaxRows {
+		r.end(Complete, Drained) // the cap was just enough
+	}
+}
+
+// rowCap shares Policy.MaxRows among the databases of a run. A grant that was
+// not used up is given back.
+type rowCap struct {
+	mu   sync.Mutex
+	left int64
+}
+
+func newRowCap(most int64) *rowCap {
+	if most <= 0 {
+		most = math.MaxInt64
+	}
+	return &rowCap{left: most}
+}
+
+// take grants up to n rows.
+func (c *rowCap) take(n int64) int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n = max(0, min(n, c.left))
+	c.left -= n
+	return n
+}
+
+func (c *rowCap) giveBack(n int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.left += n
+}

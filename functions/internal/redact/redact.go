@@ -1,0 +1,60 @@
+// Package redact takes secrets out of text that others wrote: the error
+// messages of a database may quote a row, and the primary key of a token row
+// is the bearer token itself.
+package redact
+
+import (
+	"regexp"
+	"strings"
+)
+
+// Mark stands where something was taken out.
+const Mark = "[redacted]"
+
+var (
+	// A token is a UUID; some code writes it without its hyphens.
+	token = regexp.MustCompile(`(?i)[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}`)
+	// Connection strings: user:password@ in a URL, and password=... in a list.
+	userinfo = regexp.MustCompile(`://[^/\s]*@`)
+	password = regexp.MustCompile(`(?i)\b(password|pwd|passwd)["']?\s*[=:]\s*('[^']*'|"[^"]*"|[^\s;,]+)`)
+)
+
+// Text answers s without tokens, without the passwords of connection strings,
+// and without the given secrets.
+func Text(s string, secrets ...string) string {
+	for _, secret := range secrets {
+		if secret != "" {
+			s = strings.ReplaceAll(s, secret, Mark)
+		}
+	}
+	s = token.ReplaceAllString(s, Mark)
+	s = userinfo.ReplaceAllString(s, "://"+Mark+"@")
+	return password.ReplaceAllString(s, "$1="+Mark)
+}
+
+// Secret is a string that only Reveal shows: it prints as redacted under every
+// verb of fmt, in JSON and in logs. The zero Secret reveals "".
+//
+// It holds a function, not a string, because fmt reads unexported fields by
+// reflection, past any method.
+type Secret struct{ reveal func() string }
+
+// NewSecret wraps s.
+func NewSecret(s string) Secret { return Secret{func() string { return s }} }
+
+// Reveal answers the secret itself.
+func (s Secret) Reveal() string {
+	if s.reveal == nil {
+		return ""
+	}
+	return s.reveal()
+}
+
+// String answers the mark.
+func (Secret) String() string { return Mark }
+
+// GoString answers the mark, for %#v.
+func (Secret) GoString() string { return Mark }
+
+// MarshalText answers the mark, for JSON and log/slog.
+func (Secret) MarshalText() ([]byte, error) { return []byte(Mark), nil }

@@ -1,0 +1,69 @@
+package redact
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+)
+
+func TestTextTakesSecretsOut(t *testing.T) {
+	const token = "6F9619FF-8B86-D011-B42D-00CF4FC964FF"
+	for _, in := range []string{
+		"cannot delete " + token,
+		"cannot delete " + strings.ReplaceAll(token, "-", ""),
+		"cannot delete {" + strings.ToLower(token) + "}",
+		"connect postgres://joe:hunter2@db:5432/x",
+		"connect host=db password=hunter2 dbname=x",
+		"connect host=db;Pwd = 'hunter2';",
+		`connect {"password": "hunter2"}`,
+		"the server says s3cr=t;x is wrong",
+	} {
+		out := Text(in, "s3cr=t;x", "")
+		if !strings.Contains(out, Mark) {
+			t.Errorf("%q: nothing taken out", in)
+		}
+		for _, leak := range []string{"hunter2", "s3cr", "6F9619FF", "6f9619ff", "964FF"} {
+			if strings.Contains(out, leak) {
+				t.Errorf("%q leaks %q: %q", in, leak, out)
+			}
+		}
+	}
+}
+
+func TestTextLeavesTheRestAlone(t *testing.T) {
+	const in = `permission denied for table clientaccesstokens (SQLSTATE 42501) at 2026-11-23T14:00:00Z, user "purge"`
+	if out := Text(in, ""); out != in {
+		t.Errorf("got %q", out)
+	}
+}
+
+func TestSecretPrintsAsRedactedUnderEveryVerb(t *testing.T) {
+	const value = "hunter2"
+	s := NewSecret(value)
+	type outer struct {
+		Public  Secret
+		private Secret
+		pointer *Secret
+	}
+	o := outer{s, s, &s}
+	var out bytes.Buffer
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%t", "%T", "%p", "%b", "%e"} {
+		fmt.Fprintf(&out, verb+" "+verb+" "+verb+"\n", s, o, []any{&o, s})
+	}
+	if err := json.NewEncoder(&out).Encode(map[string]any{"s": s, "o": o}); err != nil {
+		t.Fatal(err)
+	}
+	slog.New(slog.NewTextHandler(&out, nil)).Info("x", "s", s, "o", o)
+	slog.New(slog.NewJSONHandler(&out, nil)).Info("x", "s", s, "o", o)
+	for _, leak := range []string{value, fmt.Sprintf("%x", value), fmt.Sprintf("%X", value)} {
+		if strings.Contains(out.String(), leak) {
+			t.Errorf("leaks %q:\n%s", leak, out.String())
+		}
+	}
+	if s.Reveal() != value || (Secret{}).Reveal() != "" {
+		t.Error("Reveal does not answer the secret")
+	}
+}

@@ -1,0 +1,116 @@
+// Package secret reads a database login from AWS Secrets Manager.
+package secret
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
+	"github.com/aws/smithy-go"
+
+	"edfi-token-purge/functions/internal/redact"
+)
+
+// fetchTimeout bounds the call, its retries included: in a VPC without NAT or
+// endpoint it would hang until the function is killed.
+const fetchTimeout = 8 * time.Second
+
+// Login is what a secret holds. Only Username and Password are in every one.
+type Login struct {
+	Engine   string // as RDS names it; "" where the secret doesn't say
+	Host     string
+	Port     uint16 // 0 where the secret doesn't say
+	Database string
+	Username redact.Secret
+	Password redact.Secret
+}
+
+// Getter is the part of the Secrets Manager client that Fetch uses.
+type Getter interface {
+	GetSecretValue(context.Context, *secretsmanager.GetSecretValueInput, ...func(*secretsmanager.Options)) (*secretsmanager.GetSecretValueOutput, error)
+}
+
+// Fetch reads the secret's current version. Its errors say what to do and
+// quote no value.
+func Fetch(ctx context.Context, client Getter, id string) (Login, error) {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	out, err := client.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: &id})
+	if err != nil {
+		return Login{}, explain(ctx, err)
+	}
+	if out.SecretString == nil {
+		return Login{}, errors.New("the secret is binary; it must be JSON text with username and password")
+	}
+	return Parse(*out.SecretString)
+}
+
+func explain(ctx context.Context, err error) error {
+	var api smithy.APIError
+	switch {
+	case errors.As(err, &api):
+		switch api.ErrorCode() {
+		case "ResourceNotFoundException":
+			return errors.New("SECRET_ID names no secret in this account and region (ResourceNotFoundException)")
+		case "AccessDeniedException":
+			return errors.New("access denied: the function's role needs secretsmanager:GetSecretValue on the secret, and kms:Decrypt where a key of your own encrypts it (AccessDeniedException)")
+		}
+		return fmt.Errorf("Secrets Manager answers: %s (%s)", redact.Text(api.ErrorMessage()), api.ErrorCode())
+	case ctx.Err() != nil:
+		return errors.New("no answer from Secrets Manager in time: a function in a VPC reaches it through a NAT gateway or an interface endpoint only; check that one is there and that its security group admits the function")
+	}
+	return fmt.Errorf("Secrets Manager can't be reached: %s", redact.Text(err.Error()))
+}
+
+// Parse reads the JSON that RDS keeps in a secret. Errors name fields, never
+// values.
+func Parse(text string) (Login, error) {
+	var fields map[string]json.RawMessage
+	decoder := json.NewDecoder(strings.NewReader(text))
+	if err := decoder.Decode(&fields); err != nil || fields == nil {
+		return Login{}, errors.New("the secret is no JSON object; it must hold username and password, and may hold engine, host, port and dbname")
+	}
+	if decoder.More() {
+		return Login{}, errors.New("the secret holds more than one JSON object")
+	}
+	var (
+		faults []string
+		login  Login
+	)
+	read := func(name string, required bool) string {
+		raw, ok := fields[name]
+		if !ok || bytes.Equal(raw, []byte("null")) {
+			raw = []byte(`""`)
+		}
+		var value string
+		if json.Unmarshal(raw, &value) != nil {
+			faults = append(faults, name+" must be a string")
+		} else if value == "" && required {
+			faults = append(faults, name+" is missing")
+		}
+		return value
+	}
+	login.Username = redact.NewSecret(read("username", true))
+	login.Password = redact.NewSecret(read("password", true))
+	login.Engine = read("engine", false)
+	login.Host = read("host", false)
+	login.Database = read("dbname", false)
+	// RDS writes a number, other tools a string.
+	if port := strings.Trim(string(fields["port"]), `"`); port != "" && port != "null" {
+		number, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || number == 0 {
+			faults = append(faults, "port must be a number from 1 to 65535")
+		}
+		login.Port = uint16(number)
+	}
+	if faults != nil {
+		return Login{}, errors.New("the secret: " + strings.Join(faults, "; "))
+	}
+	return login, nil
+}

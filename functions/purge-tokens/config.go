@@ -1,0 +1,184 @@
+package main
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/roots"
+)
+
+// config is the function's environment, read once at cold start. README.md
+// says what each variable means.
+type config struct {
+	secretID    string
+	databases   []string // nil leaves it to the secret
+	engine      string   // "" leaves it to the secret, like host and port
+	host        string
+	port        uint16
+	plaintext   bool // DB_TLS=disable
+	roots       *x509.CertPool
+	lockTimeout time.Duration
+	policy      purge.Policy // without an action; a BatchSize of 0 is the engine's default
+	namespace   string
+	function    string
+}
+
+// engines maps what RDS writes in a secret, and what DB_ENGINE may say, to the
+// engine's name.
+var engines = map[string]string{
+	"postgres":          "postgres",
+	"aurora-postgresql": "postgres",
+}
+
+// CloudWatch's rule for namespaces; those that begin with AWS/ are its own.
+var namespaceRule = regexp.MustCompile(`^[0-9A-Za-z.\-_/#:]{1,255}$`)
+
+// readConfig reads the environment. Its error names every variable at fault,
+// and no value.
+func readConfig(getenv func(string) string) (config, error) {
+	env := environment{get: getenv}
+	c := config{
+		secretID:    env.text("SECRET_ID", ""),
+		databases:   env.names("DATABASES"),
+		engine:      env.engine("DB_ENGINE"),
+		host:        env.text("DB_HOST", ""),
+		port:        uint16(env.number("DB_PORT", 0, 1, 65535)),
+		plaintext:   env.oneOf("DB_TLS", "verify-full", "disable") == "disable",
+		roots:       env.certificates("DB_CA_BUNDLE"),
+		lockTimeout: env.duration("LOCK_TIMEOUT", 2*time.Second, time.Millisecond),
+		policy: purge.Policy{
+			Grace:      env.duration("GRACE_PERIOD", 0, 0),
+			BatchSize:  int(env.number("BATCH_SIZE", 0, 1, 1_000_000)),
+			Pause:      env.duration("PAUSE", 0, 0),
+			MaxRows:    env.number("MAX_ROWS", 0, 0, 1<<62),
+			StopBefore: env.duration("STOP_BEFORE", 10*time.Second, 0),
+			Parallel:   int(env.number("PARALLEL_DATABASES", 4, 1, 1000)),
+		},
+		namespace: env.text("METRICS_NAMESPACE", "EdFi/TokenPurge"),
+		function:  env.text("AWS_LAMBDA_FUNCTION_NAME", "purge-tokens"),
+	}
+	if c.secretID == "" {
+		env.fault("SECRET_ID", "is required: the name or ARN of the secret")
+	}
+	if !namespaceRule.MatchString(c.namespace) || strings.HasPrefix(c.namespace, "AWS/") {
+		env.fault("METRICS_NAMESPACE", "must be 1 to 255 letters, digits and . - _ / # : and not begin with AWS/")
+	}
+	if env.faults != nil {
+		return config{}, errors.New(strings.Join(env.faults, "; "))
+	}
+	return c, nil
+}
+
+// environment reads variables and collects what is wrong with them. A variable
+// that is set to nothing counts as unset.
+type environment struct {
+	get    func(string) string
+	faults []string
+}
+
+func (e *environment) fault(name, format string, args ...any) {
+	e.faults = append(e.faults, name+" "+fmt.Sprintf(format, args...))
+}
+
+func (e *environment) text(name, unset string) string {
+	if v := strings.TrimSpace(e.get(name)); v != "" {
+		return v
+	}
+	return unset
+}
+
+func (e *environment) oneOf(name, unset string, others ...string) string {
+	v := e.text(name, unset)
+	if v != unset && !slices.Contains(others, v) {
+		e.fault(name, "must be %s or %s", unset, strings.Join(others, " or "))
+	}
+	return v
+}
+
+func (e *environment) engine(name string) string {
+	v := e.text(name, "")
+	if v != "" && engines[v] == "" {
+		e.fault(name, "must be postgres")
+	}
+	return v
+}
+
+func (e *environment) number(name string, unset, least, most int64) int64 {
+	v := e.text(name, "")
+	if v == "" {
+		return unset
+	}
+	n, err := strconv.ParseInt(v, 10, 64)
+	if err != nil || n < least || n > most {
+		e.fault(name, "must be a whole number from %d to %d", least, most)
+	}
+	return n
+}
+
+func (e *environment) duration(name string, unset, least time.Duration) time.Duration {
+	v := e.text(name, "")
+	if v == "" {
+		return unset
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil || d < least {
+		e.fault(name, "must be a duration such as 30s or 24h, and at least %s", least)
+	}
+	return d
+}
+
+func (e *environment) names(name string) []string {
+	v := e.text(name, "")
+	if v == "" {
+		return nil
+	}
+	var names []string
+	for part := range strings.SplitSeq(v, ",") {
+		part = strings.TrimSpace(part)
+		if reason := notAName(part); reason != "" {
+			e.fault(name, "%s", reason)
+			return nil
+		}
+		if !slices.Contains(names, part) {
+			names = append(names, part)
+		}
+	}
+	return names
+}
+
+// notAName answers why s can't name a database, or "".
+func notAName(s string) string {
+	switch {
+	case s == "":
+		return "holds an empty name"
+	case strings.ContainsAny(s, "*?!"):
+		return "holds a pattern; only plain names are supported"
+	case strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		return "holds a control character"
+	}
+	return ""
+}
+
+func (e *environment) certificates(name string) *x509.CertPool {
+	var extra []byte
+	if path := e.text(name, ""); path != "" {
+		var err error
+		if extra, err = os.ReadFile(path); err != nil {
+			e.fault(name, "names a file that can't be read")
+			return nil
+		}
+	}
+	pool, err := roots.Pool(extra)
+	if err != nil {
+		e.fault(name, "is no use: %v", err)
+	}
+	return pool
+}
