@@ -74,11 +74,11 @@ func (f facts) fault(database string, writes bool) error {
 }
 
 // missingIndex is the finding for a table without the index on expiration.
-func (f facts) missingIndex(ranges bool) purge.Finding {
+func (f facts) missingIndex(places bool) purge.Finding {
 	const create = "CREATE INDEX CONCURRENTLY ix_clientaccesstokens_expiration ON dbo.clientaccesstokens (expiration DESC);"
 	how := "each run reads the whole table once"
-	if !ranges {
-		how = "each batch reads the whole table; SELECT on the table, with PostgreSQL 14 or later, would make it one reading a run"
+	if !places {
+		how = "each batch reads the whole table; with GRANT SELECT on the table it would be one reading a run"
 	}
 	return purge.Warning("missing-expiration-index", "no index finds rows by their expiration, so "+how+". Create it: "+create)
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -37,6 +38,8 @@ const (
 	// chunkPages is how many pages one statement on a physical range covers at
 	// most, 8 MB, so that it stays short where few rows have expired.
 	chunkPages = 1024
+	// listPages is the same for PostgreSQL 13, where each place is listed.
+	listPages = 16
 )
 
 // Server is a PostgreSQL server and the login for it.
@@ -67,7 +70,8 @@ type table struct {
 	facts    purge.Facts
 	oid      uint32
 	indexed  bool               // an index finds rows by their expiration
-	ranges   bool               // the server reads physical ranges, and the role may
+	places   bool               // the role may tell rows apart by their place
+	version  int                // 150004 is 15.4
 	marks    []pgtype.Timestamp // about every lookRows rows, ascending
 	unmarked int                // rows since the last mark
 }
@@ -89,11 +93,10 @@ func (t *table) open(ctx context.Context, claim bool) error {
 	if err := f.fault(t.database, claim); err != nil {
 		return err
 	}
-	t.oid, t.indexed = f.oid, f.indexed
-	t.ranges = f.version >= 14_00_00 && f.selectAll && f.plain
+	t.oid, t.version, t.indexed, t.places = f.oid, f.version, f.indexed, f.selectAll && f.plain
 	t.facts = purge.Facts{Now: f.now.Time}
 	if !t.indexed {
-		t.facts.Findings = []purge.Finding{f.missingIndex(t.ranges)}
+		t.facts.Findings = []purge.Finding{f.missingIndex(t.places)}
 	}
 	if !claim {
 		return nil
@@ -170,7 +173,7 @@ func (t *table) Oldest(ctx context.Context, r purge.Range) (time.Time, purge.Ran
 	for _, look := range t.looks(r.(rows)) {
 		var oldest pgtype.Timestamp
 		sql, args := sqlOldest, []any{look.from, look.to}
-		if look.physical {
+		if look.physical && t.readsRanges() { // a list of all places would be too long
 			sql, args = sqlOldestPhysical, append(args, look.lower, look.upper)
 		}
 		if err := t.row(ctx, look, &oldest, sql, args...); err != nil {
@@ -227,7 +230,7 @@ func (t *table) Count(ctx context.Context, r purge.Range) (int64, error) {
 // Next implements [purge.Table]: the batch ends where row n+1 begins.
 func (t *table) Next(ctx context.Context, r purge.Range, n int) (purge.Batch, purge.Range, error) {
 	part := r.(rows)
-	if part.physical || !t.indexed && t.ranges {
+	if part.physical || !t.indexed && t.places {
 		return t.nextPhysical(ctx, part, n)
 	}
 	var end pgtype.Timestamp
@@ -240,7 +243,7 @@ func (t *table) Next(ctx context.Context, r purge.Range, n int) (purge.Batch, pu
 	case end != part.from:
 		t.mark(end, n)
 		return purge.Batch{Rows: rows{from: part.from, to: end}}, rows{from: end, to: part.to}, nil
-	case t.ranges: // more than n rows share one expiration: their place tells them apart
+	case t.places: // more than n rows share one expiration: their place tells them apart
 		return t.nextPhysical(ctx, part, n)
 	default:
 		after := next(end)
@@ -266,10 +269,14 @@ func (t *table) nextPhysical(ctx context.Context, part rows, n int) (purge.Batch
 		part.physical, part.lower, part.upper = true, page(0), page(pages)
 	}
 	batch, rest := part, part
-	if end := part.lower.BlockNumber + chunkPages; end < part.upper.BlockNumber {
+	pages := uint32(chunkPages)
+	if !t.readsRanges() {
+		pages = listPages
+	}
+	if end := part.lower.BlockNumber + pages; end < part.upper.BlockNumber {
 		batch.upper = page(end)
 	}
-	err := t.row(ctx, batch, &batch.upper, sqlEndPhysical, batch.from, batch.to, batch.lower, batch.upper, n)
+	err := t.row(ctx, batch, &batch.upper, t.physical(sqlEndPhysical), batch.from, batch.to, batch.lower, batch.upper, n)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return purge.Batch{}, nil, t.explain(ctx, "find the next batch", err)
 	}
@@ -279,6 +286,18 @@ func (t *table) nextPhysical(ctx context.Context, part rows, n int) (purge.Batch
 	return purge.Batch{Rows: batch}, rest, nil
 }
 
+// readsRanges tells whether the server has a plan for a range of places.
+func (t *table) readsRanges() bool { return t.version >= 14_00_00 }
+
+// physical answers sql, on a physical range, in the form that the server reads
+// best.
+func (t *table) physical(sql string) string {
+	if t.readsRanges() {
+		return sql
+	}
+	return strings.Replace(sql, "ctid >=", sqlPlaces+"ctid >=", 1)
+}
+
 func page(number uint32) pgtype.TID { return pgtype.TID{BlockNumber: number, Valid: true} }
 
 // Delete implements [purge.Table].
@@ -286,7 +305,7 @@ func (t *table) Delete(ctx context.Context, r purge.Range) (int64, error) {
 	part := r.(rows)
 	sql, args := sqlDelete, []any{part.from, part.to}
 	if part.physical {
-		sql, args = sqlDeletePhysical, append(args, part.lower, part.upper)
+		sql, args = t.physical(sqlDeletePhysical), append(args, part.lower, part.upper)
 	}
 	results, err := t.send(ctx, part, sql, args...)
 	if err != nil {

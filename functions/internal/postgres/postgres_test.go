@@ -81,7 +81,7 @@ func (s stage) Create(t testing.TB) purgetest.Database { return s.create(t) }
 func (s stage) create(t testing.TB) database {
 	t.Helper()
 	name := fmt.Sprintf("EdFi_Admin_%s_%d", s.role, created.Add(1))
-	if err := edfi.Create(t.Context(), server.URL("postgres"), server.URL(name), name); err != nil {
+	if err := edfi.CreateDatabase(t.Context(), server.URL("postgres"), name); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -89,6 +89,9 @@ func (s stage) create(t testing.TB) database {
 		must(t, admin, "DROP DATABASE "+pgx.Identifier{name}.Sanitize()+" WITH (FORCE)")
 	})
 	db := database{name: name, role: s.role, conn: connect(t, name)}
+	if err := edfi.CreateSchema(t.Context(), db.conn); err != nil {
+		t.Fatal(err)
+	}
 	grants, err := os.ReadFile("../../../infra/postgres/role.sql")
 	if err != nil {
 		t.Fatal(err)
@@ -111,8 +114,8 @@ func (d database) Name() string { return d.name }
 func (d database) Insert(t testing.TB, expirations ...time.Time) {
 	t.Helper()
 	if _, err := d.conn.Exec(t.Context(), `
-INSERT INTO dbo.clientaccesstokens (id, apiclient_apiclientid, expiration)
-SELECT gen_random_uuid(), 1, expiration FROM unnest($1::timestamp[]) AS expiration`, expirations); err != nil {
+INSERT INTO dbo.clientaccesstokens (id, expiration)
+SELECT gen_random_uuid(), expiration FROM unnest($1::timestamp[]) AS expiration`, expirations); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -279,7 +282,7 @@ func TestAnEmptyRunCostsFewRoundTrips(t *testing.T) {
 func TestAWindowIsReadThroughTheIndexAndARangeByItsPlace(t *testing.T) {
 	s := newStage(t, "purge_plans", "GRANT SELECT ON dbo.clientaccesstokens TO purge_plans")
 	db := s.create(t)
-	if err := edfi.Fill(t.Context(), db.conn, 20_000, 20_000, false, func(int) {}); err != nil {
+	if err := edfi.Fill(t.Context(), db.conn, edfi.FillOptions{Expired: 20_000, Live: 20_000}, nil); err != nil {
 		t.Fatal(err)
 	}
 	// Statistics that know of no row are what a fresh restore has.
@@ -294,13 +297,13 @@ func TestAWindowIsReadThroughTheIndexAndARangeByItsPlace(t *testing.T) {
 	physical := rows{from: window.from, to: window.to, physical: true, lower: page(0), upper: page(10)}
 	for sql, part := range map[string]rows{
 		sqlOldest: window, sqlEnd: window, sqlDelete: window,
-		sqlOldestPhysical: physical, sqlEndPhysical: physical, sqlDeletePhysical: physical,
+		tab.physical(sqlOldestPhysical): physical, tab.physical(sqlEndPhysical): physical, tab.physical(sqlDeletePhysical): physical,
 	} {
 		args := []any{part.from, part.to}
 		if part.physical {
 			args = append(args, part.lower, part.upper)
 		}
-		if sql == sqlEnd || sql == sqlEndPhysical {
+		if strings.Contains(sql, "OFFSET") {
 			args = append(args, 1000)
 		}
 		results, err := tab.send(t.Context(), part, "EXPLAIN "+sql, args...)
@@ -313,6 +316,9 @@ func TestAWindowIsReadThroughTheIndexAndARangeByItsPlace(t *testing.T) {
 		want := "ix_clientaccesstokens_expiration"
 		if part.physical {
 			want = "Tid Range Scan"
+			if !tab.readsRanges() {
+				want = "Tid Scan"
+			}
 		}
 		if text := strings.Join(plan, "\n"); err != nil || !strings.Contains(text, want) || strings.Contains(text, "Sort") {
 			t.Errorf("want %s: %v\n%s\n%s", want, err, sql, text)
@@ -323,7 +329,7 @@ func TestAWindowIsReadThroughTheIndexAndARangeByItsPlace(t *testing.T) {
 func TestTheLastLookIsCutAtTheMarks(t *testing.T) {
 	s := newStage(t, "purge_marks", "")
 	db := s.create(t)
-	if err := edfi.Fill(t.Context(), db.conn, 3*lookRows, 10, false, func(int) {}); err != nil {
+	if err := edfi.Fill(t.Context(), db.conn, edfi.FillOptions{Expired: 3 * lookRows, Live: 10}, nil); err != nil {
 		t.Fatal(err)
 	}
 	opened, err := s.server().Open(t.Context(), db.name, true)

@@ -4,15 +4,17 @@ package postgres
 // the bearer token itself.
 const (
 	// The session's settings. Asynchronous commit is safe here, for a delete
-	// that a crash undoes is made again by the next run. No sequential scan, so
-	// that stale statistics can't turn each batch into a scan of the whole
-	// table; where no index serves, it is used nevertheless. The keepalives let
-	// the server find out within a minute that a function has vanished, and with
-	// it the claim.
+	// that a crash undoes is made again by the next run. No sequential scan, no
+	// bitmap and no sort, so that missing statistics can't turn each batch into a
+	// reading of the whole table; where nothing else serves, they are used
+	// nevertheless. The keepalives let the server find out within a minute that a
+	// function has vanished, and with it the claim.
 	sqlSettings = `
 SELECT set_config(name, value, false)
 FROM (VALUES ('synchronous_commit', 'off'),
              ('enable_seqscan', 'off'),
+             ('enable_bitmapscan', 'off'),
+             ('enable_sort', 'off'),
              ('tcp_keepalives_idle', '30'),
              ('tcp_keepalives_interval', '10'),
              ('tcp_keepalives_count', '3')) AS setting (name, value)`
@@ -49,8 +51,7 @@ LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'expiration'`
 	sqlLimits = `
 SELECT set_config('statement_timeout', $1, false),
        set_config('lock_timeout', $2, false),
-       set_config('enable_indexscan', $3, false),
-       set_config('enable_bitmapscan', $3, false)`
+       set_config('enable_indexscan', $3, false)`
 
 	sqlCount = `
 SELECT count(*) FROM dbo.clientaccesstokens
@@ -73,6 +74,9 @@ WHERE expiration >= $1 AND expiration < $2`
 	// Physical ranges. A range of ctid is read in physical order, so that the
 	// end of a batch needs no sort. Were the order another one, batches would
 	// differ in size and nothing else.
+	//
+	// PostgreSQL 13 can't read a range of ctid, only a list: there each of the
+	// statements also names, by sqlPlaces, every place that a row could have.
 	sqlPages = `SELECT pg_relation_size($1::oid) / current_setting('block_size')::int`
 
 	sqlOldestPhysical = `
@@ -87,4 +91,9 @@ OFFSET $5 LIMIT 1`
 	sqlDeletePhysical = `
 DELETE FROM dbo.clientaccesstokens
 WHERE expiration >= $1 AND expiration < $2 AND ctid >= $3 AND ctid < $4`
+
+	sqlPlaces = `ctid = ANY (ARRAY(
+    SELECT format('(%s,%s)', page, place)::tid
+    FROM generate_series(($3::tid::text::point)[0]::bigint, ($4::tid::text::point)[0]::bigint) AS page,
+         generate_series(1, (current_setting('block_size')::int - 24) / 28) AS place)) AND `
 )
