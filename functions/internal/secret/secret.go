@@ -61,11 +61,11 @@ func explain(ctx context.Context, err error) error {
 		case "AccessDeniedException":
 			return errors.New("access denied: the function's role needs secretsmanager:GetSecretValue on the secret, and kms:Decrypt where a key of your own encrypts it (AccessDeniedException)")
 		}
-		return fmt.Errorf("Secrets Manager answers: %s (%s)", redact.Text(api.ErrorMessage()), api.ErrorCode())
+		return fmt.Errorf("answer of Secrets Manager: %s (%s)", redact.Text(api.ErrorMessage()), api.ErrorCode())
 	case ctx.Err() != nil:
 		return errors.New("no answer from Secrets Manager in time: a function in a VPC reaches it through a NAT gateway or an interface endpoint only; check that one is there and that its security group admits the function")
 	}
-	return fmt.Errorf("Secrets Manager can't be reached: %s", redact.Text(err.Error()))
+	return fmt.Errorf("can't reach Secrets Manager: %s", redact.Text(err.Error()))
 }
 
 // Parse reads the JSON that RDS keeps in a secret. Errors name fields, never

@@ -77,7 +77,7 @@ func TestFetchSaysWhatToDo(t *testing.T) {
 		"names no secret":               &types.ResourceNotFoundException{},
 		"secretsmanager:GetSecretValue": &smithy.GenericAPIError{Code: "AccessDeniedException", Message: "no"},
 		"(ThrottlingException)":         &smithy.GenericAPIError{Code: "ThrottlingException", Message: "slow down"},
-		"can't be reached":              errors.New("dial tcp: lookup failed"),
+		"can't reach":                   errors.New("dial tcp: lookup failed"),
 	} {
 		_, got := Fetch(t.Context(), fake(func(context.Context) (*secretsmanager.GetSecretValueOutput, error) { return nil, err }), "x")
 		if got == nil || !strings.Contains(got.Error(), want) {

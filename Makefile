@@ -1,0 +1,41 @@
+# What a person runs here. Needs Go and make; all else is fetched.
+
+SHELL      := /bin/bash
+GO         ?= go
+# For the Lambda: no cgo, no RPC mode, no paths of this machine, no symbols.
+BUILD      := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags lambda.norpc -ldflags '-s -w'
+FUNCTION   := ./functions/purge-tokens
+TOOLS      := $(GO) tool -modfile=scripts/tools/go.mod
+
+# The race detector needs a C compiler.
+RACE       := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
+
+.PHONY: help demo test lint bench bench-short build clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: bin/host/bootstrap ## one scheduled run on this machine alone, against a throwaway PostgreSQL
+	@$(GO) run ./scripts/demo bin/host/bootstrap
+
+test: ## all tests, on a real PostgreSQL
+	$(GO) test $(RACE) -shuffle=on -parallel=16 -timeout=10m ./...
+
+lint: ## format, vet and staticcheck
+	@test -z "$$(gofmt -l functions scripts)" || { gofmt -l functions scripts; echo 'run: gofmt -w functions scripts'; exit 1; }
+	$(GO) vet ./...
+	$(TOOLS) staticcheck ./...
+
+bench: bin/host/bootstrap ## rows a second against one plain DELETE, longest statement
+	$(GO) run ./scripts/bench bin/host/bootstrap
+
+build: ## the Lambda's binary for arm64, bin/bootstrap
+	GOOS=linux GOARCH=arm64 $(BUILD) -o bin/bootstrap $(FUNCTION)
+
+clean: ## remove what was built
+	rm -rf bin
+
+# The same binary for this machine. Go knows best whether it is up to date.
+.PHONY: bin/host/bootstrap
+bin/host/bootstrap:
+	@$(BUILD) -o $@ $(FUNCTION)

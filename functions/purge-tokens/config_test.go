@@ -1,0 +1,74 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+func env(settings ...string) func(string) string {
+	return func(name string) string {
+		for _, s := range settings {
+			if n, v, _ := strings.Cut(s, "="); n == name {
+				return v
+			}
+		}
+		return ""
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	c, err := readConfig(env("SECRET_ID=s", "BATCH_SIZE=", "DATABASES= "))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := c.policy
+	if c.databases != nil || c.plaintext || c.lockTimeout != 2*time.Second || c.namespace != "EdFi/TokenPurge" ||
+		p.BatchSize != 0 || p.MaxRows != 0 || p.Grace != 0 || p.StopBefore != 10*time.Second || p.Parallel != 4 || p.Pause != 0 {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestEachSettingIsRead(t *testing.T) {
+	c, err := readConfig(env("SECRET_ID=s", "DATABASES=A, B,A", "DB_ENGINE=aurora-postgresql", "DB_HOST=h", "DB_PORT=1", "DB_TLS=disable",
+		"GRACE_PERIOD=24h", "BATCH_SIZE=7", "PAUSE=1s", "MAX_ROWS=9", "LOCK_TIMEOUT=3s", "STOP_BEFORE=0s", "METRICS_NAMESPACE=My/Space", "PARALLEL_DATABASES=2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := c.policy
+	if !reflect.DeepEqual(c.databases, []string{"A", "B"}) || c.engine != "aurora-postgresql" || c.host != "h" || c.port != 1 || !c.plaintext ||
+		p.Grace != 24*time.Hour || p.BatchSize != 7 || p.Pause != time.Second || p.MaxRows != 9 || c.lockTimeout != 3*time.Second ||
+		p.StopBefore != 0 || c.namespace != "My/Space" || p.Parallel != 2 {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestEveryFaultIsNamedAndNoValueShown(t *testing.T) {
+	empty := filepath.Join(t.TempDir(), "hunter2.pem")
+	if err := os.WriteFile(empty, []byte("no certificate"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{
+		"SECRET_ID=", "DB_ENGINE=hunter2", "DB_PORT=hunter2", "DB_PORT=0", "DB_PORT=65536", "DB_TLS=require", "DB_CA_BUNDLE=/hunter2",
+		"DB_CA_BUNDLE=" + empty, "GRACE_PERIOD=-1s", "GRACE_PERIOD=hunter2", "BATCH_SIZE=0", "BATCH_SIZE=-1", "BATCH_SIZE=1.5",
+		"PAUSE=-1s", "PAUSE=5", "MAX_ROWS=-1", "LOCK_TIMEOUT=0s", "STOP_BEFORE=-1s", "METRICS_NAMESPACE=a b", "METRICS_NAMESPACE=AWS/x",
+		"PARALLEL_DATABASES=0", "DATABASES=A,,B", "DATABASES=EdFi_*", "DATABASES=,",
+	} {
+		name, value, _ := strings.Cut(bad, "=")
+		_, err := readConfig(env(bad, "SECRET_ID=s"))
+		if err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v", bad, err)
+		} else if len(value) > 3 && strings.Contains(err.Error(), value) {
+			t.Errorf("%s: the value is shown: %v", bad, err)
+		}
+	}
+	_, err := readConfig(env("BATCH_SIZE=x", "PAUSE=x"))
+	for _, name := range []string{"SECRET_ID", "BATCH_SIZE", "PAUSE"} {
+		if err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%v does not name %s", err, name)
+		}
+	}
+}

@@ -1,0 +1,511 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"edfi-token-purge/scripts/edfi"
+	"edfi-token-purge/scripts/rig"
+	"edfi-token-purge/scripts/standin"
+	"edfi-token-purge/scripts/throwaway"
+)
+
+// These tests run the function from outside: the real binary, as Lambda starts
+// it, on a real PostgreSQL.
+
+var stage *rig.Rig
+
+func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+
+func testMain(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "bootstrap-")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	binary := filepath.Join(dir, "bootstrap")
+	if out, err := exec.Command("go", "build", "-tags", "lambda.norpc", "-o", binary, ".").CombinedOutput(); err != nil {
+		panic(fmt.Sprintf("%v\n%s", err, out))
+	}
+	if stage, err = rig.New(context.Background(), binary, throwaway.Options{Settings: map[string]string{"fsync": "off"}}); err != nil {
+		panic(err)
+	}
+	defer stage.Close()
+	return m.Run()
+}
+
+const scheduled = `{"version":"0","id":"53dc4d37-cffa-4f76-80c9-8b7d4a4d2eaa","detail-type":"Scheduled Event","source":"aws.events","account":"123456789012","time":"2026-11-23T14:00:00Z","region":"us-east-1","resources":[],"detail":{}}`
+
+func TestAScheduledEventDeletesWhatExpiredAndPublishesTheNumber(t *testing.T) {
+	t.Parallel()
+	db := newDatabase(t, 12_000, 300)
+	reply, lines := db.start(t).invoke(t, scheduled)
+	r := db.result(t, reply)
+	if r.Status != "complete" || r.StopReason != "drained" || r.DeletedRows != 12_000 || r.Batches != 3 ||
+		r.Engine != "postgres" || r.Server != fmt.Sprintf("127.0.0.1:%d", stage.Postgres.Port) || r.OldestExpiration == "" {
+		t.Errorf("%+v", r)
+	}
+	if !strings.HasSuffix(r.Cutoff, "Z") || string(r.Findings) != "[]" {
+		t.Errorf("cut-off %s, findings %s", r.Cutoff, r.Findings)
+	}
+	db.expect(t, 0, 300)
+	m := oneMetric(t, lines)
+	want := metric{Database: db.name, FunctionName: "purge-tokens", DeletedRows: 12_000, Batches: 3,
+		StopReason: "drained", Engine: "postgres", RequestID: reply.RequestID, Cutoff: r.Cutoff, Duration: m.Duration, AWS: m.AWS}
+	if !reflect.DeepEqual(m, want) {
+		t.Errorf("metric\n%+v, want\n%+v", m, want)
+	}
+	if d := m.AWS.CloudWatchMetrics[0]; d.Namespace != "EdFi/TokenPurge" ||
+		!reflect.DeepEqual(d.Dimensions, [][]string{{"FunctionName"}, {"FunctionName", "Database"}}) {
+		t.Errorf("%+v", d)
+	}
+	if !strings.Contains(lines, "requestId="+reply.RequestID) {
+		t.Errorf("no request id in the log:\n%s", lines)
+	}
+}
+
+func TestAnEmptyRunPublishesZero(t *testing.T) {
+	t.Parallel()
+	db := newDatabase(t, 0, 5)
+	reply, lines := db.start(t).invoke(t, `{}`)
+	if r := db.result(t, reply); r.Status != "complete" || r.DeletedRows != 0 || r.OldestExpiration != "" {
+		t.Errorf("%+v", r)
+	}
+	if m := oneMetric(t, lines); m.DeletedRows != 0 || m.Failures != 0 || m.OldestExpiredAge != 0 {
+		t.Errorf("%+v", m)
+	}
+}
+
+func TestADryRunAndACheckDeleteNothing(t *testing.T) {
+	t.Parallel()
+	db := newDatabase(t, 70, 5)
+	f := db.start(t)
+	reply, lines := f.invoke(t, `{"action":"dry-run"}`)
+	if r := db.result(t, reply); r.Status != "complete" || r.StopReason != "dry-run" || r.ExpiredRows != 70 || r.DeletedRows != 0 {
+		t.Errorf("%+v", r)
+	}
+	if m := oneMetric(t, lines); m.OldestExpiredAge < 85_000 || m.StopReason != "dry-run" {
+		t.Errorf("%+v", m)
+	}
+	reply, _ = f.invoke(t, `{"action":"check"}`)
+	if r := db.result(t, reply); r.Status != "complete" || r.StopReason != "check" {
+		t.Errorf("%+v", r)
+	}
+	db.expect(t, 70, 5)
+}
+
+func TestARequestNarrowsTheConfiguration(t *testing.T) {
+	t.Parallel()
+	db := newDatabase(t, 100, 5)
+	f := db.start(t, "MAX_ROWS=50", "BATCH_SIZE=20", "GRACE_PERIOD=1h")
+	reply, _ := f.invoke(t, `{"maxRows":30,"batchSize":10,"gracePeriod":"2h","databases":["`+db.name+`"]}`)
+	if r := db.result(t, reply); r.Status != "partial" || r.StopReason != "max-rows" || r.DeletedRows != 30 || r.Batches != 3 {
+		t.Errorf("%+v", r)
+	}
+	reply, _ = f.invoke(t, `{"maxRows":1000,"batchSize":1000,"maxDuration":"1m"}`) // neither widens
+	if r := db.result(t, reply); r.DeletedRows != 50 || r.Batches != 3 {
+		t.Errorf("%+v", r)
+	}
+	for event, field := range map[string]string{
+		`{"gracePeriod":"59m"}`:             "gracePeriod",
+		`{"databases":["postgres"]}`:        "databases",
+		`{"databases":["edfi_admin_none"]}`: "databases",
+	} {
+		reply, lines := f.invoke(t, event)
+		expectError(t, reply, "InvalidEvent", field)
+		noMetric(t, lines)
+	}
+	// Expired over a day: 100 rows, of which an hour's worth, about 4, is in grace.
+	reply, _ = f.invoke(t, `{}`)
+	if r := db.result(t, reply); r.Status != "complete" || r.DeletedRows > 18 || r.DeletedRows < 14 {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestABadEventIsRefusedBeforeAnythingIsConnectedTo(t *testing.T) {
+	t.Parallel()
+	// A secret of its own, which must not be asked for.
+	f := start(t, "SECRET_ID=never-asked-for")
+	for event, field := range badEvents {
+		reply, lines := f.invoke(t, event)
+		expectError(t, reply, "InvalidEvent", field)
+		noMetric(t, lines)
+	}
+}
+
+func TestFaultsOfTheConfigurationAreReportedTogetherAndEachTime(t *testing.T) {
+	t.Parallel()
+	f := start(t, "SECRET_ID=", "BATCH_SIZE=hunter2", "GRACE_PERIOD=-1h", "DB_TLS=hunter2", "METRICS_NAMESPACE=AWS/Lambda")
+	for range 2 {
+		reply, lines := f.invoke(t, `{}`)
+		for _, name := range []string{"SECRET_ID", "BATCH_SIZE", "GRACE_PERIOD", "DB_TLS", "METRICS_NAMESPACE"} {
+			expectError(t, reply, "ConfigurationError", name)
+		}
+		noMetric(t, lines)
+		if strings.Contains(lines+reply.Error.Message, "hunter2") {
+			t.Errorf("a value is shown:\n%s", lines)
+		}
+	}
+}
+
+func TestASecretThatCannotBeUsedIsASecretError(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ secret, want string }{
+		"missing":     {"", "ResourceNotFoundException"},
+		"text":        {"hunter2", "JSON object"},
+		"no-password": {`{"username":"hunter2"}`, "password is missing"},
+		"no-engine":   {`{"username":"u","password":"hunter2","host":"h"}`, "DB_ENGINE"},
+		"no-host":     {`{"username":"u","password":"hunter2","engine":"postgres"}`, "DB_HOST"},
+		"mysql":       {`{"username":"u","password":"hunter2","engine":"mysql","host":"h"}`, "engine"},
+	} {
+		id := "bad/" + name
+		if c.secret != "" {
+			stage.Secrets.Put(id, c.secret)
+		}
+		reply, lines := start(t, "SECRET_ID="+id).invoke(t, `{}`)
+		expectError(t, reply, "SecretError", c.want)
+		m := oneMetric(t, lines)
+		if m.Failures != 1 || m.Database != "" || !reflect.DeepEqual(m.AWS.CloudWatchMetrics[0].Dimensions, [][]string{{"FunctionName"}}) {
+			t.Errorf("%s: %+v", name, m)
+		}
+		if strings.Contains(lines+string(reply.Payload), "hunter2") {
+			t.Errorf("%s: a value is shown:\n%s", name, lines)
+		}
+	}
+}
+
+func TestSettingsTakeThePlaceOfWhatTheSecretLacks(t *testing.T) {
+	t.Parallel()
+	db := newDatabase(t, 3, 3)
+	stage.Secrets.Put("managed/by-rds", fmt.Sprintf(`{"username":%q,"password":%q}`, stage.Postgres.User, stage.Postgres.Password))
+	f := db.start(t, "SECRET_ID=managed/by-rds", "DB_ENGINE=postgres", "DB_HOST=127.0.0.1", fmt.Sprintf("DB_PORT=%d", stage.Postgres.Port))
+	reply, _ := f.invoke(t, `{}`)
+	if r := db.result(t, reply); r.DeletedRows != 3 {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestOneFailedDatabaseHidesNoOther(t *testing.T) {
+	t.Parallel()
+	good, bad := newDatabase(t, 20, 2), newDatabase(t, 20, 2)
+	if _, err := bad.conn.Exec(t.Context(), "ALTER TABLE dbo.clientaccesstokens RENAME TO elsewhere"); err != nil {
+		t.Fatal(err)
+	}
+	f := start(t, "DATABASES="+bad.name+", "+good.name+",EdFi_Admin_Nowhere")
+	reply, lines := f.invoke(t, `{}`)
+	for _, want := range []string{bad.name + ": table dbo.clientaccesstokens does not exist", "EdFi_Admin_Nowhere: ", "2 of 3", "0 rows deleted"} {
+		expectError(t, reply, "PurgeFailed", want)
+	}
+	good.expect(t, 0, 2)
+	failures := map[string]int{}
+	for _, m := range metrics(t, lines) {
+		failures[m.Database] = m.Failures
+	}
+	if want := map[string]int{bad.name: 1, good.name: 0, "EdFi_Admin_Nowhere": 1}; !reflect.DeepEqual(failures, want) {
+		t.Errorf("%v, want %v", failures, want)
+	}
+	if strings.Contains(lines+string(reply.Payload), stage.Postgres.Password) {
+		t.Error("the password is shown")
+	}
+}
+
+func TestTheFunctionAnswersBeforeItsTimeout(t *testing.T) {
+	t.Parallel()
+	db := newDatabase(t, 500, 5)
+	db.slow(t, "10ms")
+	f := db.start(t, "BATCH_SIZE=50", "STOP_BEFORE=3s")
+	reply, lines, err := f.Invoke(t.Context(), `{}`, 6*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := db.result(t, reply)
+	if r.Status != "partial" || r.StopReason != "deadline" || r.DeletedRows == 0 || r.DeletedRows%50 != 0 {
+		t.Errorf("%+v", r)
+	}
+	db.expect(t, 500-int(r.DeletedRows), 5)
+	if m := oneMetric(t, lines); m.DeletedRows != r.DeletedRows || m.OldestExpiredAge == 0 {
+		t.Errorf("%+v", m)
+	}
+
+	reply, lines, err = f.Invoke(t.Context(), `{}`, 2*time.Second) // less than STOP_BEFORE
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := db.result(t, reply); r.Status != "partial" || r.StopReason != "deadline" || r.DeletedRows != 0 || !strings.Contains(string(r.Findings), "no-time") {
+		t.Errorf("%+v", r)
+	}
+	oneMetric(t, lines)
+}
+
+func TestTwoFunctionsAtOnceDoNotMeet(t *testing.T) {
+	t.Parallel()
+	db := newDatabase(t, 100, 5)
+	db.slow(t, "20ms")
+	one, other := db.start(t), db.start(t)
+	answer := make(chan int64)
+	go func() {
+		reply, _, _ := one.Invoke(t.Context(), `{}`, time.Minute)
+		answer <- db.result(t, reply).DeletedRows
+	}()
+	db.untilDeleting(t)
+	reply, lines := other.invoke(t, `{}`)
+	if r := db.result(t, reply); r.Status != "partial" || r.StopReason != "already-running" || r.DeletedRows != 0 {
+		t.Errorf("%+v", r)
+	}
+	if m := oneMetric(t, lines); m.Failures != 0 {
+		t.Errorf("%+v", m)
+	}
+	if n := <-answer; n != 100 {
+		t.Errorf("the first one deleted %d rows", n)
+	}
+}
+
+func TestAKilledFunctionLeavesNoLockAndNoHalfBatch(t *testing.T) {
+	t.Parallel()
+	db := newDatabase(t, 200, 5)
+	db.slow(t, "20ms")
+	f := db.start(t, "BATCH_SIZE=100")
+	go f.Invoke(t.Context(), `{}`, time.Minute) //nolint:errcheck // it is killed
+	db.untilDeleting(t)
+	f.Stop()
+	left, _ := db.counts(t)
+	if left%100 != 0 {
+		t.Errorf("%d rows are left of 200 in batches of 100", left)
+	}
+	var r databaseResult
+	for range 100 { // the server notices at the next row, not at once
+		reply, _ := db.start(t).invoke(t, `{}`)
+		if r = db.result(t, reply); r.StopReason != "already-running" {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if r.Status != "complete" {
+		t.Errorf("%+v", r)
+	}
+	db.expect(t, 0, 5)
+}
+
+func TestAnUnreachableServiceIsAnErrorWithinTenSeconds(t *testing.T) {
+	t.Parallel()
+	secrets, err := standin.NewSecretsManager()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer secrets.Close()
+	secrets.Hang()
+	begin := time.Now()
+	reply, lines := start(t, "AWS_ENDPOINT_URL_SECRETS_MANAGER="+secrets.URL()).invoke(t, `{}`)
+	expectError(t, reply, "SecretError", "NAT gateway or an interface endpoint")
+	if oneMetric(t, lines); time.Since(begin) > 10*time.Second {
+		t.Errorf("after %s", time.Since(begin))
+	}
+}
+
+// function is a running function.
+type function struct{ *rig.Function }
+
+func start(t *testing.T, env ...string) function {
+	t.Helper()
+	f, err := stage.Start(context.Background(), env...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(f.Stop)
+	return function{f}
+}
+
+func (f function) invoke(t *testing.T, event string) (standin.Reply, string) {
+	t.Helper()
+	reply, lines, err := f.Invoke(t.Context(), event, time.Minute)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, lines)
+	}
+	return reply, lines
+}
+
+// database is an Ed-Fi admin database with tokens.
+type database struct {
+	name string
+	conn *pgx.Conn
+}
+
+var created atomic.Int64
+
+func newDatabase(t *testing.T, expired, live int) database {
+	t.Helper()
+	db := database{name: fmt.Sprintf("EdFi_Admin_%d", created.Add(1))}
+	var err error
+	if db.conn, err = stage.CreateDatabase(context.Background(), db.name); err == nil {
+		err = edfi.Fill(t.Context(), db.conn, edfi.FillOptions{Expired: expired, Live: live}, nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.conn.Close(context.Background()) })
+	return db
+}
+
+func (db database) start(t *testing.T, env ...string) function {
+	t.Helper()
+	return start(t, append(env, "DATABASES="+db.name)...)
+}
+
+func (db database) counts(t *testing.T) (expired, live int) {
+	t.Helper()
+	e, l, err := edfi.Counts(t.Context(), db.conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return int(e), int(l)
+}
+
+func (db database) expect(t *testing.T, expired, live int) {
+	t.Helper()
+	if e, l := db.counts(t); e != expired || l != live {
+		t.Errorf("%d expired and %d live rows are left, want %d and %d", e, l, expired, live)
+	}
+}
+
+// slow makes the server take that long over each row that it deletes.
+func (db database) slow(t *testing.T, perRow string) {
+	t.Helper()
+	if _, err := db.conn.Exec(t.Context(), `
+CREATE FUNCTION dbo.slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep_for('`+perRow+`'); RETURN OLD; END $$;
+CREATE TRIGGER slow BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION dbo.slow()`); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// untilDeleting waits for a DELETE to run in the database.
+func (db database) untilDeleting(t *testing.T) {
+	t.Helper()
+	for running := false; !running; {
+		err := db.conn.QueryRow(t.Context(), `
+SELECT EXISTS (SELECT FROM pg_stat_activity
+WHERE datname = current_database() AND state = 'active' AND pid <> pg_backend_pid() AND query LIKE '%DELETE%')`).Scan(&running)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// databaseResult is what SPEC has a result say of one database.
+type databaseResult struct {
+	Database, Engine, Server, Status, StopReason  string
+	DeletedRows, ExpiredRows, Batches, DurationMs int64
+	Cutoff, OldestExpiration                      string
+	Findings                                      json.RawMessage
+}
+
+func (db database) result(t *testing.T, reply standin.Reply) databaseResult {
+	t.Helper()
+	var r struct {
+		Status, Action          string
+		DeletedRows, DurationMs int64
+		Databases               []databaseResult
+	}
+	if reply.Error != nil {
+		t.Fatalf("%+v", *reply.Error)
+	}
+	if err := json.Unmarshal(reply.Payload, &r); err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Databases) != 1 || r.Databases[0].Database != db.name || r.Status != r.Databases[0].Status || r.DeletedRows != r.Databases[0].DeletedRows {
+		t.Fatalf("%+v", r)
+	}
+	return r.Databases[0]
+}
+
+func expectError(t *testing.T, reply standin.Reply, errorType, want string) {
+	t.Helper()
+	if reply.Error == nil || reply.Error.Type != errorType || !strings.Contains(reply.Error.Message, want) {
+		t.Errorf("%s %+v, want %s with %q", reply.Payload, reply.Error, errorType, want)
+	}
+}
+
+type metric struct {
+	AWS struct {
+		Timestamp         int64
+		CloudWatchMetrics []struct {
+			Namespace  string
+			Dimensions [][]string
+			Metrics    []struct{ Name, Unit string }
+		}
+	} `json:"_aws"`
+	FunctionName, Database                string
+	DeletedRows                           int64
+	Batches, Failures                     int
+	Duration, OldestExpiredAge            float64
+	StopReason, Engine, RequestID, Cutoff string
+}
+
+func metrics(t *testing.T, lines string) []metric {
+	t.Helper()
+	var all []metric
+	for line := range strings.Lines(lines) {
+		if !strings.Contains(line, "_aws") {
+			continue
+		}
+		var m metric
+		if err := json.Unmarshal([]byte(line), &m); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		all = append(all, m)
+	}
+	return all
+}
+
+func oneMetric(t *testing.T, lines string) metric {
+	t.Helper()
+	all := metrics(t, lines)
+	if len(all) != 1 {
+		t.Fatalf("%d metric lines, want 1:\n%s", len(all), lines)
+	}
+	return all[0]
+}
+
+func noMetric(t *testing.T, lines string) {
+	t.Helper()
+	if n := len(metrics(t, lines)); n != 0 {
+		t.Errorf("%d metric lines, want none:\n%s", n, lines)
+	}
+}
+
+func TestNoToolAndNoTestIsInTheBinary(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", "-tags", "lambda.norpc", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dep := range strings.Lines(string(out)) {
+		for _, unwanted := range []string{"embedded-postgres", "edfi-token-purge/scripts", "purgetest", "net/rpc"} {
+			if strings.Contains(dep, unwanted) {
+				t.Errorf("the binary holds %s", dep)
+			}
+		}
+	}
+}
+
+func TestTheDomainImportsTheStandardLibraryAlone(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", "../internal/purge").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dep := range strings.Lines(string(out)) {
+		if dep = strings.TrimSpace(dep); strings.Contains(strings.Split(dep, "/")[0], ".") || strings.HasPrefix(dep, "edfi") && !strings.HasSuffix(dep, "internal/purge") {
+			t.Errorf("package purge imports %s", dep)
+		}
+	}
+}

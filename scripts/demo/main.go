@@ -1,0 +1,164 @@
+// Command demo shows one scheduled run of the purge, on this machine alone: the
+// real Lambda binary, a real PostgreSQL, and stand-ins for what AWS offers.
+//
+//	demo BOOTSTRAP
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"time"
+
+	"edfi-token-purge/scripts/edfi"
+	"edfi-token-purge/scripts/rig"
+	"edfi-token-purge/scripts/throwaway"
+)
+
+const (
+	database = "EdFi_Admin"
+	rows     = 50_000 // expired, and as many live
+
+	timeout = 5 * time.Minute // the function's, as it is deployed
+
+	// What EventBridge sends for a rule with a schedule.
+	event = `{"version":"0","id":"5c7a1c5e-4f4e-4f0e-9a55-0d6f0f6f3b1a","detail-type":"Scheduled Event","source":"aws.events","account":"123456789012","time":"2026-11-23T14:00:00Z","region":"us-east-1","resources":["arn:aws:events:us-east-1:123456789012:rule/purge-tokens"],"detail":{}}`
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	if len(os.Args) != 2 {
+		return errors.New("usage: demo BOOTSTRAP")
+	}
+	out := newScreen()
+	out.title("Ed-Fi expired-token purge: one scheduled run, on this machine alone")
+	r, err := rig.New(ctx, os.Args[1], throwaway.Options{Progress: out.progress})
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	out.step("PostgreSQL", "%s:%d, a throwaway", r.Postgres.Host, r.Postgres.Port)
+	out.step("Secrets", "%s holds the login, behind a stand-in for Secrets Manager", rig.SecretID)
+
+	conn, err := r.CreateDatabase(ctx, database)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.Background()) //nolint:errcheck // the server goes with it
+	fill := edfi.FillOptions{Expired: rows, Live: rows}
+	err = edfi.Fill(ctx, conn, fill, func(done, total int) {
+		out.progress(fmt.Sprintf("%s  %s of %s tokens written", database, thousands(done), thousands(total)))
+	})
+	if err != nil {
+		return err
+	}
+	out.step("Database", "%s with %s tokens in dbo.ClientAccessTokens", database, thousands(2*rows))
+	function, err := r.Start(ctx)
+	if err != nil {
+		return err
+	}
+	out.step("Function", "%s, polling a stand-in for the Lambda Runtime API", os.Args[1])
+	out.step("Event", `"Scheduled Event" from aws.events`)
+
+	out.blank()
+	out.line("%-8s %10s %10s", "", "expired", "live")
+	if err := out.counts(ctx, "before", conn); err != nil {
+		return err
+	}
+	first, err := invoke(ctx, out, function)
+	if err != nil {
+		return err
+	}
+	if err := out.counts(ctx, "after", conn); err != nil {
+		return err
+	}
+	metrics, logs := split(first.written)
+	out.title("The metric line, in CloudWatch's embedded metric format")
+	out.text(metrics)
+	out.title("The log")
+	out.text(logs)
+	out.title("The result")
+	var pretty bytes.Buffer
+	if err := json.Indent(&pretty, first.answer, "", "  "); err != nil {
+		return err
+	}
+	out.text(pretty.String())
+
+	again, err := invoke(ctx, out, function)
+	if err != nil {
+		return err
+	}
+	out.title("The same event again finds nothing to do")
+	out.line("%d rows deleted in %d ms", again.DeletedRows, again.DurationMs)
+	return nil
+}
+
+// answer is what one invocation came to.
+type answer struct {
+	DeletedRows int64
+	DurationMs  int64
+	answer      json.RawMessage
+	written     string
+}
+
+func invoke(ctx context.Context, out *screen, function *rig.Function) (answer, error) {
+	start := time.Now()
+	done := make(chan struct{})
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for tick := time.NewTicker(out.interval()); ; {
+			out.progress(fmt.Sprintf("purging  %.1f s", time.Since(start).Seconds()))
+			select {
+			case <-done:
+				tick.Stop()
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	reply, written, err := function.Invoke(ctx, event, timeout)
+	close(done)
+	<-stopped
+	if err != nil {
+		return answer{}, err
+	}
+	if reply.Error != nil {
+		return answer{}, fmt.Errorf("the function answered %s: %s", reply.Error.Type, reply.Error.Message)
+	}
+	a := answer{answer: reply.Payload, written: written}
+	return a, json.Unmarshal(reply.Payload, &a)
+}
+
+// split parts the metric lines from the others.
+func split(written string) (metrics, logs string) {
+	for line := range strings.Lines(written) {
+		if strings.HasPrefix(line, `{"_aws"`) {
+			metrics += line
+		} else {
+			logs += line
+		}
+	}
+	return metrics, logs
+}
+
+func thousands(n int) string {
+	s := fmt.Sprint(n)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
