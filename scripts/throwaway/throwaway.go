@@ -3,35 +3,43 @@
 package throwaway
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
+	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
-	embedded "github.com/fergusstrange/embedded-postgres"
 	"github.com/jackc/pgx/v5"
 )
 
 const (
 	startTimeout = 60 * time.Second // from start to the first log-in
 	stopTimeout  = 10 * time.Second // from the request to the kill
+	portAttempts = 5                // a free port may be taken before the server binds it
+	logTail      = 2 << 10          // bytes of the log that an error quotes
 )
 
 // Options for Start; the zero value will do.
 type Options struct {
-	// Settings of postgresql.conf. They don't reach a server in DATABASE_URL.
+	// Settings of postgresql.conf, such as log_min_duration_statement. They
+	// don't reach a server in DATABASE_URL. fsync is on unless they say
+	// otherwise, for benchmarks must tell the truth.
 	Settings map[string]string
+	// Version, such as 17.5.0, is downloaded even where a PostgreSQL is
+	// installed or DATABASE_URL is set. "" is the version in
+	// TEST_POSTGRES_VERSION, else any.
+	Version string
 	// Progress is told of each step that takes long; nil is nobody.
 	Progress func(string)
 }
@@ -43,213 +51,76 @@ type Postgres struct {
 	User     string
 	Password string
 
-	dir     string // "" is a server that Start found running
-	process *exec.Cmd
-	exited  chan struct{}
+	given *url.URL // DATABASE_URL, of a server that Start found running
+	bin   string   // where the binaries are
+	dir   string   // all that Start made: data, log, password
+
+	mu     sync.Mutex // of Stop and Restart
+	server *process   // nil while none runs
 }
 
 // Start takes the server in DATABASE_URL if that is set, whose user must be a
 // superuser; else it starts one of the machine's own PostgreSQL; else it
-// downloads PostgreSQL into the user's cache. TEST_POSTGRES_VERSION, such as
-// 17.5.0, asks for that version and always downloads.
+// downloads PostgreSQL, once, into the user's cache. It answers when the server
+// accepts log-ins; ctx bounds that, not the server's life.
 func Start(ctx context.Context, o Options) (*Postgres, error) {
 	if o.Progress == nil {
 		o.Progress = func(string) {}
 	}
-	version := os.Getenv("TEST_POSTGRES_VERSION")
-	if given := os.Getenv("DATABASE_URL"); given != "" && version == "" {
-		return parse(given)
+	if o.Version == "" {
+		o.Version = os.Getenv("TEST_POSTGRES_VERSION")
+	}
+	if given := os.Getenv("DATABASE_URL"); given != "" && o.Version == "" {
+		return found(ctx, given)
 	}
 	bin := installed()
-	if bin == "" || version != "" {
+	if bin == "" || o.Version != "" {
 		var err error
-		if bin, err = download(version, o.Progress); err != nil {
-			return nil, fmt.Errorf("download postgres: %w", err)
+		if bin, err = fetched(o.Version, o.Progress); err != nil {
+			return nil, fmt.Errorf("fetch postgres: %w", err)
 		}
 	}
-	p := &Postgres{Host: "127.0.0.1", User: "postgres", Password: rand.Text()}
-	if err := p.start(ctx, bin, o); err != nil {
-		log, _ := os.ReadFile(p.LogFile())
-		p.Stop() //nolint:errcheck // err is the one to tell
-		return nil, fmt.Errorf("start postgres: %w\n%s", err, log)
+	p := &Postgres{Host: "127.0.0.1", User: "postgres", Password: rand.Text(), bin: bin}
+	if err := p.create(ctx, o); err != nil {
+		err = fmt.Errorf("start postgres: %w%s", err, p.tail())
+		return nil, errors.Join(err, p.Stop())
 	}
 	return p, nil
 }
 
-func parse(given string) (*Postgres, error) {
+func found(ctx context.Context, given string) (*Postgres, error) {
+	// Neither error may quote the URL, which holds a password.
+	address, err := url.Parse(given)
+	if err != nil || address.Scheme != "postgres" && address.Scheme != "postgresql" {
+		return nil, errors.New("DATABASE_URL: not a postgres:// URL")
+	}
 	config, err := pgx.ParseConfig(given)
 	if err != nil {
-		return nil, errors.New("DATABASE_URL is no PostgreSQL URL")
+		return nil, errors.New("DATABASE_URL: not a PostgreSQL address")
 	}
-	return &Postgres{Host: config.Host, Port: config.Port, User: config.User, Password: config.Password}, nil
-}
-
-// installed answers the directory of the machine's own binaries, or "".
-func installed() string {
-	candidates, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
-	slices.SortFunc(candidates, func(a, b string) int { // the newest first
-		return len(b)*100 - len(a)*100 + strings.Compare(b, a)
-	})
-	if path, err := exec.LookPath("pg_ctl"); err == nil {
-		if real, err := filepath.EvalSymlinks(path); err == nil {
-			candidates = append([]string{filepath.Dir(real)}, candidates...)
-		}
-	}
-	for _, dir := range candidates {
-		if exists(filepath.Join(dir, "initdb")) && exists(filepath.Join(dir, "postgres")) {
-			return dir
-		}
-	}
-	return ""
-}
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
-}
-
-// download fetches and unpacks PostgreSQL once, and answers its directory of
-// binaries. Processes that do so at the same time don't disturb each other.
-func download(version string, progress func(string)) (string, error) {
-	config := embedded.DefaultConfig()
-	if version == "" {
-		version = string(embedded.V17)
-	}
-	cache := "/var/cache" // a superuser's own cache is closed to the user that the server runs as
-	if os.Geteuid() != 0 {
-		var err error
-		if cache, err = os.UserCacheDir(); err != nil {
-			return "", err
-		}
-	}
-	cache = filepath.Join(cache, "edfi-token-purge")
-	home := filepath.Join(cache, "postgres-"+version)
-	bin := filepath.Join(home, "bin")
-	if exists(filepath.Join(bin, "postgres")) {
-		return bin, nil
-	}
-	progress("downloading PostgreSQL " + version + ", once")
-	if err := os.MkdirAll(cache, 0o755); err != nil {
-		return "", err
-	}
-	work, err := os.MkdirTemp(cache, "download-")
+	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
-		return "", err
+		return nil, fmt.Errorf("DATABASE_URL: %w", err)
 	}
-	defer os.RemoveAll(work)
-	port, err := freePort()
-	if err != nil {
-		return "", err
-	}
-	unpacked := filepath.Join(work, "unpacked")
-	server := embedded.NewDatabase(config.Version(embedded.PostgresVersion(version)).Port(uint32(port)).Logger(io.Discard).
-		CachePath(work).RuntimePath(filepath.Join(work, "run")).BinariesPath(unpacked))
-	// The library downloads, unpacks and starts; only the first two are wanted
-	// here, for as a superuser the third can't succeed.
-	if err = server.Start(); err == nil {
-		err = server.Stop()
-	}
-	if !exists(filepath.Join(unpacked, "bin", "postgres")) {
-		return "", err
-	}
-	if err := os.Chmod(unpacked, 0o755); err != nil {
-		return "", err
-	}
-	if err := os.Rename(unpacked, home); err != nil && !exists(filepath.Join(bin, "postgres")) {
-		return "", err
-	}
-	return bin, nil
-}
-
-func freePort() (uint16, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return uint16(l.Addr().(*net.TCPAddr).Port), nil
-}
-
-func (p *Postgres) start(ctx context.Context, bin string, o Options) error {
-	var err error
-	if p.dir, err = os.MkdirTemp("", "throwaway-postgres-"); err != nil {
-		return err
-	}
-	passwordFile := filepath.Join(p.dir, "password")
-	if err := os.WriteFile(passwordFile, []byte(p.Password), 0o600); err != nil {
-		return err
-	}
-	if err := giveAway(p.dir, passwordFile); err != nil {
-		return err
-	}
-	log, err := os.Create(p.LogFile())
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-
-	o.Progress("creating a throwaway PostgreSQL with " + filepath.Dir(bin))
-	initdb := exec.CommandContext(ctx, filepath.Join(bin, "initdb"), "--pgdata", filepath.Join(p.dir, "data"), "--no-sync",
-		"--username", p.User, "--pwfile", passwordFile, "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C")
-	initdb.Dir, initdb.Stdout, initdb.Stderr, initdb.SysProcAttr = p.dir, log, log, attributes()
-	if err := initdb.Run(); err != nil {
-		return fmt.Errorf("initdb: %w", err)
-	}
-	if p.Port, err = freePort(); err != nil {
-		return err
-	}
-	settings := map[string]string{
-		"listen_addresses":        p.Host,
-		"port":                    strconv.Itoa(int(p.Port)),
-		"unix_socket_directories": "",
-		"max_connections":         "200",
-	}
-	for name, value := range o.Settings {
-		settings[name] = value
-	}
-	args := []string{"-D", filepath.Join(p.dir, "data")}
-	for name, value := range settings {
-		args = append(args, "-c", name+"="+value)
-	}
-	p.process = exec.Command(filepath.Join(bin, "postgres"), args...)
-	p.process.Dir, p.process.Stdout, p.process.Stderr, p.process.SysProcAttr = p.dir, log, log, attributes()
-	if err := p.process.Start(); err != nil {
-		return err
-	}
-	p.exited = make(chan struct{})
-	go func() {
-		p.process.Wait() //nolint:errcheck // the log says how it ended
-		close(p.exited)
-	}()
-	return p.ready(ctx)
-}
-
-// ready waits for the first log-in.
-func (p *Postgres) ready(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	for {
-		conn, err := pgx.Connect(ctx, p.URL("postgres"))
-		if err == nil {
-			return conn.Close(ctx)
-		}
-		select {
-		case <-p.exited:
-			return errors.New("it ended at once")
-		case <-ctx.Done():
-			return err
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
+	conn.Close(ctx) //nolint:errcheck // it was only to see
+	return &Postgres{
+		Host: config.Host, Port: config.Port, User: config.User, Password: config.Password, given: address,
+	}, nil
 }
 
 // URL answers the address of a database for the superuser.
 func (p *Postgres) URL(database string) string {
+	if p.given != nil {
+		u := *p.given // its parameters may say how TLS is done
+		u.Path, u.RawPath = "/"+database, ""
+		return u.String()
+	}
 	u := url.URL{
 		Scheme: "postgres", User: url.UserPassword(p.User, p.Password),
 		Host: net.JoinHostPort(p.Host, strconv.Itoa(int(p.Port))), Path: "/" + database,
+		RawQuery: "sslmode=disable",
 	}
-	return u.String() + "?sslmode=prefer"
+	return u.String()
 }
 
 // LogFile answers the path of the server's log; "" when it was found running.
@@ -260,20 +131,203 @@ func (p *Postgres) LogFile() string {
 	return filepath.Join(p.dir, "log")
 }
 
-// Stop ends the server and deletes its data. A server that Start found running
-// is left alone.
+// Restart stops the server, ending its sessions, and starts it again on the
+// same port and data.
+func (p *Postgres) Restart(ctx context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.server == nil {
+		return errors.New("restart postgres: no server of ours runs")
+	}
+	p.end()
+	if err := p.run(ctx); err != nil {
+		return fmt.Errorf("restart postgres: %w%s", err, p.tail())
+	}
+	return nil
+}
+
+// Stop ends the server and deletes its data. It may be called again. A server
+// that Start found running is left alone.
 func (p *Postgres) Stop() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.end()
 	if p.dir == "" {
 		return nil
 	}
-	if p.exited != nil {
-		p.process.Process.Signal(syscall.SIGINT) //nolint:errcheck // it may have ended already
-		select {
-		case <-p.exited:
-		case <-time.After(stopTimeout):
-			p.process.Process.Kill() //nolint:errcheck // as above
-			<-p.exited
+	if err := os.RemoveAll(p.dir); err != nil {
+		return fmt.Errorf("stop postgres: %w", err)
+	}
+	return nil
+}
+
+// create makes a cluster and runs its server.
+func (p *Postgres) create(ctx context.Context, o Options) error {
+	var err error
+	if p.dir, err = os.MkdirTemp("", "throwaway-postgres-"); err != nil {
+		return err
+	}
+	password := filepath.Join(p.dir, "password")
+	if err := os.WriteFile(password, []byte(p.Password), 0o600); err != nil {
+		return err
+	}
+	if err := giveAway(p.dir, password); err != nil {
+		return err
+	}
+	o.Progress("creating a throwaway PostgreSQL from " + p.bin)
+	// The C locale is the one that every build has. Without --no-sync initdb
+	// waits for the disk, for data that nobody will miss.
+	initdb, err := p.launch("initdb", "--pgdata", p.data(), "--username", p.User, "--pwfile", password,
+		"--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C", "--no-sync")
+	if err != nil {
+		return err
+	}
+	select {
+	case <-initdb.exited:
+	case <-ctx.Done():
+		initdb.kill()
+		return context.Cause(ctx)
+	}
+	if initdb.err != nil {
+		return fmt.Errorf("initdb: %w", initdb.err)
+	}
+	if err := p.configure(o.Settings); err != nil {
+		return err
+	}
+	for range portAttempts {
+		if p.Port, err = freePort(); err != nil {
+			return err
+		}
+		if err = p.run(ctx); !errors.Is(err, errPortTaken) {
+			return err
 		}
 	}
-	return os.RemoveAll(p.dir)
+	return err
+}
+
+func (p *Postgres) data() string { return filepath.Join(p.dir, "data") }
+
+// configure appends to postgresql.conf, rather than to the command line, so
+// that ALTER SYSTEM still has a say.
+func (p *Postgres) configure(settings map[string]string) error {
+	f, err := os.OpenFile(filepath.Join(p.data(), "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	quote := strings.NewReplacer(`'`, `''`, `\`, `\\`)
+	fmt.Fprintf(f, "\nmax_connections = 200\n") // a later line wins
+	for name, value := range settings {
+		fmt.Fprintf(f, "%s = '%s'\n", name, quote.Replace(value))
+	}
+	return f.Close()
+}
+
+var errPortTaken = errors.New("port taken")
+
+// run starts the server on p.Port and waits for the first log-in.
+func (p *Postgres) run(ctx context.Context) error {
+	before := len(p.log())
+	server, err := p.launch("postgres", "-D", p.data(), "-c", "listen_addresses="+p.Host,
+		"-c", "port="+strconv.Itoa(int(p.Port)), "-c", "unix_socket_directories=")
+	if err != nil {
+		return err
+	}
+	p.server = server
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for {
+		conn, err := pgx.Connect(ctx, p.URL("postgres"))
+		if err == nil {
+			return conn.Close(ctx)
+		}
+		select {
+		case <-server.exited:
+			p.server = nil
+			if bytes.Contains(p.log()[before:], []byte("could not bind")) {
+				return errPortTaken
+			}
+			return fmt.Errorf("the server ended: %w", server.err)
+		case <-ctx.Done():
+			return err
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// end stops the server if one runs: "fast", which ends sessions.
+func (p *Postgres) end() {
+	if p.server == nil {
+		return
+	}
+	// Windows knows no SIGINT, but there is the kill.
+	if p.server.cmd.Process.Signal(syscall.SIGINT) == nil {
+		select {
+		case <-p.server.exited:
+		case <-time.After(stopTimeout):
+		}
+	}
+	p.server.kill()
+	p.server = nil
+}
+
+func (p *Postgres) log() []byte {
+	text, _ := os.ReadFile(p.LogFile()) // none yet is as good as empty
+	return text
+}
+
+// tail answers the end of the log, to follow an error.
+func (p *Postgres) tail() string {
+	text := bytes.TrimSpace(p.log())
+	if len(text) == 0 {
+		return ""
+	}
+	return "\n" + string(text[max(0, len(text)-logTail):])
+}
+
+// process is a child that ends with this process, on Linux.
+type process struct {
+	cmd    *exec.Cmd
+	exited chan struct{}
+	err    error // read it after exited
+}
+
+// launch starts one of PostgreSQL's programs with its output in the log.
+func (p *Postgres) launch(program string, args ...string) (*process, error) {
+	log, err := os.OpenFile(p.LogFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close() //nolint:errcheck // the child has its own
+	c := &process{cmd: exec.Command(filepath.Join(p.bin, program), args...), exited: make(chan struct{})}
+	// The directory that we are in may be closed to the user that it runs as.
+	c.cmd.Dir, c.cmd.Stdout, c.cmd.Stderr, c.cmd.SysProcAttr = p.dir, log, log, attributes()
+	started := make(chan error)
+	go func() {
+		// The kernel ends the child when the thread that forked it ends, and Go
+		// ends a thread when any goroutine that locked it returns. So the fork
+		// happens on a thread that is ours alone until the child is gone.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := c.cmd.Start()
+		started <- err
+		if err == nil {
+			c.err = c.cmd.Wait()
+			close(c.exited)
+		}
+	}()
+	return c, <-started
+}
+
+func (c *process) kill() {
+	c.cmd.Process.Kill() //nolint:errcheck // it may have ended already
+	<-c.exited
+}
+
+func freePort() (uint16, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close() //nolint:errcheck // nobody connected
+	return uint16(l.Addr().(*net.TCPAddr).Port), nil
 }

@@ -8,10 +8,9 @@ import (
 	"syscall"
 )
 
-// attributes has the server end with this process, and as a superuser, whom
-// PostgreSQL refuses, has it run as somebody else. The signal comes when the
-// thread that started the server ends; Go ends threads only under goroutines
-// that locked theirs, which this package never does.
+// attributes has a child end with the thread that started it, for which see
+// launch; keeps Ctrl-C from it, which is ours to answer with Stop; and, where
+// we are root, whom PostgreSQL refuses, has it run as somebody else.
 func attributes() *syscall.SysProcAttr {
 	a := &syscall.SysProcAttr{Pdeathsig: syscall.SIGQUIT, Setpgid: true}
 	if os.Geteuid() == 0 {
@@ -42,5 +41,5 @@ func somebody() (uid, gid int) {
 			return uid, gid
 		}
 	}
-	return 65534, 65534
+	return 65534, 65534 // nobody, by the kernel's own number
 }

@@ -41,7 +41,7 @@ func (t *table) examine(ctx context.Context) (facts, error) {
 	if closed := results.Close(); err == nil {
 		err = closed
 	}
-	return f, t.explain(ctx, "examine the database", err)
+	return f, t.explain("examine the database", err)
 }
 
 // fault answers why the table can't be purged, or nil.

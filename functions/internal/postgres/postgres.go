@@ -38,6 +38,10 @@ const (
 	// chunkPages is how many pages one statement on a physical range covers at
 	// most, 8 MB, so that it stays short where few rows have expired.
 	chunkPages = 1024
+	// So many batches, and no more rows than that, are cut in one reading, which
+	// takes the time of one batch's delete.
+	aheadBatches = 8
+	aheadRows    = 40_000
 	// listPages is the same for PostgreSQL 13, where each place is listed.
 	listPages = 16
 )
@@ -54,7 +58,7 @@ type Server struct {
 
 // Open implements [purge.Engine].
 func (s Server) Open(ctx context.Context, database string, claim bool) (purge.Table, error) {
-	t := &table{server: s, database: database}
+	t := &table{server: s, database: database, prepared: map[string]bool{}}
 	if err := t.open(ctx, claim); err != nil {
 		t.Close()
 		return nil, err
@@ -74,6 +78,10 @@ type table struct {
 	version  int                // 150004 is 15.4
 	marks    []pgtype.Timestamp // about every lookRows rows, ascending
 	unmarked int                // rows since the last mark
+	ahead    ahead
+	limits   *limits         // nil is none set
+	prepared map[string]bool // statements
+	began    time.Time       // the last statement
 }
 
 func (t *table) open(ctx context.Context, claim bool) error {
@@ -84,7 +92,7 @@ func (t *table) open(ctx context.Context, claim bool) error {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	if t.conn, err = pgx.ConnectConfig(ctx, config); err != nil {
-		return t.explain(ctx, "connect", err)
+		return t.explain("connect", err)
 	}
 	f, err := t.examine(ctx)
 	if err != nil {
@@ -103,7 +111,7 @@ func (t *table) open(ctx context.Context, claim bool) error {
 	}
 	var claimed bool
 	if err := t.conn.QueryRow(ctx, sqlClaim).Scan(&claimed); err != nil {
-		return t.explain(ctx, "claim the database", err)
+		return t.explain("claim the database", err)
 	}
 	if !claimed {
 		return purge.ErrAlreadyRunning
@@ -123,8 +131,7 @@ func (t *table) config() (*pgx.ConnConfig, error) {
 	config.TLSConfig, config.Fallbacks = t.server.TLS, nil
 	config.RuntimeParams = map[string]string{"application_name": "edfi-token-purge"}
 	config.ConnectTimeout = connectTimeout
-	// Each statement is planned for the values that it runs with, costs one
-	// round trip, and leaves nothing behind on the server.
+	// One round trip a statement; those that come often are prepared by hand.
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	config.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
 		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: cancelGrace}
@@ -176,8 +183,8 @@ func (t *table) Oldest(ctx context.Context, r purge.Range) (time.Time, purge.Ran
 		if look.physical && t.readsRanges() { // a list of all places would be too long
 			sql, args = sqlOldestPhysical, append(args, look.lower, look.upper)
 		}
-		if err := t.row(ctx, look, &oldest, sql, args...); err != nil {
-			return time.Time{}, nil, t.explain(ctx, "look for expired rows", err)
+		if err := t.row(ctx, look.physical, &oldest, sql, args...); err != nil {
+			return time.Time{}, nil, t.explain("look for expired rows", err)
 		}
 		if !oldest.Valid {
 			continue
@@ -223,23 +230,27 @@ func instant(t pgtype.Timestamp) time.Time {
 func (t *table) Count(ctx context.Context, r purge.Range) (int64, error) {
 	var count int64
 	part := r.(rows)
-	err := t.row(ctx, part, &count, sqlCount, part.from, part.to)
-	return count, t.explain(ctx, "count expired rows", err)
+	err := t.row(ctx, false, &count, sqlCount, part.from, part.to)
+	return count, t.explain("count expired rows", err)
 }
 
-// Next implements [purge.Table]: the batch ends where row n+1 begins.
+// Next implements [purge.Table]: a batch ends where row n+1 begins.
 func (t *table) Next(ctx context.Context, r purge.Range, n int) (purge.Batch, purge.Range, error) {
 	part := r.(rows)
 	if part.physical || !t.indexed && t.places {
 		return t.nextPhysical(ctx, part, n)
 	}
-	var end pgtype.Timestamp
-	err := t.row(ctx, part, &end, sqlEnd, part.from, part.to, n)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows): // n rows at most
+	if !t.ahead.serves(part, n) {
+		if err := t.readAhead(ctx, part, n); err != nil {
+			return purge.Batch{}, nil, t.explain("find the next batch", err)
+		}
+	}
+	if len(t.ahead.ends) == 0 { // n rows at most
 		return purge.Batch{Rows: part}, nil, nil
-	case err != nil:
-		return purge.Batch{}, nil, t.explain(ctx, "find the next batch", err)
+	}
+	end := t.ahead.ends[0]
+	t.ahead.ends, t.ahead.from = t.ahead.ends[1:], end
+	switch {
 	case end != part.from:
 		t.mark(end, n)
 		return purge.Batch{Rows: rows{from: part.from, to: end}}, rows{from: end, to: part.to}, nil
@@ -249,6 +260,39 @@ func (t *table) Next(ctx context.Context, r purge.Range, n int) (purge.Batch, pu
 		after := next(end)
 		return purge.Batch{Rows: rows{from: end, to: after}, Unbounded: true}, rows{from: after, to: part.to}, nil
 	}
+}
+
+// ahead is where the next batches of n rows from an expiration on end.
+type ahead struct {
+	from, to pgtype.Timestamp
+	n        int
+	ends     []pgtype.Timestamp
+	last     bool // behind the ends come n rows at most
+}
+
+func (a ahead) serves(part rows, n int) bool {
+	return a.n == n && a.from == part.from && a.to == part.to && (a.last || len(a.ends) > 0)
+}
+
+func (t *table) readAhead(ctx context.Context, part rows, n int) error {
+	most := max(1, min(aheadBatches, aheadRows/n))
+	if err := t.begin(ctx, false, sqlEnds); err != nil {
+		return err
+	}
+	read, _ := t.conn.Query(ctx, sqlEnds, part.from, part.to, n, most) // the error comes below
+	ends, err := pgx.CollectRows(read, pgx.RowTo[pgtype.Timestamp])
+	if err != nil {
+		return err
+	}
+	t.ahead = ahead{from: part.from, to: part.to, n: n, ends: ends, last: len(ends) < most}
+	if k := len(ends); k > 0 {
+		before := part.from
+		if k > 1 {
+			before = ends[k-2]
+		}
+		t.ahead.last = t.ahead.last && ends[k-1] != before
+	}
+	return nil
 }
 
 func (t *table) mark(end pgtype.Timestamp, n int) {
@@ -263,8 +307,8 @@ func (t *table) mark(end pgtype.Timestamp, n int) {
 func (t *table) nextPhysical(ctx context.Context, part rows, n int) (purge.Batch, purge.Range, error) {
 	if !part.physical { // from the first page to the last one of now
 		var pages uint32
-		if err := t.row(ctx, part, &pages, sqlPages, t.oid); err != nil {
-			return purge.Batch{}, nil, t.explain(ctx, "read the table's size", err)
+		if err := t.row(ctx, true, &pages, sqlPages, t.oid); err != nil {
+			return purge.Batch{}, nil, t.explain("read the table's size", err)
 		}
 		part.physical, part.lower, part.upper = true, page(0), page(pages)
 	}
@@ -276,9 +320,13 @@ func (t *table) nextPhysical(ctx context.Context, part rows, n int) (purge.Batch
 	if end := part.lower.BlockNumber + pages; end < part.upper.BlockNumber {
 		batch.upper = page(end)
 	}
-	err := t.row(ctx, batch, &batch.upper, t.physical(sqlEndPhysical), batch.from, batch.to, batch.lower, batch.upper, n)
+	sql := t.physical(sqlEndPhysical)
+	err := t.begin(ctx, true, sql)
+	if err == nil {
+		err = t.conn.QueryRow(ctx, sql, batch.from, batch.to, batch.lower, batch.upper, n).Scan(&batch.upper)
+	}
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return purge.Batch{}, nil, t.explain(ctx, "find the next batch", err)
+		return purge.Batch{}, nil, t.explain("find the next batch", err)
 	}
 	if rest.lower = batch.upper; rest.lower == rest.upper {
 		return purge.Batch{Rows: batch}, nil, nil
@@ -307,55 +355,65 @@ func (t *table) Delete(ctx context.Context, r purge.Range) (int64, error) {
 	if part.physical {
 		sql, args = t.physical(sqlDeletePhysical), append(args, part.lower, part.upper)
 	}
-	results, err := t.send(ctx, part, sql, args...)
+	err := t.begin(ctx, part.physical, sql)
 	if err != nil {
-		return 0, t.explain(ctx, "delete", err)
+		return 0, t.explain("delete", err)
 	}
-	tag, err := results.Exec()
-	if closed := results.Close(); err == nil {
-		err = closed // where the commit's error comes
-	}
+	tag, err := t.conn.Exec(ctx, sql, args...)
 	if err != nil {
-		return 0, t.explain(ctx, "delete", err)
+		return 0, t.explain("delete", err)
 	}
 	return tag.RowsAffected(), nil
 }
 
 // row reads the one value that sql answers into dest.
-func (t *table) row(ctx context.Context, part rows, dest any, sql string, args ...any) error {
-	results, err := t.send(ctx, part, sql, args...)
-	if err != nil {
+func (t *table) row(ctx context.Context, physical bool, dest any, sql string, args ...any) error {
+	if err := t.begin(ctx, physical, ""); err != nil {
 		return err
 	}
-	err = results.QueryRow().Scan(dest)
-	if closed := results.Close(); err == nil {
-		err = closed
-	}
-	return err
+	return t.conn.QueryRow(ctx, sql, args...).Scan(dest)
 }
 
-// send sends sql, and before it, in the same round trip, how long it may take
-// and how it may be planned.
-func (t *table) send(ctx context.Context, part rows, sql string, args ...any) (pgx.BatchResults, error) {
-	var limit, lock time.Duration // 0 is no limit
-	lock = t.server.LockTimeout
-	if deadline, ok := ctx.Deadline(); ok {
-		limit = time.Until(deadline) - serverFirst
-		if limit < time.Millisecond {
-			return nil, purge.ErrTimeout
+// limits is how long the server lets a statement run, and how it may plan it.
+type limits struct {
+	statement, lock time.Duration // 0 is no limit
+	physical        bool
+	deadline        time.Time
+	until           time.Time // the limits stand until then; zero is for ever
+}
+
+// begin makes ready for a statement: it has the server give up in time, and
+// where prepare is a statement that will come often, prepares it. Most calls
+// find all in place and cost nothing.
+func (t *table) begin(ctx context.Context, physical bool, prepare string) error {
+	deadline, _ := ctx.Deadline()
+	now := time.Now()
+	if l := t.limits; l == nil || l.physical != physical || !l.deadline.Equal(deadline) || !l.until.IsZero() && now.After(l.until) {
+		l = &limits{lock: t.server.LockTimeout, physical: physical, deadline: deadline}
+		if !deadline.IsZero() {
+			left := deadline.Sub(now) - serverFirst
+			if left < 8*time.Millisecond {
+				return purge.ErrTimeout
+			}
+			// An eighth less than there is, so that the limits need not be set anew
+			// until that eighth is over.
+			l.statement, l.until = left*7/8, now.Add(left/8)
+			// The lock's time must be up first, else it looks like a slow statement.
+			l.lock = min(l.lock, l.statement*9/10)
 		}
-		// The lock's time must be up first, else it looks like a slow statement.
-		lock = min(lock, limit*9/10)
+		if _, err := t.conn.Exec(ctx, sqlLimits, milliseconds(l.statement), milliseconds(l.lock), onOff(!physical)); err != nil {
+			return err
+		}
+		t.limits = l
 	}
-	var batch pgx.Batch
-	batch.Queue(sqlLimits, milliseconds(limit), milliseconds(lock), onOff(!part.physical))
-	batch.Queue(sql, args...)
-	results := t.conn.SendBatch(ctx, &batch)
-	if _, err := results.Exec(); err != nil {
-		results.Close() //nolint:errcheck // err says it
-		return nil, err
+	if prepare != "" && !t.prepared[prepare] {
+		if _, err := t.conn.Prepare(ctx, prepare, prepare); err != nil {
+			return err
+		}
+		t.prepared[prepare] = true
 	}
-	return results, nil
+	t.began = time.Now()
+	return nil
 }
 
 func milliseconds(d time.Duration) string {
@@ -375,7 +433,7 @@ func onOff(on bool) string {
 // explain says what doing failed at, and for the errors that an operator can
 // mend, how. It leaves out what may quote a row or the login: a message's
 // detail and context, and the user's name.
-func (t *table) explain(ctx context.Context, doing string, err error) error {
+func (t *table) explain(doing string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -393,7 +451,7 @@ func (t *table) explain(ctx context.Context, doing string, err error) error {
 		case "55P03", "40P01", "40001": // lock not available, deadlock, serialization
 			return say("%w: SQLSTATE %s", purge.ErrLocked, refused.Code)
 		case "57014": // canceled: by our own limit, or by somebody
-			if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > 2*serverFirst {
+			if t.limits == nil || t.limits.statement == 0 || time.Since(t.began) < t.limits.statement*9/10 {
 				return say("%s: another session canceled the statement", message)
 			}
 			return say("%w: SQLSTATE %s", purge.ErrTimeout, refused.Code)

@@ -7,7 +7,8 @@ const (
 	// that a crash undoes is made again by the next run. No sequential scan, no
 	// bitmap and no sort, so that missing statistics can't turn each batch into a
 	// reading of the whole table; where nothing else serves, they are used
-	// nevertheless. The keepalives let the server find out within a minute that a
+	// nevertheless. Compiling a statement takes longer than running it. The
+	// keepalives let the server find out within a minute that a
 	// function has vanished, and with it the claim.
 	sqlSettings = `
 SELECT set_config(name, value, false)
@@ -15,6 +16,7 @@ FROM (VALUES ('synchronous_commit', 'off'),
              ('enable_seqscan', 'off'),
              ('enable_bitmapscan', 'off'),
              ('enable_sort', 'off'),
+             ('jit', 'off'),
              ('tcp_keepalives_idle', '30'),
              ('tcp_keepalives_interval', '10'),
              ('tcp_keepalives_count', '3')) AS setting (name, value)`
@@ -46,7 +48,7 @@ LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'expiration'`
 	// server lets the lock go when the connection ends, however it ends.
 	sqlClaim = `SELECT pg_try_advisory_lock(1164200553, 1349874279)`
 
-	// Sent ahead of each statement below. A physical range must be read as one;
+	// Sent ahead of the statements below, now and then. A physical range must be read as one;
 	// with index scans allowed the planner may prefer the expiration index.
 	sqlLimits = `
 SELECT set_config('statement_timeout', $1, false),
@@ -62,10 +64,23 @@ WHERE expiration >= $1 AND expiration < $2`
 SELECT min(expiration) FROM dbo.clientaccesstokens
 WHERE expiration >= $1 AND expiration < $2`
 
-	sqlEnd = `
-SELECT expiration FROM dbo.clientaccesstokens
-WHERE expiration >= $1 AND expiration < $2
-ORDER BY expiration OFFSET $3 LIMIT 1`
+	// The expirations at which the next $4 batches of at most $3 rows end. Where
+	// more rows than that share one expiration the last end is the one before it.
+	sqlEnds = `
+WITH RECURSIVE batch (number, start, finish) AS (
+    SELECT 1, $1::timestamp,
+           (SELECT expiration FROM dbo.clientaccesstokens
+            WHERE expiration >= $1 AND expiration < $2
+            ORDER BY expiration OFFSET $3 LIMIT 1)
+    UNION ALL
+    SELECT number + 1, finish,
+           (SELECT expiration FROM dbo.clientaccesstokens
+            WHERE expiration >= finish AND expiration < $2
+            ORDER BY expiration OFFSET $3 LIMIT 1)
+    FROM batch
+    WHERE finish > start AND number < $4
+)
+SELECT finish FROM batch WHERE finish IS NOT NULL ORDER BY number`
 
 	sqlDelete = `
 DELETE FROM dbo.clientaccesstokens
