@@ -10,6 +10,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -70,6 +71,7 @@ func (s Server) Open(ctx context.Context, database string, claim bool) (purge.Ta
 type table struct {
 	server   Server
 	database string
+	mu       sync.Mutex // held by each method that uses the connection
 	conn     *pgx.Conn
 	facts    purge.Facts
 	oid      uint32
@@ -177,6 +179,8 @@ func (t *table) Expired(limit time.Time) purge.Range {
 
 // Oldest implements [purge.Table].
 func (t *table) Oldest(ctx context.Context, r purge.Range) (time.Time, purge.Range, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	for _, look := range t.looks(r.(rows)) {
 		var oldest pgtype.Timestamp
 		sql, args := sqlOldest, []any{look.from, look.to}
@@ -228,6 +232,8 @@ func instant(t pgtype.Timestamp) time.Time {
 
 // Count implements [purge.Table].
 func (t *table) Count(ctx context.Context, r purge.Range) (int64, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	var count int64
 	part := r.(rows)
 	err := t.row(ctx, false, &count, sqlCount, part.from, part.to)
@@ -236,6 +242,8 @@ func (t *table) Count(ctx context.Context, r purge.Range) (int64, error) {
 
 // Next implements [purge.Table]: a batch ends where row n+1 begins.
 func (t *table) Next(ctx context.Context, r purge.Range, n int) (purge.Batch, purge.Range, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	part := r.(rows)
 	if part.physical || !t.indexed && t.places {
 		return t.nextPhysical(ctx, part, n)
@@ -320,11 +328,7 @@ func (t *table) nextPhysical(ctx context.Context, part rows, n int) (purge.Batch
 	if end := part.lower.BlockNumber + pages; end < part.upper.BlockNumber {
 		batch.upper = page(end)
 	}
-	sql := t.physical(sqlEndPhysical)
-	err := t.begin(ctx, true, sql)
-	if err == nil {
-		err = t.conn.QueryRow(ctx, sql, batch.from, batch.to, batch.lower, batch.upper, n).Scan(&batch.upper)
-	}
+	err := t.row(ctx, true, &batch.upper, t.physical(sqlEndPhysical), batch.from, batch.to, batch.lower, batch.upper, n)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return purge.Batch{}, nil, t.explain("find the next batch", err)
 	}
@@ -350,6 +354,8 @@ func page(number uint32) pgtype.TID { return pgtype.TID{BlockNumber: number, Val
 
 // Delete implements [purge.Table].
 func (t *table) Delete(ctx context.Context, r purge.Range) (int64, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	part := r.(rows)
 	sql, args := sqlDelete, []any{part.from, part.to}
 	if part.physical {
@@ -366,9 +372,11 @@ func (t *table) Delete(ctx context.Context, r purge.Range) (int64, error) {
 	return tag.RowsAffected(), nil
 }
 
-// row reads the one value that sql answers into dest.
+// row reads the one value that sql answers into dest. Preparing pays even where
+// a statement comes but twice: planning looks at the end of the index, where the
+// deleted entries are.
 func (t *table) row(ctx context.Context, physical bool, dest any, sql string, args ...any) error {
-	if err := t.begin(ctx, physical, ""); err != nil {
+	if err := t.begin(ctx, physical, sql); err != nil {
 		return err
 	}
 	return t.conn.QueryRow(ctx, sql, args...).Scan(dest)
@@ -382,10 +390,9 @@ type limits struct {
 	until           time.Time // the limits stand until then; zero is for ever
 }
 
-// begin makes ready for a statement: it has the server give up in time, and
-// where prepare is a statement that will come often, prepares it. Most calls
-// find all in place and cost nothing.
-func (t *table) begin(ctx context.Context, physical bool, prepare string) error {
+// begin makes ready for sql: the statement is prepared, and the server will give
+// it up in time. Most calls find all in place and cost nothing.
+func (t *table) begin(ctx context.Context, physical bool, sql string) error {
 	deadline, _ := ctx.Deadline()
 	now := time.Now()
 	if l := t.limits; l == nil || l.physical != physical || !l.deadline.Equal(deadline) || !l.until.IsZero() && now.After(l.until) {
@@ -406,11 +413,11 @@ func (t *table) begin(ctx context.Context, physical bool, prepare string) error 
 		}
 		t.limits = l
 	}
-	if prepare != "" && !t.prepared[prepare] {
-		if _, err := t.conn.Prepare(ctx, prepare, prepare); err != nil {
+	if !t.prepared[sql] {
+		if _, err := t.conn.Prepare(ctx, sql, sql); err != nil {
 			return err
 		}
-		t.prepared[prepare] = true
+		t.prepared[sql] = true
 	}
 	t.began = time.Now()
 	return nil

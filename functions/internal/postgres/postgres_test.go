@@ -309,7 +309,7 @@ func TestAWindowIsReadThroughTheIndexAndARangeByItsPlace(t *testing.T) {
 		if sql == sqlEnds {
 			args = append(args, 8)
 		}
-		if err := tab.begin(t.Context(), part.physical, ""); err != nil {
+		if err := tab.begin(t.Context(), part.physical, sql); err != nil {
 			t.Fatal(err)
 		}
 		lines, _ := tab.conn.Query(t.Context(), "EXPLAIN "+sql, args...)

@@ -66,8 +66,8 @@ type Engine interface {
 	Open(ctx context.Context, database string, claim bool) (Table, error)
 }
 
-// Table is the token table of one database, on one connection. Its methods
-// run one after the other. When ctx has a deadline, the server itself gives up
+// Table is the token table of one database, on one connection. Calls that come
+// at the same time wait for each other. When ctx has a deadline, the server itself gives up
 // shortly before it, and the error is ErrTimeout.
 type Table interface {
 	// Facts answers what Open learned, at no cost.

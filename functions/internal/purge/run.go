@@ -91,9 +91,9 @@ type run struct {
 	overrun StopReason // what it means that the time is over
 	cap     *rowCap
 	log     *slog.Logger
-	table   Table
-	expired Range  // all that the run may delete
-	left    []part // what a stopped sweep did not get to
+	tables  []Table // the first claims the database and deletes; the last reads
+	expired Range   // all that the run may delete
+	left    []part  // what a stopped sweep did not get to
 	res     DatabaseResult
 }
 
@@ -101,23 +101,20 @@ type run struct {
 // which outer still allows.
 func (r *run) serve(outer, work context.Context) {
 	start := time.Now()
-	defer func() {
-		if p := recover(); p != nil { // its value may quote anything, so only its type is told
-			r.log.ErrorContext(outer, "panic", "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
-			r.end(Failed, Errored)
-			r.res.Error = fmt.Sprintf("a bug: panic of type %T, its stack is in the log", p)
-		}
-		r.res.DurationMs = time.Since(start).Milliseconds()
-	}()
+	defer func() { r.res.DurationMs = time.Since(start).Milliseconds() }()
 
 	err := work.Err()
 	late := err != nil
 	if !late {
-		r.table, err = r.target.Engine.Open(work, r.res.Database, r.policy.Action == Purge)
+		err = r.guard(work, func() error { return r.open(work, r.policy.Action == Purge) })
 	}
 	if err == nil {
-		defer r.table.Close()
-		err = r.act(work)
+		defer func() {
+			for _, t := range r.tables {
+				t.Close()
+			}
+		}()
+		err = r.guard(work, func() error { return r.act(work) })
 	}
 	switch {
 	case err == nil:
@@ -128,7 +125,7 @@ func (r *run) serve(outer, work context.Context) {
 		r.end(Partial, MaxRows)
 	case errors.Is(outer.Err(), context.Canceled):
 		r.end(Partial, Canceled)
-	case late, r.table != nil && (errors.Is(err, ErrTimeout) || work.Err() != nil):
+	case late, r.tables != nil && (errors.Is(err, ErrTimeout) || work.Err() != nil):
 		r.end(Partial, r.overrun)
 	default:
 		r.end(Failed, Errored)
@@ -137,6 +134,30 @@ func (r *run) serve(outer, work context.Context) {
 	if r.res.Status != Complete && r.expired != nil && r.policy.Action == Purge {
 		r.lookAtLeftovers(outer)
 	}
+}
+
+// open opens one more connection to the table.
+func (r *run) open(ctx context.Context, claim bool) error {
+	t, err := r.target.Engine.Open(ctx, r.res.Database, claim)
+	if err == nil {
+		r.tables = append(r.tables, t)
+	}
+	return err
+}
+
+// reader answers the connection that reads: the one that deletes, too, until
+// the backlog turns out to be large.
+func (r *run) reader() Table { return r.tables[len(r.tables)-1] }
+
+// guard makes a panic in do an error: of this database, and of no other.
+func (r *run) guard(ctx context.Context, do func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil { // its value may quote anything, so only its type is told
+			r.log.ErrorContext(ctx, "panic", "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+			err = fmt.Errorf("a bug: panic of type %T, its stack is in the log", p)
+		}
+	}()
+	return do()
 }
 
 var doneReason = map[Action]StopReason{Purge: Drained, DryRun: DryRunDone, Check: CheckDone}
@@ -156,13 +177,13 @@ func (r *run) find(f Finding) {
 
 // act runs the action and answers nil when it was done to the end.
 func (r *run) act(ctx context.Context) error {
-	facts := r.table.Facts()
+	facts := r.tables[0].Facts()
 	r.res.Findings = append(r.res.Findings, facts.Findings...)
 	r.res.Cutoff = instant(facts.Now)
 	if now := time.Now(); facts.Now.Sub(now).Abs() > MaxClockSkew {
 		return fmt.Errorf("clock-skew: the database says %s, this function says %s; more than %s apart, so nothing is deleted", r.res.Cutoff, instant(now), MaxClockSkew)
 	}
-	r.expired = r.table.Expired(facts.Now.Add(-r.policy.Grace))
+	r.expired = r.tables[0].Expired(facts.Now.Add(-r.policy.Grace))
 	switch r.policy.Action {
 	case Check:
 		return nil
@@ -175,12 +196,12 @@ func (r *run) act(ctx context.Context) error {
 
 // count is the dry run.
 func (r *run) count(ctx context.Context) error {
-	oldest, found, err := r.table.Oldest(ctx, r.expired)
+	oldest, found, err := r.reader().Oldest(ctx, r.expired)
 	if err != nil || found == nil {
 		return err
 	}
 	r.res.OldestExpiration, r.res.OldestLeft = instant(oldest), instant(oldest)
-	rows, err := r.table.Count(ctx, found)
+	rows, err := r.reader().Count(ctx, found)
 	if err != nil {
 		return err
 	}
@@ -194,7 +215,7 @@ func (r *run) count(ctx context.Context) error {
 // the sweep, already expired, are found by that look and swept in another lap.
 func (r *run) drain(ctx context.Context) error {
 	for fruitless := 0; ; {
-		oldest, found, err := r.table.Oldest(ctx, r.expired)
+		oldest, found, err := r.reader().Oldest(ctx, r.expired)
 		if err != nil {
 			return err
 		}
@@ -232,7 +253,7 @@ func (r *run) lookAtLeftovers(outer context.Context) {
 	}
 	var oldest *Instant
 	for _, p := range left {
-		at, found, err := r.table.Oldest(ctx, p.rows)
+		at, found, err := r.reader().Oldest(ctx, p.rows)
 		if p.locked && (found != nil || err != nil) {
 			r.find(Warning("locked-rows", "rows stayed locked by other sessions until the run ended: look for a long transaction on the table; the next run tries again"))
 		}

@@ -1,10 +1,12 @@
 package purge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"sync"
 	"time"
 )
 
@@ -15,6 +17,12 @@ const (
 	// After a lock error the loop rests up to this long: a deadlock is reported
 	// at once, and two sessions that step back in step meet again.
 	lockedRest = 200 * time.Millisecond
+	// So many batches are cut ahead of the one that is being deleted: as many as
+	// go while the ends of some more are read.
+	jobsReady = 4
+	// After so many batches the backlog is large enough to be worth a second
+	// connection, so that one reads while the other deletes.
+	widenAfter = 8
 )
 
 // part is a stretch of the table still to be swept.
@@ -24,60 +32,129 @@ type part struct {
 	locked bool // others held a row of it
 }
 
-// sweep deletes the rows of todo batch by batch. It answers the parts that are
-// still to do: none, unless there is an error.
-func (r *run) sweep(ctx context.Context, todo []part) ([]part, error) {
-	for len(todo) > 0 {
-		if err := ctx.Err(); err != nil {
-			return todo, err
-		}
-		granted := int(r.cap.take(int64(todo[0].batch)))
-		if granted == 0 {
-			return todo, errMaxRows
-		}
-		start := time.Now()
-		batch, rest, deleted, err := r.step(ctx, todo[0].rows, granted)
-		r.cap.giveBack(int64(granted) - deleted)
-
-		pause := r.policy.Pause
-		switch {
-		case errors.Is(err, ErrLocked): // the others first, then this in smaller pieces
-			todo = append(todo, part{batch.Rows, max(1, todo[0].batch/lockedSplit), true})
-			pause = lockedRest/2 + rand.N(lockedRest/2)
-		case err != nil:
-			return todo, err
-		case deleted == 0:
-			pause = 0
-		default:
-			r.res.DeletedRows += deleted
-			r.res.Batches++
-		}
-		if todo[0].rows = rest; rest == nil {
-			todo = todo[1:]
-		}
-		r.log.LogAttrs(ctx, slog.LevelDebug, "batch", slog.Int64("rows", deleted),
-			slog.Duration("took", time.Since(start)), slog.Bool("locked", err != nil))
-		if len(todo) > 0 {
-			sleep(ctx, pause)
-		}
-	}
-	return nil, nil
+// job is a batch on its way through a worker.
+type job struct {
+	part
+	granted int64 // rows, out of the cap
+	deleted int64
+	err     error
 }
 
-// step deletes the first batch of rows, at most n of them.
-func (r *run) step(ctx context.Context, rows Range, n int) (Batch, Range, int64, error) {
-	batch, rest, err := r.table.Next(ctx, rows, n)
-	if err != nil {
-		return batch, rest, 0, err
-	}
-	if batch.Unbounded {
-		r.find(Warning("unbounded-batch", "more rows than a batch may hold share one expiration, and the role may not read what tells them apart: they go in one statement, and with MAX_ROWS set they stay. GRANT SELECT ON dbo.ClientAccessTokens to the role to have them deleted in batches"))
-		if r.policy.MaxRows > 0 {
-			return batch, rest, 0, errMaxRows
+// sweep deletes the rows of todo batch by batch: a worker deletes while the
+// next batches are cut. It answers the parts that are still to do: none, unless
+// there is an error.
+func (r *run) sweep(ctx context.Context, todo []part) (left []part, failure error) {
+	jobs, done := make(chan job, jobsReady), make(chan job, jobsReady)
+	var worker sync.WaitGroup
+	worker.Go(func() { r.work(ctx, r.tables[0], jobs, done) })
+	defer worker.Wait()
+	defer close(jobs)
+
+	var behind []Range // deleted, and not yet looked at again
+	flying := 0        // jobs sent and not yet done
+	for planned := 0; ; {
+		if failure == nil && flying < jobsReady && len(todo) > 0 {
+			j, err := r.plan(ctx, &todo)
+			if err == nil {
+				jobs <- j
+				flying++
+				if planned++; planned == widenAfter {
+					r.widen(ctx)
+				}
+				continue
+			}
+			// What flies may give rows back to the cap.
+			if !errors.Is(err, errMaxRows) || flying == 0 {
+				failure = err
+			}
+		}
+		if flying == 0 {
+			return append(left, todo...), failure
+		}
+		if len(done) == 0 && len(behind) > 0 && len(r.tables) > 1 {
+			// Time to spare: look at what was deleted. The last look, which must
+			// pass over it all, is quick where another has been before.
+			if _, found, err := r.reader().Oldest(ctx, behind[0]); err == nil && found != nil {
+				todo = append(todo, part{rows: found, batch: r.policy.BatchSize})
+			}
+			behind = behind[1:]
+			continue
+		}
+		j := <-done
+		flying--
+		r.cap.giveBack(j.granted - j.deleted)
+		r.res.DeletedRows += j.deleted
+		switch {
+		case errors.Is(j.err, ErrLocked): // the others first, then this in smaller pieces
+			todo = append(todo, part{j.rows, max(1, j.batch/lockedSplit), true})
+		case j.err != nil:
+			left = append(left, j.part)
+			failure = cmp.Or(failure, j.err)
+		case j.deleted > 0:
+			r.res.Batches++
+			behind = append(behind, j.rows)
 		}
 	}
-	deleted, err := r.table.Delete(ctx, batch.Rows)
-	return batch, rest, deleted, err
+}
+
+// plan cuts the next batch off todo.
+func (r *run) plan(ctx context.Context, todo *[]part) (job, error) {
+	front := &(*todo)[0]
+	if err := ctx.Err(); err != nil {
+		return job{}, err
+	}
+	granted := r.cap.take(int64(front.batch))
+	if granted == 0 {
+		return job{}, errMaxRows
+	}
+	batch, rest, err := r.reader().Next(ctx, front.rows, int(granted))
+	if err == nil && batch.Unbounded {
+		r.find(Warning("unbounded-batch", "more rows than a batch may hold share one expiration, and the role may not read what tells them apart: they go in one statement, and with MAX_ROWS set they stay. GRANT SELECT ON dbo.ClientAccessTokens to the role to have them deleted in batches"))
+		if r.policy.MaxRows > 0 {
+			err = errMaxRows
+		}
+	}
+	if err != nil {
+		r.cap.giveBack(granted)
+		return job{}, err
+	}
+	j := job{part: *front, granted: granted}
+	j.rows = batch.Rows
+	if front.rows = rest; rest == nil {
+		*todo = (*todo)[1:]
+	}
+	return j, nil
+}
+
+// work deletes the rows of one job after the other.
+func (r *run) work(ctx context.Context, t Table, jobs <-chan job, done chan<- job) {
+	for j := range jobs {
+		start := time.Now()
+		j.err = r.guard(ctx, func() (err error) {
+			j.deleted, err = t.Delete(ctx, j.rows)
+			return err
+		})
+		r.log.LogAttrs(ctx, slog.LevelDebug, "batch", slog.Int64("rows", j.deleted),
+			slog.Duration("took", time.Since(start)), slog.Bool("failed", j.err != nil))
+		done <- j
+		switch {
+		case errors.Is(j.err, ErrLocked):
+			sleep(ctx, lockedRest/2+rand.N(lockedRest/2))
+		case j.deleted > 0:
+			sleep(ctx, r.policy.Pause)
+		}
+	}
+}
+
+// widen gives a large backlog a connection of its own for reading. Where the
+// server has none to spare, one does both.
+func (r *run) widen(ctx context.Context) {
+	if len(r.tables) > 1 {
+		return
+	}
+	if err := r.open(ctx, false); err != nil {
+		r.log.WarnContext(ctx, "no second connection", "error", err.Error())
+	}
 }
 
 // sleep rests for d, or until ctx ends.
