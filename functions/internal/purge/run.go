@@ -132,7 +132,7 @@ func (r *run) serve(outer, work context.Context) {
 		r.res.Error = err.Error()
 	}
 	if r.res.Status != Complete && r.expired != nil && r.policy.Action == Purge {
-		r.lookAtLeftovers(outer)
+		r.guard(outer, func() error { r.lookAtLeftovers(outer); return nil }) //nolint:errcheck // logged; the status stands
 	}
 }
 
@@ -205,7 +205,9 @@ func (r *run) count(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if r.res.ExpiredRows = r.cap.take(rows); r.res.ExpiredRows < rows {
+	r.res.ExpiredRows = r.cap.take(rows, false)
+	r.cap.settle(r.res.ExpiredRows, r.res.ExpiredRows)
+	if r.res.ExpiredRows < rows {
 		r.find(Finding{"info", "max-rows", fmt.Sprintf("%d rows have expired; MAX_ROWS lets one run delete %d of them here", rows, r.res.ExpiredRows)})
 	}
 	return nil
@@ -269,31 +271,43 @@ func (r *run) lookAtLeftovers(outer context.Context) {
 	}
 }
 
-// rowCap shares Policy.MaxRows among the databases of a run. A grant that was
-// not used up is given back.
+// rowCap shares Policy.MaxRows among the databases of a run. Rows are granted
+// before they are deleted; what a grant did not use goes back.
 type rowCap struct {
-	mu   sync.Mutex
-	left int64
+	mu      sync.Mutex
+	settled sync.Cond
+	left    int64
+	granted int64 // and not settled
 }
 
 func newRowCap(most int64) *rowCap {
 	if most <= 0 {
 		most = math.MaxInt64
 	}
-	return &rowCap{left: most}
+	c := &rowCap{left: most}
+	c.settled.L = &c.mu
+	return c
 }
 
-// take grants up to n rows.
-func (c *rowCap) take(n int64) int64 {
+// take grants up to n rows. Where none is left it answers 0 at once, or with
+// wait when nothing can come back from the grants of others any more.
+func (c *rowCap) take(n int64, wait bool) int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	for wait && c.left == 0 && c.granted > 0 {
+		c.settled.Wait()
+	}
 	n = max(0, min(n, c.left))
 	c.left -= n
+	c.granted += n
 	return n
 }
 
-func (c *rowCap) giveBack(n int64) {
+// settle ends a grant of which so many rows were used.
+func (c *rowCap) settle(granted, used int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.left += n
+	c.granted -= granted
+	c.left = max(0, c.left+granted-used)
+	c.settled.Broadcast()
 }

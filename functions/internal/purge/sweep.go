@@ -54,7 +54,7 @@ func (r *run) sweep(ctx context.Context, todo []part) (left []part, failure erro
 	flying := 0        // jobs sent and not yet done
 	for planned := 0; ; {
 		if failure == nil && flying < jobsReady && len(todo) > 0 {
-			j, err := r.plan(ctx, &todo)
+			j, err := r.plan(ctx, &todo, flying == 0)
 			if err == nil {
 				jobs <- j
 				flying++
@@ -63,7 +63,7 @@ func (r *run) sweep(ctx context.Context, todo []part) (left []part, failure erro
 				}
 				continue
 			}
-			// What flies may give rows back to the cap.
+			// What flies may give rows back to the cap, and is not waited for in plan.
 			if !errors.Is(err, errMaxRows) || flying == 0 {
 				failure = err
 			}
@@ -82,7 +82,7 @@ func (r *run) sweep(ctx context.Context, todo []part) (left []part, failure erro
 		}
 		j := <-done
 		flying--
-		r.cap.giveBack(j.granted - j.deleted)
+		r.cap.settle(j.granted, j.deleted)
 		r.res.DeletedRows += j.deleted
 		switch {
 		case errors.Is(j.err, ErrLocked): // the others first, then this in smaller pieces
@@ -97,13 +97,14 @@ func (r *run) sweep(ctx context.Context, todo []part) (left []part, failure erro
 	}
 }
 
-// plan cuts the next batch off todo.
-func (r *run) plan(ctx context.Context, todo *[]part) (job, error) {
+// plan cuts the next batch off todo. With wait it waits for rows that other
+// databases may give back to the cap.
+func (r *run) plan(ctx context.Context, todo *[]part, wait bool) (job, error) {
 	front := &(*todo)[0]
 	if err := ctx.Err(); err != nil {
 		return job{}, err
 	}
-	granted := r.cap.take(int64(front.batch))
+	granted := r.cap.take(int64(front.batch), wait)
 	if granted == 0 {
 		return job{}, errMaxRows
 	}
@@ -115,7 +116,7 @@ func (r *run) plan(ctx context.Context, todo *[]part) (job, error) {
 		}
 	}
 	if err != nil {
-		r.cap.giveBack(granted)
+		r.cap.settle(granted, 0)
 		return job{}, err
 	}
 	j := job{part: *front, granted: granted}
@@ -128,7 +129,9 @@ func (r *run) plan(ctx context.Context, todo *[]part) (job, error) {
 
 // work deletes the rows of one job after the other.
 func (r *run) work(ctx context.Context, t Table, jobs <-chan job, done chan<- job) {
+	var rest time.Duration // before the next one
 	for j := range jobs {
+		sleep(ctx, rest)
 		start := time.Now()
 		j.err = r.guard(ctx, func() (err error) {
 			j.deleted, err = t.Delete(ctx, j.rows)
@@ -139,9 +142,11 @@ func (r *run) work(ctx context.Context, t Table, jobs <-chan job, done chan<- jo
 		done <- j
 		switch {
 		case errors.Is(j.err, ErrLocked):
-			sleep(ctx, lockedRest/2+rand.N(lockedRest/2))
+			rest = lockedRest/2 + rand.N(lockedRest/2)
 		case j.deleted > 0:
-			sleep(ctx, r.policy.Pause)
+			rest = r.policy.Pause
+		default:
+			rest = 0
 		}
 	}
 }

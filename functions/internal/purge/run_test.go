@@ -1,0 +1,211 @@
+package purge
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// fake is a table in memory: so many expired rows, numbered. A Range is a
+// stretch of numbers.
+type fake struct {
+	mu      sync.Mutex
+	rows    int
+	skew    time.Duration
+	takes   time.Duration // each delete
+	deletes int
+	err     error // of every delete
+	panics  bool
+	opened  int
+	most    int // connections that the server gives
+}
+
+type stretch struct{ from, to int }
+
+func (f *fake) Open(context.Context, string, bool) (Table, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.opened++; f.most > 0 && f.opened > f.most {
+		return nil, errors.New("too many connections")
+	}
+	return f, nil
+}
+
+func (f *fake) Close()       {}
+func (f *fake) Facts() Facts { return Facts{Now: time.Now().UTC().Add(f.skew)} }
+
+func (f *fake) Expired(time.Time) Range { return stretch{0, f.rows} }
+
+func (f *fake) Oldest(ctx context.Context, r Range) (time.Time, Range, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s := r.(stretch); f.rows > 0 && s.from < s.to {
+		return time.Now().Add(-time.Hour), s, ctx.Err()
+	}
+	return time.Time{}, nil, ctx.Err()
+}
+
+func (f *fake) Count(context.Context, Range) (int64, error) { return int64(f.rows), nil }
+
+func (f *fake) Next(_ context.Context, r Range, n int) (Batch, Range, error) {
+	s := r.(stretch)
+	if s.from+n >= s.to {
+		return Batch{Rows: s}, nil, nil
+	}
+	return Batch{Rows: stretch{s.from, s.from + n}}, stretch{s.from + n, s.to}, nil
+}
+
+func (f *fake) Delete(ctx context.Context, r Range) (int64, error) {
+	if sleep(ctx, f.takes); ctx.Err() != nil {
+		return 0, ctx.Err()
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.deletes++
+	if f.panics {
+		panic("hunter2")
+	}
+	if f.err != nil {
+		return 0, f.err
+	}
+	s := r.(stretch)
+	f.rows -= s.to - s.from
+	return int64(s.to - s.from), nil
+}
+
+// fakes is an engine with several databases.
+type fakes map[string]*fake
+
+func (f fakes) Open(ctx context.Context, database string, claim bool) (Table, error) {
+	return f[database].Open(ctx, database, claim)
+}
+
+func runAll(ctx context.Context, e Engine, p Policy, databases ...string) Result {
+	p.Action = Purge
+	target := Target{Engine: e, Databases: databases, Log: slog.New(slog.DiscardHandler)}
+	return Run(ctx, target, p, func(DatabaseResult) {})
+}
+
+func TestTheCapIsSharedAndWhatOneDoesNotUseIsLeftToTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		// Each grant takes all there is, and uses a part of it.
+		e := fakes{"a": {rows: 100, takes: time.Second}, "b": {rows: 100, takes: time.Second}, "c": {rows: 100, takes: time.Second}}
+		r := runAll(t.Context(), e, Policy{BatchSize: 5000, MaxRows: 1000, Parallel: 3}, "a", "b", "c")
+		if r.Status != Complete || r.DeletedRows != 300 {
+			t.Errorf("%+v", r)
+		}
+		e = fakes{"a": {rows: 100, takes: time.Second}, "b": {rows: 100, takes: time.Second}, "c": {rows: 100, takes: time.Second}}
+		r = runAll(t.Context(), e, Policy{BatchSize: 30, MaxRows: 250, Parallel: 3}, "a", "b", "c")
+		if r.Status != Partial || r.DeletedRows != 250 {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
+func TestAPanicIsThatDatabasesFailureAndItsValueIsNotShown(t *testing.T) {
+	e := fakes{"a": {rows: 100, panics: true}, "b": {rows: 100}}
+	r := runAll(t.Context(), e, Policy{BatchSize: 10}, "a", "b")
+	if r.Status != Failed || r.Databases[0].Status != Failed || r.Databases[1].Status != Complete {
+		t.Errorf("%+v", r)
+	}
+	if err := r.Err(); err == nil || !strings.Contains(err.Error(), "panic") || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestAnErrorKeepsWhatWasDeletedBeforeIt(t *testing.T) {
+	f := &failing{fake: fake{rows: 100}, after: 3}
+	r := runAll(t.Context(), f, Policy{BatchSize: 10}, "a")
+	if d := r.Databases[0]; d.Status != Failed || d.DeletedRows != 30 || !strings.Contains(r.Err().Error(), "30 rows deleted") {
+		t.Errorf("%+v", r)
+	}
+}
+
+// failing fails from some delete on.
+type failing struct {
+	fake
+	after int
+}
+
+func (f *failing) Open(context.Context, string, bool) (Table, error) { return f, nil }
+
+func (f *failing) Delete(ctx context.Context, r Range) (int64, error) {
+	if f.deletes == f.after {
+		return 0, errors.New("broken")
+	}
+	return f.fake.Delete(ctx, r)
+}
+
+func TestAClockThatIsFarOffDeletesNothing(t *testing.T) {
+	for _, skew := range []time.Duration{6 * time.Minute, -6 * time.Minute} {
+		f := &fake{rows: 5, skew: skew}
+		r := runAll(t.Context(), f, Policy{BatchSize: 10}, "a")
+		if d := r.Databases[0]; d.Status != Failed || !strings.Contains(d.Error, "clock-skew") || f.rows != 5 {
+			t.Errorf("%+v", d)
+		}
+	}
+	if r := runAll(t.Context(), &fake{rows: 5, skew: 4 * time.Minute}, Policy{BatchSize: 10}, "a"); r.Status != Complete {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestASmallBacklogTakesOneConnectionAndALargeOneASecond(t *testing.T) {
+	for rows, want := range map[int]int{10 * (widenAfter - 1): 1, 10 * (widenAfter + 1): 2} {
+		f := &fake{rows: rows}
+		if r := runAll(t.Context(), f, Policy{BatchSize: 10}, "a"); r.Status != Complete || f.opened != want {
+			t.Errorf("%d rows: %d connections, want %d; %+v", rows, f.opened, want, r)
+		}
+	}
+}
+
+func TestWithoutASecondConnectionOneDoes(t *testing.T) {
+	f := &fake{rows: 1000, most: 1}
+	if r := runAll(t.Context(), f, Policy{BatchSize: 10}, "a"); r.Status != Complete || r.DeletedRows != 1000 {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestRestsBetweenBatchesAndTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		if r := runAll(t.Context(), &fake{rows: 30}, Policy{BatchSize: 10, Pause: time.Minute}, "a"); r.Status != Complete || time.Since(start) != 2*time.Minute {
+			t.Errorf("%+v after %s", r, time.Since(start))
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		start = time.Now()
+		r := runAll(ctx, &fake{rows: 1000, takes: 7 * time.Second}, Policy{BatchSize: 10, StopBefore: 10 * time.Second}, "a")
+		if d := r.Databases[0]; d.StopReason != Deadline || d.DeletedRows != 70 || time.Since(start) != 50*time.Second {
+			t.Errorf("%+v after %s", d, time.Since(start))
+		}
+		start = time.Now()
+		r = runAll(t.Context(), &fake{rows: 1000, takes: 7 * time.Second}, Policy{BatchSize: 10, MaxDuration: 20 * time.Second}, "a")
+		if d := r.Databases[0]; d.StopReason != MaxDuration || d.DeletedRows != 20 || time.Since(start) != 20*time.Second {
+			t.Errorf("%+v after %s", d, time.Since(start))
+		}
+	})
+}
+
+func TestInstantsAreRFC3339InUTC(t *testing.T) {
+	tokyo := time.FixedZone("", 9*3600)
+	for want, in := range map[string]time.Time{
+		`"2026-11-23T14:00:00Z"`:        time.Date(2026, 11, 23, 23, 0, 0, 0, tokyo),
+		`"2026-11-23T14:00:00.000001Z"`: time.Date(2026, 11, 23, 14, 0, 0, 1000, time.UTC),
+		`"0000-01-01T00:00:00Z"`:        time.Date(-4712, 1, 1, 0, 0, 0, 0, time.UTC),
+		`"9999-12-31T23:59:59Z"`:        time.Date(294276, 1, 1, 0, 0, 0, 0, time.UTC),
+	} {
+		if got, err := json.Marshal(instant(in)); err != nil || string(got) != want {
+			t.Errorf("%s, %v, want %s", got, err, want)
+		}
+	}
+	old := DatabaseResult{Cutoff: instant(time.Now()), OldestLeft: instant(time.Date(-4712, 1, 1, 0, 0, 0, 0, time.UTC))}
+	if old.OldestExpiredAge() < 200*365*24*time.Hour {
+		t.Errorf("age %s", old.OldestExpiredAge())
+	}
+}
