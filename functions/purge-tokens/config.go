@@ -19,8 +19,8 @@ import (
 // says what each variable means.
 type config struct {
 	secretID    string
-	databases   []string // nil leaves it to the secret
-	engine      string   // "" leaves it to the secret, like host and port
+	databases   *purge.Selection // nil leaves it to the secret
+	engine      string           // "" leaves it to the secret, like host and port
 	host        string
 	port        uint16
 	plaintext   bool // DB_TLS=disable
@@ -47,7 +47,7 @@ func readConfig(getenv func(string) string) (config, error) {
 	env := environment{get: getenv}
 	c := config{
 		secretID:    env.text("SECRET_ID", ""),
-		databases:   env.names("DATABASES"),
+		databases:   env.selection("DATABASES"),
 		engine:      env.engine("DB_ENGINE"),
 		host:        env.text("DB_HOST", ""),
 		port:        uint16(env.number("DB_PORT", 0, 1, 65535)),
@@ -135,36 +135,16 @@ func (e *environment) duration(name string, unset, least time.Duration) time.Dur
 	return d
 }
 
-func (e *environment) names(name string) []string {
+func (e *environment) selection(name string) *purge.Selection {
 	v := e.text(name, "")
 	if v == "" {
 		return nil
 	}
-	var names []string
-	for part := range strings.SplitSeq(v, ",") {
-		part = strings.TrimSpace(part)
-		if reason := notAName(part); reason != "" {
-			e.fault(name, "%s", reason)
-			return nil
-		}
-		if !slices.Contains(names, part) {
-			names = append(names, part)
-		}
+	s, err := purge.ParseSelection(v)
+	if err != nil {
+		e.fault(name, "%v", err)
 	}
-	return names
-}
-
-// notAName answers why s can't name a database, or "".
-func notAName(s string) string {
-	switch {
-	case s == "":
-		return "holds an empty name"
-	case strings.ContainsAny(s, "*?!"):
-		return "holds a pattern; only plain names are supported"
-	case strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }):
-		return "holds a control character"
-	}
-	return ""
+	return &s
 }
 
 func (e *environment) certificates(name string) *x509.CertPool {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"edfi-token-purge/functions/internal/purge"
@@ -66,12 +67,10 @@ var requestFields = map[string]func(*request, json.RawMessage) error{
 			return errors.New("must be a list of database names, not empty")
 		}
 		for _, name := range names {
-			if reason := notAName(name); reason != "" {
-				return errors.New(reason)
+			if name == "" || strings.ContainsAny(name, "*?!,") {
+				return errors.New("must hold plain names, no patterns")
 			}
-			if !slices.Contains(r.databases, name) {
-				r.databases = append(r.databases, name)
-			}
+			r.databases = append(r.databases, name)
 		}
 		return nil
 	},
@@ -153,13 +152,14 @@ func sorted[V any](m map[string]V) []string {
 }
 
 // refuse answers why the configuration does not allow the request: a request
-// can narrow it, never widen it. allowed is nil while it is not known.
-func (r request) refuse(p purge.Policy, allowed []string) error {
+// can narrow it, never widen it. allowed is nil while it is not known; fold
+// ignores the letter case of names.
+func (r request) refuse(p purge.Policy, allowed *purge.Selection, fold bool) error {
 	if r.grace > 0 && r.grace < p.Grace {
 		return fmt.Errorf("gracePeriod: is shorter than the configured GRACE_PERIOD, %s", p.Grace)
 	}
 	for _, name := range r.databases {
-		if allowed != nil && !slices.Contains(allowed, name) {
+		if allowed != nil && !allowed.Allows(name, fold) {
 			return fmt.Errorf("databases: %q is none of those that DATABASES allows", name)
 		}
 	}

@@ -67,7 +67,7 @@ func TestGoodEventsAreRead(t *testing.T) {
 			t.Errorf("%s: %+v, %v", event, req, err)
 		}
 	}
-	req, err := parseEvent([]byte(`{"action":"dry-run","databases":["A","B","A"],"gracePeriod":"24h","maxRows":100000,"batchSize":1000,"maxDuration":"2m"}`))
+	req, err := parseEvent([]byte(`{"action":"dry-run","databases":["A","B"],"gracePeriod":"24h","maxRows":100000,"batchSize":1000,"maxDuration":"2m"}`))
 	if err != nil || req.action != purge.DryRun || len(req.databases) != 2 || req.grace != 24*time.Hour || req.maxRows != 100000 ||
 		req.batchSize != 1000 || req.maxDuration != 2*time.Minute {
 		t.Errorf("%+v, %v", req, err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"strconv"
 	"time"
 
@@ -43,7 +45,8 @@ func (h *handler) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 	}
 	req, err := parseEvent(payload)
 	if err == nil {
-		err = req.refuse(h.config.policy, h.config.databases)
+		// What can be refused without the secret is refused before it is read.
+		err = req.refuse(h.config.policy, h.config.databases, true)
 	}
 	if err != nil {
 		return nil, h.fail(ctx, "InvalidEvent", err)
@@ -53,13 +56,15 @@ func (h *handler) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 		h.publish(ctx, emf.Run{Failed: true, StopReason: string(purge.Errored)})
 		return nil, h.fail(ctx, "SecretError", err)
 	}
-	target, policy := h.target(login)
-	if err := req.refuse(policy, target.Databases); err != nil {
+	target, server := h.target(login)
+	selection := h.selection(login)
+	if err := req.refuse(h.config.policy, &selection, false); err != nil {
 		return nil, h.fail(ctx, "InvalidEvent", err)
 	}
-	policy = req.narrow(policy)
-	if req.databases != nil {
-		target.Databases = req.databases
+	policy := req.narrow(h.policy())
+	if target.Databases, err = resolve(ctx, server, req, selection, login); err != nil {
+		h.publish(ctx, emf.Run{Failed: true, StopReason: string(purge.Errored), Engine: target.Name})
+		return nil, h.fail(ctx, "PurgeFailed", err)
 	}
 
 	h.log.InfoContext(ctx, "start", "action", policy.Action, "engine", target.Name, "server", target.Server,
@@ -69,7 +74,45 @@ func (h *handler) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 	if err := result.Err(); err != nil {
 		return nil, h.fail(ctx, "PurgeFailed", err)
 	}
-	return json.Marshal(result)
+	return answer(result)
+}
+
+// mostBytes is how long an answer may be; Lambda's own limit is 6 MB.
+const mostBytes = 5_000_000
+
+// answer writes the result. Where it would be too long, what is complete and has
+// no findings stays out of the list of databases, then everything complete.
+func answer(result purge.Result) ([]byte, error) {
+	text, err := json.Marshal(result)
+	for _, boring := range []func(purge.DatabaseResult) bool{
+		func(d purge.DatabaseResult) bool { return d.Status == purge.Complete && len(d.Findings) == 0 },
+		func(d purge.DatabaseResult) bool { return d.Status == purge.Complete || d.Status == purge.Skipped },
+	} {
+		if err == nil && len(text) > mostBytes {
+			result.Databases = slices.DeleteFunc(slices.Clone(result.Databases), boring)
+			text, err = json.Marshal(result)
+		}
+	}
+	return text, err
+}
+
+// resolve answers the databases to serve. A request's are outright names.
+func resolve(ctx context.Context, server postgres.Server, req request, selection purge.Selection, login secret.Login) ([]purge.Database, error) {
+	if req.databases != nil {
+		return purge.Select(req.databases...).Resolve(nil, false), nil
+	}
+	if !selection.HasPatterns() {
+		return selection.Resolve(nil, false), nil
+	}
+	catalogue, err := server.Databases(ctx, cmp.Or(login.Database, "postgres"))
+	if err != nil {
+		return nil, fmt.Errorf("the server's list of databases, for the patterns in DATABASES: %w", err)
+	}
+	databases := selection.Resolve(catalogue, false)
+	if len(databases) == 0 {
+		return nil, fmt.Errorf("none of the server's %d databases matches DATABASES", len(catalogue))
+	}
+	return databases, nil
 }
 
 // fail logs err and gives it the errorType that callers tell it by.
@@ -109,36 +152,39 @@ func (h *handler) fetch(ctx context.Context) (secret.Login, error) {
 	return login, nil
 }
 
-// target makes the engine and its defaults from the login.
-func (h *handler) target(login secret.Login) (purge.Target, purge.Policy) {
-	policy := h.config.policy
-	if policy.BatchSize == 0 {
-		policy.BatchSize = 5000
+// policy answers the configured one, with the engine's defaults.
+func (h *handler) policy() purge.Policy {
+	p := h.config.policy
+	if p.BatchSize == 0 {
+		p.BatchSize = postgres.DefaultBatch
 	}
-	if login.Port == 0 {
-		login.Port = 5432
+	return p
+}
+
+// selection answers the configured one, else the secret's database, else Ed-Fi's
+// own name for it.
+func (h *handler) selection(login secret.Login) purge.Selection {
+	if h.config.databases != nil {
+		return *h.config.databases
 	}
+	return purge.Select(cmp.Or(login.Database, "EdFi_Admin"))
+}
+
+// target makes the engine from the login.
+func (h *handler) target(login secret.Login) (purge.Target, postgres.Server) {
 	server := postgres.Server{
-		Host: login.Host, Port: login.Port,
+		Host: login.Host, Port: cmp.Or(login.Port, postgres.DefaultPort),
 		User: login.Username, Password: login.Password,
 		LockTimeout: h.config.lockTimeout,
 	}
 	if !h.config.plaintext {
 		server.TLS = &tls.Config{RootCAs: h.config.roots, ServerName: login.Host, MinVersion: tls.VersionTLS12}
 	}
-	databases := h.config.databases
-	switch {
-	case databases != nil:
-	case login.Database != "":
-		databases = []string{login.Database}
-	default:
-		databases = []string{"EdFi_Admin"}
-	}
 	return purge.Target{
 		Engine: server, Name: engines[login.Engine],
-		Server:    net.JoinHostPort(login.Host, strconv.Itoa(int(login.Port))),
-		Databases: databases, Log: h.log,
-	}, policy
+		Server: net.JoinHostPort(server.Host, strconv.Itoa(int(server.Port))),
+		Log:    h.log,
+	}, server
 }
 
 // report publishes and logs what happened in one database.
@@ -156,7 +202,9 @@ func (h *handler) report(ctx context.Context, d purge.DatabaseResult) {
 	if d.Cutoff != nil {
 		run.Cutoff = d.Cutoff.String()
 	}
-	h.publish(ctx, run)
+	if d.Status != purge.Skipped {
+		h.publish(ctx, run)
+	}
 
 	level := slog.LevelInfo
 	if d.Status == purge.Failed {

@@ -204,7 +204,7 @@ func TestOneFailedDatabaseHidesNoOther(t *testing.T) {
 	}
 	f := start(t, "DATABASES="+bad.name+", "+good.name+",EdFi_Admin_Nowhere")
 	reply, lines := f.invoke(t, `{}`)
-	for _, want := range []string{bad.name + ": table dbo.clientaccesstokens does not exist", "EdFi_Admin_Nowhere: ", "2 of 3", "0 rows deleted"} {
+	for _, want := range []string{bad.name + " (0 rows deleted): table dbo.clientaccesstokens does not exist", "EdFi_Admin_Nowhere (0 rows deleted): ", "2 of 3"} {
 		expectError(t, reply, "PurgeFailed", want)
 	}
 	good.expect(t, 0, 2)
@@ -218,6 +218,137 @@ func TestOneFailedDatabaseHidesNoOther(t *testing.T) {
 	if strings.Contains(lines+string(reply.Payload), stage.Postgres.Password) {
 		t.Error("the password is shown")
 	}
+}
+
+func TestPatternsFindTheTenantsOfTheDay(t *testing.T) {
+	t.Parallel()
+	tenants := []database{newNamed(t, "tenant_a", 20, 2), newNamed(t, "tenant_b", 0, 2), newNamed(t, "Tenant_Upper", 5, 5)}
+	template := newNamed(t, "tenant_template", 5, 5)
+	other := newNamed(t, "tenant_other_product", 5, 5)
+	for _, sql := range []string{
+		`ALTER TABLE dbo.clientaccesstokens RENAME TO elsewhere`,
+		`CREATE DATABASE tenant_is_template IS_TEMPLATE true`,
+		`CREATE DATABASE tenant_offline ALLOW_CONNECTIONS false`,
+	} {
+		if _, err := other.conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	template.conn.Close(t.Context())
+	before := template.sessions(t, other.conn)
+	f := start(t, "DATABASES=tenant_*,!*_template,tenant_b", "PARALLEL_DATABASES=2")
+	// The secret names no database, so the catalogue is read in "postgres".
+	reply, lines := f.invoke(t, `{}`)
+	status := map[string]string{}
+	for _, r := range results(t, reply, "complete", 20) {
+		status[r.Database] = r.Status
+		if (r.Status == "skipped") != (string(r.Findings) != "[]") {
+			t.Errorf("%+v", r)
+		}
+	}
+	want := map[string]string{"tenant_a": "complete", "tenant_b": "complete", "tenant_other_product": "skipped",
+		"tenant_is_template": "skipped", "tenant_offline": "skipped"}
+	delete(want, "tenant_is_template") // excluded by name, like tenant_template
+	if !reflect.DeepEqual(status, want) {
+		t.Errorf("%v, want %v", status, want)
+	}
+	published := map[string]bool{}
+	for _, m := range metrics(t, lines) {
+		published[m.Database] = true
+	}
+	if !reflect.DeepEqual(published, map[string]bool{"tenant_a": true, "tenant_b": true}) {
+		t.Errorf("metrics of %v", published)
+	}
+	if after := template.sessions(t, other.conn); after != before {
+		t.Errorf("%d sessions on the excluded template", after-before)
+	}
+	tenants[2].expect(t, 5, 5)
+
+	// The day it appears.
+	newNamed(t, "tenant_new", 7, 1).conn.Close(t.Context())
+	reply, _ = f.invoke(t, `{}`)
+	results(t, reply, "complete", 7)
+
+	// A request names databases outright: they are not skipped.
+	for _, name := range []string{"tenant_other_product", "tenant_nowhere"} {
+		reply, _ = f.invoke(t, `{"databases":["`+name+`"]}`)
+		expectError(t, reply, "PurgeFailed", name)
+	}
+	reply, _ = f.invoke(t, `{"databases":["tenant_template"]}`)
+	expectError(t, reply, "InvalidEvent", "databases")
+
+	reply, lines = start(t, "DATABASES=nothing_like_it*").invoke(t, `{}`)
+	expectError(t, reply, "PurgeFailed", "DATABASES")
+	if m := oneMetric(t, lines); m.Failures != 1 || m.Database != "" {
+		t.Errorf("%+v", m)
+	}
+}
+
+func TestHundredsOfDatabasesAreServedWithinTheBoundOnConnections(t *testing.T) {
+	t.Parallel()
+	const many, rows, parallel = 300, 5, 3
+	model := newNamed(t, "district_model", 0, 0)
+	if _, err := model.conn.Exec(t.Context(), "INSERT INTO dbo.clientaccesstokens (id, expiration) SELECT gen_random_uuid(), now() - interval '2 days' FROM generate_series(1, "+fmt.Sprint(rows)+")"); err != nil {
+		t.Fatal(err)
+	}
+	model.conn.Close(t.Context())
+	admin, err := pgx.Connect(t.Context(), stage.Postgres.URL("postgres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close(t.Context())
+	for i := range many {
+		if _, err := admin.Exec(t.Context(), fmt.Sprintf("CREATE DATABASE district_%03d TEMPLATE district_model", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := admin.Exec(t.Context(), "CREATE ROLE district_purge LOGIN SUPERUSER PASSWORD 'district'"); err != nil {
+		t.Fatal(err)
+	}
+	stage.Secrets.Put("districts", fmt.Sprintf(`{"engine":"postgres","host":"127.0.0.1","port":%d,"username":"district_purge","password":"district"}`, stage.Postgres.Port))
+	f := start(t, "SECRET_ID=districts", "DATABASES=district_*,!district_model", fmt.Sprintf("PARALLEL_DATABASES=%d", parallel))
+
+	over := make(chan int)
+	ctx, stop := context.WithCancel(t.Context())
+	go func() {
+		most := 0
+		for ctx.Err() == nil {
+			var n int
+			admin.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE usename = 'district_purge'").Scan(&n) //nolint:errcheck // the most counts
+			most = max(most, n)
+		}
+		over <- most
+	}()
+	begin := time.Now()
+	reply, lines := f.invoke(t, `{}`)
+	took := time.Since(begin)
+	stop()
+	if n := len(results(t, reply, "complete", many*rows)); n != many {
+		t.Errorf("%d databases, want %d", n, many)
+	}
+	if n := len(metrics(t, lines)); n != many {
+		t.Errorf("%d metric lines, want %d", n, many)
+	}
+	// A connection that is closed is seen a moment longer.
+	if most := <-over; most == 0 || most > 2*parallel {
+		t.Errorf("%d connections at once, the bound is %d", most, parallel)
+	} else {
+		t.Logf("%d databases in %s, %d connections at once at most, %s resident", many, took, most, resident(t, f))
+	}
+}
+
+// resident answers the most memory that the function's process has had.
+func resident(t *testing.T, f function) string {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", f.PID()))
+	if err != nil {
+		return "unknown memory"
+	}
+	for line := range strings.Lines(string(status)) {
+		if v, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			return strings.TrimSpace(v)
+		}
+	}
+	return "unknown memory"
 }
 
 func TestTheFunctionAnswersBeforeItsTimeout(t *testing.T) {
@@ -345,7 +476,12 @@ var created atomic.Int64
 
 func newDatabase(t *testing.T, expired, live int) database {
 	t.Helper()
-	db := database{name: fmt.Sprintf("EdFi_Admin_%d", created.Add(1))}
+	return newNamed(t, fmt.Sprintf("EdFi_Admin_%d", created.Add(1)), expired, live)
+}
+
+func newNamed(t *testing.T, name string, expired, live int) database {
+	t.Helper()
+	db := database{name: name}
 	var err error
 	if db.conn, err = stage.CreateDatabase(context.Background(), db.name); err == nil {
 		err = edfi.Fill(t.Context(), db.conn, edfi.FillOptions{Expired: expired, Live: live}, nil)
@@ -410,23 +546,50 @@ type databaseResult struct {
 	Findings                                      json.RawMessage
 }
 
-func (db database) result(t *testing.T, reply standin.Reply) databaseResult {
+type result struct {
+	Status, Action          string
+	DeletedRows, DurationMs int64
+	Databases               []databaseResult
+}
+
+func parse(t *testing.T, reply standin.Reply) (r result) {
 	t.Helper()
-	var r struct {
-		Status, Action          string
-		DeletedRows, DurationMs int64
-		Databases               []databaseResult
-	}
 	if reply.Error != nil {
 		t.Fatalf("%+v", *reply.Error)
 	}
 	if err := json.Unmarshal(reply.Payload, &r); err != nil {
 		t.Fatal(err)
 	}
+	return r
+}
+
+// result answers the result for db, which must be the only one.
+func (db database) result(t *testing.T, reply standin.Reply) databaseResult {
+	t.Helper()
+	r := parse(t, reply)
 	if len(r.Databases) != 1 || r.Databases[0].Database != db.name || r.Status != r.Databases[0].Status || r.DeletedRows != r.Databases[0].DeletedRows {
 		t.Fatalf("%+v", r)
 	}
 	return r.Databases[0]
+}
+
+// results answers those of all databases.
+func results(t *testing.T, reply standin.Reply, status string, deleted int64) []databaseResult {
+	t.Helper()
+	r := parse(t, reply)
+	if r.Status != status || r.DeletedRows != deleted {
+		t.Errorf("%s with %d rows deleted, want %s with %d", r.Status, r.DeletedRows, status, deleted)
+	}
+	return r.Databases
+}
+
+// sessions answers how many sessions the database has had.
+func (db database) sessions(t *testing.T, conn *pgx.Conn) (n int) {
+	t.Helper()
+	if err := conn.QueryRow(t.Context(), "SELECT sessions FROM pg_stat_database WHERE datname = $1", db.name).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 func expectError(t *testing.T, reply standin.Reply, errorType, want string) {

@@ -49,7 +49,7 @@ func (f facts) fault(database string, writes bool) error {
 	const name = "dbo.clientaccesstokens"
 	switch {
 	case f.oid == 0:
-		return fmt.Errorf("table %s does not exist in database %s: is it an Ed-Fi admin database?", name, database)
+		return purge.Unfit{Code: "no-table", Message: fmt.Sprintf("table %s does not exist in database %s: is it an Ed-Fi admin database?", name, database)}
 	case f.typeName == "":
 		return fmt.Errorf("%s has no column expiration", name)
 	case f.typeName != "timestamp without time zone":

@@ -22,6 +22,12 @@ import (
 	"edfi-token-purge/functions/internal/redact"
 )
 
+// What holds where nothing else is said.
+const (
+	DefaultPort  = 5432
+	DefaultBatch = 5000 // rows
+)
+
 const (
 	// connectTimeout bounds everything up to the end of the log-in. A host that
 	// a security group hides answers nothing at all.
@@ -86,15 +92,36 @@ type table struct {
 	began    time.Time       // the last statement
 }
 
-func (t *table) open(ctx context.Context, claim bool) error {
+// Databases lists all databases of the server, by way of the one named.
+func (s Server) Databases(ctx context.Context, via string) ([]purge.Database, error) {
+	t := &table{server: s, database: via}
+	defer t.Close()
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	if err := t.connect(ctx); err != nil {
+		return nil, err
+	}
+	read, _ := t.conn.Query(ctx, sqlDatabases) // the error comes below
+	all, err := pgx.CollectRows(read, func(row pgx.CollectableRow) (d purge.Database, err error) {
+		return d, row.Scan(&d.Name, &d.Closed)
+	})
+	return all, t.explain("list the databases", err)
+}
+
+func (t *table) connect(ctx context.Context) error {
 	config, err := t.config()
 	if err != nil {
 		return err
 	}
+	t.conn, err = pgx.ConnectConfig(ctx, config)
+	return t.explain("connect", err)
+}
+
+func (t *table) open(ctx context.Context, claim bool) error {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	if t.conn, err = pgx.ConnectConfig(ctx, config); err != nil {
-		return t.explain("connect", err)
+	if err := t.connect(ctx); err != nil {
+		return err
 	}
 	f, err := t.examine(ctx)
 	if err != nil {
@@ -284,6 +311,9 @@ func (a ahead) serves(part rows, n int) bool {
 
 func (t *table) readAhead(ctx context.Context, part rows, n int) error {
 	most := max(1, min(aheadBatches, aheadRows/n))
+	if !t.indexed { // each end costs a reading of the whole table
+		most = 1
+	}
 	if err := t.begin(ctx, false, sqlEnds); err != nil {
 		return err
 	}
@@ -465,7 +495,7 @@ func (t *table) explain(doing string, err error) error {
 		case "28P01", "28000":
 			return say("the server refused the login (SQLSTATE %s): check user name and password in the secret, and pg_hba.conf or the requirement of TLS", refused.Code)
 		case "3D000":
-			return say("database %s does not exist on this server", t.database)
+			return purge.Unfit{Code: "no-database", Message: fmt.Sprintf("database %s does not exist on this server", t.database)}
 		case "42501":
 			return say("%s: the role lacks a right, see infra/postgres/role.sql", message)
 		case "25006":

@@ -465,7 +465,7 @@ func TestAnEndedContextReachesTheServer(t *testing.T) {
 var policy = purge.Policy{Action: purge.Purge, BatchSize: 1000}
 
 func target(s Server, databases ...string) purge.Target {
-	return purge.Target{Engine: s, Databases: databases, Log: quiet}
+	return purge.Target{Engine: s, Databases: purge.Select(databases...).Resolve(nil, false), Log: quiet}
 }
 
 func run(t *testing.T, s Server, database string) purge.DatabaseResult {

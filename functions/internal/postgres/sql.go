@@ -21,6 +21,16 @@ FROM (VALUES ('synchronous_commit', 'off'),
              ('tcp_keepalives_interval', '10'),
              ('tcp_keepalives_count', '3')) AS setting (name, value)`
 
+	// The catalogue, and why a database of it is none to connect to.
+	sqlDatabases = `
+SELECT datname,
+       CASE WHEN datistemplate THEN 'it is a template, which nobody may have open'
+            WHEN NOT datallowconn OR datconnlimit = -2 THEN 'it takes no connections'
+            WHEN NOT has_database_privilege(oid, 'CONNECT') THEN 'the login may not connect to it'
+            ELSE '' END
+FROM pg_database
+ORDER BY datname`
+
 	// What must be known before anything is deleted, in one round trip. The
 	// catalogue answers without any right on the table.
 	sqlFacts = `

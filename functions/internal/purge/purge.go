@@ -115,6 +115,16 @@ var (
 	ErrTimeout        = errors.New("the statement ran out of time")
 )
 
+// Unfit is the error for a database that is not, or not for this login, an Ed-Fi
+// admin database. Where only a pattern matched it, that is no failure.
+type Unfit struct {
+	Code    string // of the finding
+	Message string
+}
+
+// Error answers the message.
+func (u Unfit) Error() string { return u.Message }
+
 // Finding is something that an operator should know or mend.
 type Finding struct {
 	Level   string `json:"level"` // info or warning
@@ -130,8 +140,9 @@ func Warning(code, message string) Finding {
 // Target is what one run works on.
 type Target struct {
 	Engine    Engine
-	Name      string   // the engine's name in results: postgres or sqlserver
-	Server    string   // host:port, for results
-	Databases []string // names, served in this order
+	Name      string // the engine's name in results: postgres or sqlserver
+	Server    string // host:port, for results
+	Databases []Database
+	Findings  []Finding // made before the run, for each database
 	Log       *slog.Logger
 }

@@ -2,6 +2,7 @@ package purge
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -14,6 +15,7 @@ const (
 	Complete Status = "complete" // nothing expired at the cut-off is left
 	Partial  Status = "partial"  // the run stopped first; the next one goes on
 	Failed   Status = "failed"
+	Skipped  Status = "skipped" // only a pattern matched it, and it can't be purged; never that of all
 )
 
 // StopReason is why a database's run ended.
@@ -30,6 +32,7 @@ const (
 	DryRunDone     StopReason = "dry-run"
 	CheckDone      StopReason = "check"
 	Errored        StopReason = "error"
+	SkippedReason  StopReason = "skipped"
 )
 
 // Result is what a run did.
@@ -38,7 +41,30 @@ type Result struct {
 	Action      Action           `json:"action"`
 	DeletedRows int64            `json:"deletedRows"`
 	DurationMs  int64            `json:"durationMs"`
+	Findings    []Group          `json:"findings,omitempty"` // of all databases
 	Databases   []DatabaseResult `json:"databases"`
+}
+
+// Group is a finding, and in how many databases it was made.
+type Group struct {
+	Finding       // the message is that of the first database
+	Databases int `json:"databases"`
+}
+
+// add counts one database in.
+func (r *Result) add(i int, d DatabaseResult) {
+	r.Databases[i] = d
+	r.DeletedRows += d.DeletedRows
+	if d.Status == Failed || d.Status == Partial && r.Status == Complete {
+		r.Status = d.Status
+	}
+	for _, f := range d.Findings {
+		at := slices.IndexFunc(r.Findings, func(g Group) bool { return g.Code == f.Code })
+		if at < 0 {
+			at, r.Findings = len(r.Findings), append(r.Findings, Group{Finding: f})
+		}
+		r.Findings[at].Databases++
+	}
 }
 
 // DatabaseResult is what a run did in one database.
@@ -110,16 +136,26 @@ func (i Instant) String() string {
 }
 
 // Err answers nil, or an error that names each failed database, its cause and
-// the rows that had left it by then.
+// the rows that had left it by then. Databases with the same cause stand together.
 func (r Result) Err() error {
-	var failed []string
+	var causes []string
+	names := map[string][]string{}
+	failed := 0
 	for _, d := range r.Databases {
-		if d.Status == Failed {
-			failed = append(failed, fmt.Sprintf("%s: %s (%d rows deleted before that)", d.Database, d.Error, d.DeletedRows))
+		if d.Status != Failed {
+			continue
 		}
+		failed++
+		if names[d.Error] == nil {
+			causes = append(causes, d.Error)
+		}
+		names[d.Error] = append(names[d.Error], fmt.Sprintf("%s (%d rows deleted)", d.Database, d.DeletedRows))
 	}
-	if failed == nil {
+	if failed == 0 {
 		return nil
 	}
-	return fmt.Errorf("%d of %d databases failed: %s", len(failed), len(r.Databases), strings.Join(failed, "; "))
+	for i, cause := range causes {
+		causes[i] = strings.Join(names[cause], ", ") + ": " + cause
+	}
+	return fmt.Errorf("%d of %d databases failed: %s", failed, len(r.Databases), strings.Join(causes, "; "))
 }

@@ -32,37 +32,38 @@ func Run(ctx context.Context, target Target, policy Policy, report func(Database
 	work, overrun, cancel := stopInTime(ctx, policy, start)
 	defer cancel()
 	noTime := work.Err() != nil && ctx.Err() == nil
-
-	result := Result{Status: Complete, Action: policy.Action, Databases: make([]DatabaseResult, len(target.Databases))}
 	shared := newRowCap(policy.MaxRows)
-	var (
-		group sync.WaitGroup
-		turn  sync.Mutex
-		slots = make(chan struct{}, max(1, policy.Parallel))
-	)
-	for i, name := range target.Databases {
-		slots <- struct{}{}
-		group.Go(func() {
-			defer func() { <-slots }()
-			r := run{target: target, policy: policy, overrun: overrun, cap: shared, log: target.Log.With("database", name)}
-			r.res = DatabaseResult{Database: name, Engine: target.Name, Server: target.Server, Findings: []Finding{}}
-			if noTime {
-				r.find(Warning("no-time", "less time was left than STOP_BEFORE when the run began: raise the function's timeout or lower STOP_BEFORE"))
+
+	runs := make([]*run, len(target.Databases))
+	for i, d := range target.Databases {
+		r := &run{target: target, policy: policy, database: d, overrun: overrun, cap: shared, log: target.Log.With("database", d.Name)}
+		r.res = DatabaseResult{Database: d.Name, Engine: target.Name, Server: target.Server, Findings: append([]Finding{}, target.Findings...)}
+		if noTime {
+			r.find(Warning("no-time", "less time was left than STOP_BEFORE when the run began: raise the function's timeout or lower STOP_BEFORE"))
+		}
+		runs[i] = r
+	}
+	q := newQueue(runs, max(1, policy.Parallel))
+	var reporting sync.Mutex
+	var workers sync.WaitGroup
+	for range min(q.parallel, len(runs)) {
+		workers.Go(func() {
+			for r, share := q.next(work); r != nil; r, share = q.next(work) {
+				again := r.serve(ctx, work, share)
+				q.done(r, again)
+				if !again {
+					reporting.Lock()
+					report(r.res)
+					reporting.Unlock()
+				}
 			}
-			r.serve(ctx, work)
-			turn.Lock()
-			defer turn.Unlock()
-			result.Databases[i] = r.res
-			report(r.res)
 		})
 	}
-	group.Wait()
+	workers.Wait()
 
-	for _, d := range result.Databases {
-		result.DeletedRows += d.DeletedRows
-		if d.Status == Failed || d.Status == Partial && result.Status == Complete {
-			result.Status = d.Status
-		}
+	result := Result{Status: Complete, Action: policy.Action, Databases: make([]DatabaseResult, len(runs))}
+	for i, r := range runs {
+		result.add(i, r.res)
 	}
 	result.DurationMs = time.Since(start).Milliseconds()
 	return result
@@ -86,54 +87,82 @@ func stopInTime(ctx context.Context, p Policy, start time.Time) (context.Context
 
 // run is the purge of one database.
 type run struct {
-	target  Target
-	policy  Policy
-	overrun StopReason // what it means that the time is over
-	cap     *rowCap
-	log     *slog.Logger
-	tables  []Table // the first claims the database and deletes; the last reads
-	expired Range   // all that the run may delete
-	left    []part  // what a stopped sweep did not get to
-	res     DatabaseResult
+	target   Target
+	policy   Policy
+	database Database
+	overrun  StopReason // what it means that the time is over
+	cap      *rowCap
+	log      *slog.Logger
+	tables   []Table // the first claims the database and deletes; the last reads
+	expired  Range   // all that the run may delete
+	left     []part  // what a stopped sweep did not get to
+	res      DatabaseResult
 }
 
 // serve fills r.res, whatever happens. work ends in time for the closing look,
-// which outer still allows.
-func (r *run) serve(outer, work context.Context) {
+// which outer still allows. It answers true when only the share of the time that
+// this database was given is over, so that it wants another turn.
+func (r *run) serve(outer, work context.Context, share time.Duration) (again bool) {
 	start := time.Now()
-	defer func() { r.res.DurationMs = time.Since(start).Milliseconds() }()
+	defer func() { r.res.DurationMs += time.Since(start).Milliseconds() }()
+	if r.database.Closed != "" {
+		r.skip("database-closed", r.database.Closed)
+		return false
+	}
+	late := work.Err()
+	if late != nil && r.res.Status != "" { // there was a turn before
+		return false
+	}
+	if share == 0 {
+		share = math.MaxInt64 / 2 // work ends sooner
+	}
+	turn, cancel := context.WithTimeout(work, share)
+	defer cancel()
 
-	err := work.Err()
-	late := err != nil
-	if !late {
+	err := late
+	if late == nil {
 		err = r.guard(work, func() error { return r.open(work, r.policy.Action == Purge) })
 	}
-	if err == nil {
+	opened := err == nil
+	if opened {
 		defer func() {
 			for _, t := range r.tables {
 				t.Close()
 			}
+			r.tables = nil
 		}()
-		err = r.guard(work, func() error { return r.act(work) })
+		err = r.guard(work, func() error { return r.act(turn) })
 	}
+	var unfit Unfit
 	switch {
 	case err == nil:
 		r.end(Complete, doneReason[r.policy.Action])
+	case errors.As(err, &unfit) && r.database.Matched:
+		r.skip(unfit.Code, unfit.Error())
+		return false
 	case errors.Is(err, ErrAlreadyRunning):
 		r.end(Partial, AlreadyRunning)
 	case errors.Is(err, errMaxRows):
 		r.end(Partial, MaxRows)
 	case errors.Is(outer.Err(), context.Canceled):
 		r.end(Partial, Canceled)
-	case late, r.tables != nil && (errors.Is(err, ErrTimeout) || work.Err() != nil):
+	case late != nil, opened && (errors.Is(err, ErrTimeout) || turn.Err() != nil):
 		r.end(Partial, r.overrun)
+		again = work.Err() == nil && turn.Err() != nil
 	default:
 		r.end(Failed, Errored)
 		r.res.Error = err.Error()
 	}
-	if r.res.Status != Complete && r.expired != nil && r.policy.Action == Purge {
+	if r.res.Status != Complete && r.expired != nil && r.policy.Action == Purge && opened {
 		r.guard(outer, func() error { r.lookAtLeftovers(outer); return nil }) //nolint:errcheck // logged; the status stands
 	}
+	return again
+}
+
+// skip ends a run in a database that a pattern matched and that can't be purged.
+func (r *run) skip(code, message string) {
+	r.end(Skipped, SkippedReason)
+	r.find(Finding{"info", code, message})
 }
 
 // open opens one more connection to the table.
@@ -178,12 +207,16 @@ func (r *run) find(f Finding) {
 // act runs the action and answers nil when it was done to the end.
 func (r *run) act(ctx context.Context) error {
 	facts := r.tables[0].Facts()
-	r.res.Findings = append(r.res.Findings, facts.Findings...)
-	r.res.Cutoff = instant(facts.Now)
+	for _, f := range facts.Findings {
+		r.find(f)
+	}
+	if r.res.Cutoff == nil { // else this is another turn of the same run
+		r.res.Cutoff = instant(facts.Now)
+	}
 	if now := time.Now(); facts.Now.Sub(now).Abs() > MaxClockSkew {
 		return fmt.Errorf("clock-skew: the database says %s, this function says %s; more than %s apart, so nothing is deleted", r.res.Cutoff, instant(now), MaxClockSkew)
 	}
-	r.expired = r.tables[0].Expired(facts.Now.Add(-r.policy.Grace))
+	r.expired = r.tables[0].Expired(r.res.Cutoff.Add(-r.policy.Grace))
 	switch r.policy.Action {
 	case Check:
 		return nil

@@ -17,6 +17,7 @@ import (
 type fake struct {
 	mu      sync.Mutex
 	rows    int
+	gone    map[int]bool
 	skew    time.Duration
 	takes   time.Duration // each delete
 	deletes int
@@ -45,13 +46,15 @@ func (f *fake) Expired(time.Time) Range { return stretch{0, f.rows} }
 func (f *fake) Oldest(ctx context.Context, r Range) (time.Time, Range, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if s := r.(stretch); f.rows > 0 && s.from < s.to {
-		return time.Now().Add(-time.Hour), s, ctx.Err()
+	for i := r.(stretch).from; i < r.(stretch).to; i++ {
+		if !f.gone[i] {
+			return time.Now().Add(-time.Hour), stretch{i, r.(stretch).to}, ctx.Err()
+		}
 	}
 	return time.Time{}, nil, ctx.Err()
 }
 
-func (f *fake) Count(context.Context, Range) (int64, error) { return int64(f.rows), nil }
+func (f *fake) Count(context.Context, Range) (int64, error) { return int64(f.left()), nil }
 
 func (f *fake) Next(_ context.Context, r Range, n int) (Batch, Range, error) {
 	s := r.(stretch)
@@ -74,10 +77,17 @@ func (f *fake) Delete(ctx context.Context, r Range) (int64, error) {
 	if f.err != nil {
 		return 0, f.err
 	}
-	s := r.(stretch)
-	f.rows -= s.to - s.from
-	return int64(s.to - s.from), nil
+	if f.gone == nil {
+		f.gone = map[int]bool{}
+	}
+	before := len(f.gone)
+	for i := r.(stretch).from; i < r.(stretch).to; i++ {
+		f.gone[i] = true
+	}
+	return int64(len(f.gone) - before), nil
 }
+
+func (f *fake) left() int { return f.rows - len(f.gone) }
 
 // fakes is an engine with several databases.
 type fakes map[string]*fake
@@ -88,7 +98,7 @@ func (f fakes) Open(ctx context.Context, database string, claim bool) (Table, er
 
 func runAll(ctx context.Context, e Engine, p Policy, databases ...string) Result {
 	p.Action = Purge
-	target := Target{Engine: e, Databases: databases, Log: slog.New(slog.DiscardHandler)}
+	target := Target{Engine: e, Databases: Select(databases...).Resolve(nil, false), Log: slog.New(slog.DiscardHandler)}
 	return Run(ctx, target, p, func(DatabaseResult) {})
 }
 
@@ -122,7 +132,7 @@ func TestAPanicIsThatDatabasesFailureAndItsValueIsNotShown(t *testing.T) {
 func TestAnErrorKeepsWhatWasDeletedBeforeIt(t *testing.T) {
 	f := &failing{fake: fake{rows: 100}, after: 3}
 	r := runAll(t.Context(), f, Policy{BatchSize: 10}, "a")
-	if d := r.Databases[0]; d.Status != Failed || d.DeletedRows != 30 || !strings.Contains(r.Err().Error(), "30 rows deleted") {
+	if d := r.Databases[0]; d.Status != Failed || d.DeletedRows != 30 || !strings.Contains(r.Err().Error(), "a (30 rows deleted): broken") {
 		t.Errorf("%+v", r)
 	}
 }
@@ -146,7 +156,7 @@ func TestAClockThatIsFarOffDeletesNothing(t *testing.T) {
 	for _, skew := range []time.Duration{6 * time.Minute, -6 * time.Minute} {
 		f := &fake{rows: 5, skew: skew}
 		r := runAll(t.Context(), f, Policy{BatchSize: 10}, "a")
-		if d := r.Databases[0]; d.Status != Failed || !strings.Contains(d.Error, "clock-skew") || f.rows != 5 {
+		if d := r.Databases[0]; d.Status != Failed || !strings.Contains(d.Error, "clock-skew") || f.left() != 5 {
 			t.Errorf("%+v", d)
 		}
 	}
@@ -207,5 +217,81 @@ func TestInstantsAreRFC3339InUTC(t *testing.T) {
 	old := DatabaseResult{Cutoff: instant(time.Now()), OldestLeft: instant(time.Date(-4712, 1, 1, 0, 0, 0, 0, time.UTC))}
 	if old.OldestExpiredAge() < 200*365*24*time.Hour {
 		t.Errorf("age %s", old.OldestExpiredAge())
+	}
+}
+
+func TestWithTooLittleTimeEveryDatabaseMakesProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		// Six databases, a minute of work each; two minutes of time for each run,
+		// one database at a time.
+		e := fakes{}
+		var names []string
+		for _, name := range []string{"a", "b", "c", "d", "e", "f"} {
+			e[name] = &fake{rows: 60, takes: time.Second}
+			names = append(names, name)
+		}
+		runAt := func(run int) {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer cancel()
+			if r := runAll(ctx, e, Policy{BatchSize: 1}, names...); run < 3 && r.Status != Partial {
+				t.Errorf("run %d: %+v", run, r)
+			}
+		}
+		runAt(1)
+		for name, f := range e {
+			if f.left() > 41 { // a batch may fall on the end of a turn
+				t.Errorf("after one run %s has %d rows of 60 left", name, f.left())
+			}
+		}
+		for run := 2; run <= 5; run++ {
+			runAt(run)
+		}
+		for name, f := range e {
+			if f.left() != 0 {
+				t.Errorf("after five runs %s has %d rows left", name, f.left())
+			}
+		}
+	})
+}
+
+func TestASlowDatabaseGetsTheTimeThatTheOthersLeave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := fakes{"slow": {rows: 80, takes: time.Second}, "b": {rows: 1}, "c": {rows: 1}, "d": {rows: 1}}
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Second)
+		defer cancel()
+		r := runAll(ctx, e, Policy{BatchSize: 1}, "slow", "b", "c", "d")
+		if r.Status != Complete || r.DeletedRows != 83 || r.Databases[0].DeletedRows != 80 {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
+func TestOnlyWhatAPatternMatchedIsSkipped(t *testing.T) {
+	for matched, want := range map[bool]Status{true: Skipped, false: Failed} {
+		target := Target{Engine: unfit{}, Databases: []Database{{Name: "x", Matched: matched}}, Log: slog.New(slog.DiscardHandler)}
+		r := Run(t.Context(), target, Policy{Action: Purge, BatchSize: 1}, func(DatabaseResult) {})
+		if d := r.Databases[0]; d.Status != want || (len(d.Findings) == 1) != matched || (r.Err() == nil) != matched {
+			t.Errorf("%+v", d)
+		}
+		if matched && (r.Status != Complete || r.Findings[0].Databases != 1) {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
+type unfit struct{}
+
+func (unfit) Open(context.Context, string, bool) (Table, error) {
+	return nil, Unfit{"no-table", "there is none"}
+}
+
+func TestFailuresWithOneCauseStandTogether(t *testing.T) {
+	r := Result{Databases: []DatabaseResult{
+		{Database: "a", Status: Failed, Error: "x"}, {Database: "b", Status: Complete},
+		{Database: "c", Status: Failed, Error: "y", DeletedRows: 7}, {Database: "d", Status: Failed, Error: "x"},
+	}}
+	const want = "3 of 4 databases failed: a (0 rows deleted), d (0 rows deleted): x; c (7 rows deleted): y"
+	if err := r.Err(); err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
 	}
 }

@@ -72,7 +72,7 @@ func policy() purge.Policy {
 func do(ctx context.Context, t testing.TB, engine purge.Engine, database string, p purge.Policy) purge.DatabaseResult {
 	t.Helper()
 	reports := 0
-	target := purge.Target{Engine: engine, Name: "engine", Server: "server:1", Databases: []string{database}, Log: quiet}
+	target := purge.Target{Engine: engine, Name: "engine", Server: "server:1", Databases: purge.Select(database).Resolve(nil, false), Log: quiet}
 	result := purge.Run(ctx, target, p, func(purge.DatabaseResult) { reports++ })
 	if reports != 1 || len(result.Databases) != 1 {
 		t.Fatalf("%d reports, %d results; want one each", reports, len(result.Databases))

@@ -496,7 +496,7 @@ func testManyDatabases(t *testing.T, s Server) {
 	p := policy()
 	p.Parallel = 2
 	reported := 0
-	target := purge.Target{Engine: s.Engine(), Databases: names, Log: quiet}
+	target := purge.Target{Engine: s.Engine(), Databases: purge.Select(names...).Resolve(nil, false), Log: quiet}
 	result := purge.Run(t.Context(), target, p, func(purge.DatabaseResult) { reported++ })
 	if result.Status != purge.Failed || result.DeletedRows != 4*(batch+1) || reported != 5 {
 		t.Errorf("%s, %d rows, %d reports", result.Status, result.DeletedRows, reported)
@@ -518,7 +518,7 @@ func testManyDatabases(t *testing.T, s Server) {
 		db.Insert(t, spread(batch, db.Now(t).Add(-time.Hour), time.Second)...)
 	}
 	p.MaxRows = 2*batch + 5
-	target.Databases = slices.Delete(slices.Clone(names), 2, 3)
+	target.Databases = slices.Delete(target.Databases, 2, 3)
 	if result := purge.Run(t.Context(), target, p, func(purge.DatabaseResult) {}); result.DeletedRows != p.MaxRows || result.Status != purge.Partial {
 		t.Errorf("%s", fmt.Sprintf("%s with %d rows, the cap is %d", result.Status, result.DeletedRows, p.MaxRows))
 	}
