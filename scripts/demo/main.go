@@ -15,14 +15,27 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"edfi-token-purge/scripts/edfi"
 	"edfi-token-purge/scripts/rig"
 	"edfi-token-purge/scripts/throwaway"
 )
 
+// tenants are the databases of the demonstration, and how many expired tokens
+// each holds, and as many live ones. The template is excluded.
+var tenants = []struct {
+	name string
+	rows int
+}{
+	{"EdFi_Admin_Tenant1", 30_000},
+	{"EdFi_Admin_Tenant2", 15_000},
+	{"EdFi_Admin_Tenant3", 4_000},
+	{"EdFi_Admin_Template", 1_000},
+}
+
 const (
-	database = "EdFi_Admin"
-	rows     = 50_000 // expired, and as many live
+	databases = "EdFi_Admin_*,!EdFi_Admin_Template"
 
 	timeout = 5 * time.Minute // the function's, as it is deployed
 
@@ -53,40 +66,50 @@ func run(ctx context.Context) error {
 	out.step("PostgreSQL", "%s:%d, a throwaway", r.Postgres.Host, r.Postgres.Port)
 	out.step("Secrets", "%s holds the login, behind a stand-in for Secrets Manager", rig.SecretID)
 
-	conn, err := r.CreateDatabase(ctx, database)
-	if err != nil {
-		return err
+	var tables []*table
+	for _, tenant := range tenants {
+		conn, err := r.CreateDatabase(ctx, tenant.name)
+		if err != nil {
+			return err
+		}
+		defer conn.Close(context.Background()) //nolint:errcheck // the server goes with it
+		fill := edfi.FillOptions{Expired: tenant.rows, Live: tenant.rows}
+		err = edfi.Fill(ctx, conn, fill, func(done, total int) {
+			out.progress(fmt.Sprintf("%s  %s of %s tokens written", tenant.name, thousands(done), thousands(total)))
+		})
+		if err != nil {
+			return err
+		}
+		t := &table{name: tenant.name, conn: conn}
+		if err := t.count(ctx, &t.before); err != nil {
+			return err
+		}
+		tables = append(tables, t)
 	}
-	defer conn.Close(context.Background()) //nolint:errcheck // the server goes with it
-	fill := edfi.FillOptions{Expired: rows, Live: rows}
-	err = edfi.Fill(ctx, conn, fill, func(done, total int) {
-		out.progress(fmt.Sprintf("%s  %s of %s tokens written", database, thousands(done), thousands(total)))
-	})
-	if err != nil {
-		return err
-	}
-	out.step("Database", "%s with %s tokens in dbo.ClientAccessTokens", database, thousands(2*rows))
-	function, err := r.Start(ctx)
+	out.step("Databases", "three tenants and a template, with dbo.ClientAccessTokens")
+	function, err := r.Start(ctx, "DATABASES="+databases)
 	if err != nil {
 		return err
 	}
 	out.step("Function", "%s, polling a stand-in for the Lambda Runtime API", os.Args[1])
+	out.step("", "DATABASES=%s", databases)
 	out.step("Event", `"Scheduled Event" from aws.events`)
 
-	out.blank()
-	out.line("%-8s %10s %10s", "", "expired", "live")
-	if err := out.counts(ctx, "before", conn); err != nil {
-		return err
-	}
 	first, err := invoke(ctx, out, function)
 	if err != nil {
 		return err
 	}
-	if err := out.counts(ctx, "after", conn); err != nil {
-		return err
+	out.blank()
+	out.line("%-20s %18s %18s", "tokens", "before", "after")
+	out.line("%-20s %9s %8s %9s %8s", "", "expired", "live", "expired", "live")
+	for _, t := range tables {
+		if err := t.count(ctx, &t.after); err != nil {
+			return err
+		}
+		out.line("%-20s %9s %8s %9s %8s", t.name, thousands(t.before.expired), thousands(t.before.live), thousands(t.after.expired), thousands(t.after.live))
 	}
 	metrics, logs := split(first.written)
-	out.title("The metric line, in CloudWatch's embedded metric format")
+	out.title("The metric lines, in CloudWatch's embedded metric format")
 	out.text(metrics)
 	out.title("The log")
 	out.text(logs)
@@ -104,6 +127,21 @@ func run(ctx context.Context) error {
 	out.title("The same event again finds nothing to do")
 	out.line("%d rows deleted in %d ms", again.DeletedRows, again.DurationMs)
 	return nil
+}
+
+// table is the table of tokens of one database.
+type table struct {
+	name          string
+	conn          *pgx.Conn
+	before, after counts
+}
+
+type counts struct{ expired, live int }
+
+func (t *table) count(ctx context.Context, c *counts) error {
+	expired, live, err := edfi.Counts(ctx, t.conn)
+	*c = counts{int(expired), int(live)}
+	return err
 }
 
 // answer is what one invocation came to.

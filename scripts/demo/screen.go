@@ -1,15 +1,10 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"strings"
 	"time"
-
-	"github.com/jackc/pgx/v5"
-
-	"edfi-token-purge/scripts/edfi"
 )
 
 // screen writes to standard output. On a terminal, progress is one line that
@@ -65,13 +60,4 @@ func (s *screen) text(text string) {
 	for line := range strings.SplitSeq(strings.TrimSpace(text), "\n") {
 		s.line("%s", line)
 	}
-}
-
-func (s *screen) counts(ctx context.Context, when string, conn *pgx.Conn) error {
-	expired, live, err := edfi.Counts(ctx, conn)
-	if err != nil {
-		return err
-	}
-	s.line("%-8s %10s %10s", when, thousands(int(expired)), thousands(int(live)))
-	return nil
 }

@@ -434,9 +434,9 @@ func (t *table) begin(ctx context.Context, physical bool, sql string) error {
 			}
 			// An eighth less than there is, so that the limits need not be set anew
 			// until that eighth is over.
-			l.statement, l.until = left*7/8, now.Add(left/8)
+			l.statement, l.until = left/8*7, now.Add(left/8)
 			// The lock's time must be up first, else it looks like a slow statement.
-			l.lock = min(l.lock, l.statement*9/10)
+			l.lock = min(l.lock, l.statement/10*9)
 		}
 		if _, err := t.conn.Exec(ctx, sqlLimits, milliseconds(l.statement), milliseconds(l.lock), onOff(!physical)); err != nil {
 			return err
@@ -488,7 +488,7 @@ func (t *table) explain(doing string, err error) error {
 		case "55P03", "40P01", "40001": // lock not available, deadlock, serialization
 			return say("%w: SQLSTATE %s", purge.ErrLocked, refused.Code)
 		case "57014": // canceled: by our own limit, or by somebody
-			if t.limits == nil || t.limits.statement == 0 || time.Since(t.began) < t.limits.statement*9/10 {
+			if t.limits == nil || t.limits.statement == 0 || time.Since(t.began) < t.limits.statement/10*9 {
 				return say("%s: another session canceled the statement", message)
 			}
 			return say("%w: SQLSTATE %s", purge.ErrTimeout, refused.Code)

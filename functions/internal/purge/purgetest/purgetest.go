@@ -125,6 +125,19 @@ func spread(n int, from time.Time, step time.Duration) []time.Time {
 	return times
 }
 
+// routed is an engine that leaves each database to another one.
+type routed map[string]purge.Engine
+
+func (r routed) Open(ctx context.Context, database string, claim bool) (purge.Table, error) {
+	if engine := r[database]; engine != nil {
+		return engine.Open(ctx, database, claim)
+	}
+	for _, engine := range r { // any of them will say that there is no such database
+		return engine.Open(ctx, database, claim)
+	}
+	return nil, purge.Unfit{Code: "no-database", Message: "there is no database at all"}
+}
+
 // hooked is an engine whose clock stands still where now is set, and that calls
 // back after each batch.
 type hooked struct {
