@@ -2,7 +2,7 @@
 // plain DELETE. Both empty the same table on the same server, in turn, so that
 // their ratio holds where the machine's own speed does not.
 //
-//	bench [-rows N] [-large N] [-runs N] BOOTSTRAP
+//	bench [-rows N] [-large N] [-runs N] [-databases N] BOOTSTRAP
 //
 // The purge is the real Lambda binary; its time is the one in its result, from
 // connecting to the last look. Statements are timed by the server's own log.
@@ -15,6 +15,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
 	"regexp"
@@ -28,6 +29,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"edfi-token-purge/scripts/edfi"
+	"edfi-token-purge/scripts/relay"
 	"edfi-token-purge/scripts/rig"
 	"edfi-token-purge/scripts/throwaway"
 )
@@ -38,20 +40,21 @@ func main() {
 	rows := flag.Int("rows", 1_000_000, "expired rows in the table")
 	large := flag.Int("large", 4_000_000, "expired rows in the large table; 0 leaves it out")
 	runs := flag.Int("runs", 5, "runs of each")
+	databases := flag.Int("databases", 1000, "databases of the empty run over many; 0 leaves it out")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if flag.NArg() != 1 {
-		fmt.Fprintln(os.Stderr, "usage: bench [-rows N] [-large N] [-runs N] BOOTSTRAP")
+		fmt.Fprintln(os.Stderr, "usage: bench [-rows N] [-large N] [-runs N] [-databases N] BOOTSTRAP")
 		os.Exit(2)
 	}
-	if err := run(ctx, flag.Arg(0), *rows, *large, *runs); err != nil {
+	if err := run(ctx, flag.Arg(0), *rows, *large, *runs, *databases); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, binary string, rows, large, runs int) error {
+func run(ctx context.Context, binary string, rows, large, runs, databases int) error {
 	r, err := rig.New(ctx, binary, throwaway.Options{
 		Progress: say,
 		Settings: map[string]string{
@@ -96,7 +99,10 @@ func run(ctx context.Context, binary string, rows, large, runs int) error {
 		perRow := func(t times, rows int) float64 { return median(t.purge) / float64(rows) }
 		fmt.Printf("\na row out of %s costs %.2f times one out of %s\n", thousands(large), perRow(big, large)/perRow(small, rows), thousands(rows))
 	}
-	return b.empty(ctx, runs)
+	if err := b.empty(ctx, runs); err != nil || databases == 0 {
+		return err
+	}
+	return b.many(ctx, databases)
 }
 
 type bench struct {
@@ -231,7 +237,7 @@ func (b *bench) empty(ctx context.Context, runs int) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(ctx) //nolint:errcheck // nothing is under way
+	conn.Close(ctx) //nolint:errcheck // nothing is under way
 	var ms []float64
 	for range runs {
 		s, err := b.purge(ctx, "EdFi_Admin_Empty")
@@ -241,6 +247,43 @@ func (b *bench) empty(ctx context.Context, runs int) error {
 		ms = append(ms, s*1000)
 	}
 	fmt.Printf("\na run that finds nothing takes %s ms, connecting included\n", spread(ms, "%.0f"))
+	return nil
+}
+
+// many measures the run over many databases that finds nothing in any.
+func (b *bench) many(ctx context.Context, databases int) error {
+	for i := range databases {
+		if i%100 == 0 {
+			say(fmt.Sprintf("%s of %s databases made", thousands(i), thousands(databases)))
+		}
+		if _, err := b.admin.Exec(ctx, fmt.Sprintf(`CREATE DATABASE admin_%d TEMPLATE "EdFi_Admin_Empty"`, i)); err != nil {
+			return err
+		}
+	}
+	between, err := relay.New(net.JoinHostPort(b.rig.Postgres.Host, strconv.Itoa(int(b.rig.Postgres.Port))))
+	if err != nil {
+		return err
+	}
+	defer between.Close()
+	f, err := b.rig.Start(ctx, "DATABASES=admin_*", fmt.Sprintf("DB_PORT=%d", between.Port()))
+	if err != nil {
+		return err
+	}
+	reply, _, err := f.Invoke(ctx, "{}", 15*time.Minute)
+	if err != nil {
+		return err
+	}
+	var result struct {
+		Status     string
+		DurationMs float64
+		Databases  []json.RawMessage
+	}
+	if reply.Error != nil || json.Unmarshal(reply.Payload, &result) != nil || result.Status != "complete" || len(result.Databases) != databases {
+		return fmt.Errorf("the function answered %.500s", reply.Payload)
+	}
+	connections, trips := between.Counts()
+	fmt.Printf("the same over %s databases, four at a time, takes %.1f s and %.1f round trips for each, log-in included\n",
+		thousands(databases), result.DurationMs/1000, float64(trips)/float64(connections))
 	return nil
 }
 
