@@ -71,3 +71,15 @@ func TestEveryFaultIsNamedAndNoValueShown(t *testing.T) {
 		}
 	}
 }
+
+func FuzzReadConfig(f *testing.F) {
+	f.Add("s", "A,B*,!C", "1h", "5", "verify-full")
+	f.Add("", ",", "-1h", "x", "")
+	f.Fuzz(func(t *testing.T, id, databases, duration, number, choice string) {
+		c, err := readConfig(env("SECRET_ID="+id, "DATABASES="+databases, "GRACE_PERIOD="+duration, "STOP_BEFORE="+duration,
+			"BATCH_SIZE="+number, "MAX_ROWS="+number, "DB_TLS="+choice))
+		if err == nil && (c.policy.Grace < 0 || c.policy.BatchSize < 0 || c.policy.MaxRows < 0 || c.secretID == "") {
+			t.Errorf("%+v", c)
+		}
+	})
+}

@@ -73,3 +73,25 @@ func TestGoodEventsAreRead(t *testing.T) {
 		t.Errorf("%+v, %v", req, err)
 	}
 }
+
+func FuzzParseEvent(f *testing.F) {
+	for event := range badEvents {
+		f.Add([]byte(event))
+	}
+	f.Add([]byte(scheduled))
+	f.Add([]byte(`{"action":"dry-run","databases":["A"],"gracePeriod":"24h","maxRows":1,"batchSize":1,"maxDuration":"2m"}`))
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		req, err := parseEvent(payload)
+		if err != nil {
+			return
+		}
+		if req.maxRows < 0 || req.batchSize < 0 || req.grace < 0 || req.maxDuration < 0 || req.action == "" {
+			t.Errorf("%s: %+v", payload, req)
+		}
+		for _, name := range req.databases {
+			if name == "" {
+				t.Errorf("%s: an empty name", payload)
+			}
+		}
+	})
+}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -68,49 +69,84 @@ func explain(ctx context.Context, err error) error {
 	return fmt.Errorf("can't reach Secrets Manager: %s", redact.Text(err.Error()))
 }
 
-// Parse reads the JSON that RDS keeps in a secret. Errors name fields, never
-// values.
+// Parse reads a secret: the JSON that RDS keeps, or a connection string as Ed-Fi
+// keeps it, as the whole secret or in the JSON under connectionString. Errors
+// name fields, never values.
 func Parse(text string) (Login, error) {
 	var fields map[string]json.RawMessage
 	decoder := json.NewDecoder(strings.NewReader(text))
 	if err := decoder.Decode(&fields); err != nil || fields == nil {
-		return Login{}, errors.New("the secret is no JSON object; it must hold username and password, and may hold engine, host, port and dbname")
+		if json.Valid([]byte(text)) || !strings.Contains(text, "=") {
+			return Login{}, errors.New("the secret is neither a JSON object nor a connection string; it must hold username and password, and may hold engine, host, port and dbname")
+		}
+		return parseConnectionString(text)
 	}
-	if decoder.More() {
+	if _, err := decoder.Token(); err != io.EOF {
 		return Login{}, errors.New("the secret holds more than one JSON object")
 	}
-	var (
-		faults []string
-		login  Login
-	)
-	read := func(name string, required bool) string {
+	var faults []string
+	read := func(name string) string {
 		raw, ok := fields[name]
 		if !ok || bytes.Equal(raw, []byte("null")) {
-			raw = []byte(`""`)
+			return ""
 		}
 		var value string
 		if json.Unmarshal(raw, &value) != nil {
 			faults = append(faults, name+" must be a string")
-		} else if value == "" && required {
-			faults = append(faults, name+" is missing")
 		}
 		return value
 	}
-	login.Username = redact.NewSecret(read("username", true))
-	login.Password = redact.NewSecret(read("password", true))
-	login.Engine = read("engine", false)
-	login.Host = read("host", false)
-	login.Database = read("dbname", false)
+	var login Login
+	if whole := read("connectionString"); whole != "" {
+		var err error
+		if login, err = parseConnectionString(whole); err != nil {
+			return Login{}, err
+		}
+	}
+	set := func(to *string, name string) {
+		if v := read(name); v != "" {
+			*to = v
+		}
+	}
+	set(&login.Engine, "engine")
+	set(&login.Host, "host")
+	set(&login.Database, "dbname")
+	username, password := login.Username.Reveal(), login.Password.Reveal()
+	set(&username, "username")
+	set(&password, "password")
+	login.Username, login.Password = redact.NewSecret(username), redact.NewSecret(password)
 	// RDS writes a number, other tools a string.
 	if port := strings.Trim(string(fields["port"]), `"`); port != "" && port != "null" {
-		number, err := strconv.ParseUint(port, 10, 16)
-		if err != nil || number == 0 {
-			faults = append(faults, "port must be a number from 1 to 65535")
+		var err error
+		if login.Port, err = parsePort(port); err != nil {
+			faults = append(faults, err.Error())
 		}
-		login.Port = uint16(number)
 	}
 	if faults != nil {
 		return Login{}, errors.New("the secret: " + strings.Join(faults, "; "))
 	}
-	return login, nil
+	return login, login.complete()
+}
+
+// complete answers what no other source can stand in for.
+func (l Login) complete() error {
+	var missing []string
+	if l.Username.Reveal() == "" {
+		missing = append(missing, "username")
+	}
+	if l.Password.Reveal() == "" {
+		missing = append(missing, "password")
+	}
+	if missing != nil {
+		return fmt.Errorf("the secret: %s is missing", strings.Join(missing, " and "))
+	}
+	return nil
+}
+
+func parsePort(text string) (uint16, error) {
+	port, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || port == 0 {
+		return 0, errors.New("port must be a number from 1 to 65535")
+	}
+	return uint16(port), nil
 }

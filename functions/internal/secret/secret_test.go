@@ -34,15 +34,15 @@ func TestParseReadsWhatRDSWrites(t *testing.T) {
 
 func TestParseNamesFieldsNotValues(t *testing.T) {
 	for text, want := range map[string]string{
-		`hunter2`:                                "no JSON object",
-		``:                                       "no JSON object",
-		`null`:                                   "no JSON object",
-		`["hunter2"]`:                            "no JSON object",
+		`hunter2`:                                "neither a JSON object nor a connection string",
+		``:                                       "neither a JSON object nor a connection string",
+		`null`:                                   "neither a JSON object nor a connection string",
+		`["hunter2"]`:                            "neither a JSON object nor a connection string",
 		`{"username":"hunter2"}`:                 "password is missing",
 		`{"password":"hunter2"}`:                 "username is missing",
 		`{"username":"","password":"hunter2"}`:   "username is missing",
 		`{"username":null,"password":"hunter2"}`: "username is missing",
-		`{"username":["hunter2"],"password":1}`:  "username must be a string; password must be a string",
+		`{"username":["hunter2"],"password":1}`:  "password must be a string",
 		`{"username":"u","password":"p","port":0}`:         "port must be a number",
 		`{"username":"u","password":"p","port":"hunter2"}`: "port must be a number",
 		`{"username":"u","password":"p","port":65536}`:     "port must be a number",
@@ -53,6 +53,67 @@ func TestParseNamesFieldsNotValues(t *testing.T) {
 			t.Errorf("%s: %v, want %q", text, err, want)
 		}
 	}
+}
+
+func TestParseReadsConnectionStrings(t *testing.T) {
+	for text, want := range map[string]string{
+		`host=db.example;port=5433;username=u;password=p;database=EdFi_Admin;pooling=true`:                          "postgres db.example 5433 EdFi_Admin u p",
+		`Host=db.example; Username = u ; Password="p;x""y=z" ; Database=EdFi_Admin;`:                                `postgres db.example 0 EdFi_Admin u p;x"y=z`,
+		`Server=db.example,1434;Database=EdFi_Admin;User Id=u;Password='p;''=';Encrypt=True`:                        `sqlserver db.example 1434 EdFi_Admin u p;'=`,
+		`Data Source=tcp:db.example;Initial Catalog=EdFi_Admin;UID=u;PWD=p`:                                         "sqlserver db.example 0 EdFi_Admin u p",
+		`Server=db.example\SQL2019,1500;User Id=u;Password=p;Integrated Security=false`:                             "sqlserver db.example 1500  u p",
+		`server=db.example;user id=u;password=p=q;database=EdFi_Admin`:                                              " db.example 0 EdFi_Admin u p=q",
+		`server=db.example;user id=u;password=p;TrustServerCertificate=true`:                                        "sqlserver db.example 0  u p",
+		`{"connectionString":"host=h;username=u;password=p;database=d"}`:                                            "postgres h 0 d u p",
+		`{"connectionString":"server=h;user id=u;password=p","engine":"sqlserver-se","port":1435,"dbname":"Other"}`: "sqlserver-se h 1435 Other u p",
+	} {
+		l, err := Parse(text)
+		if got := fmt.Sprintf("%s %s %d %s %s %s", l.Engine, l.Host, l.Port, l.Database, l.Username.Reveal(), l.Password.Reveal()); err != nil || got != want {
+			t.Errorf("%s:\n%q, %v, want\n%q", text, got, err, want)
+		}
+	}
+	for text, want := range map[string]string{
+		`host=h;password=hunter2`:                                    "username is missing",
+		`host=h;username=hunter2`:                                    "password is missing",
+		`host=h;username=u;password="hunter2`:                        "quote",
+		`host=h;username=u;password="hunter2"x`:                      "quote",
+		`host=h;hunter2;username=u;password=p`:                       "keyword=value",
+		`=hunter2`:                                                   "keyword=value",
+		`host=h;port=hunter2;username=u;password=p`:                  "port",
+		`Server=h;Database=d;Integrated Security=SSPI`:               "Integrated Security",
+		`Data Source=h\hunter2;User Id=u;Password=p`:                 "give its port",
+		`host=h;server=hunter2;username=u;password=p`:                "host twice",
+		`{"connectionString":"hunter2"}`:                             "keyword=value",
+		`{"connectionString":5,"username":"u","password":"hunter2"}`: "connectionString must be a string",
+	} {
+		_, err := Parse(text)
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, seed := range []string{
+		`{"engine":"postgres","host":"h","port":5432,"username":"u","password":"p","dbname":"d"}`,
+		`{"connectionString":"host=h;username=u;password='p''q';database=d"}`,
+		`Server=tcp:h\i,1433;Database=d;User Id=u;Password="p;q"`, `{"port":"x"}`, `null`, `=;=`, `a='`,
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		login, err := Parse(text)
+		if err == nil && (login.Username.Reveal() == "" || login.Password.Reveal() == "") {
+			t.Errorf("%q: no error, and no login", text)
+		}
+		// No error quotes what it read. Short words may be the message's own.
+		if err != nil && len(text) > 60 && strings.Contains(err.Error(), text) {
+			t.Errorf("%q is quoted: %v", text, err)
+		}
+		if out := fmt.Sprintf("%v %+v %#v", login, login, &login); len(login.Password.Reveal()) > 60 && strings.Contains(out, login.Password.Reveal()) {
+			t.Errorf("%q is printed", text)
+		}
+	})
 }
 
 func TestLoginPrintsAsRedacted(t *testing.T) {

@@ -1,0 +1,143 @@
+package secret
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"edfi-token-purge/functions/internal/redact"
+)
+
+// keywords are those of Npgsql and of SqlClient that a login is made of, in
+// lower case and without spaces. All others are left to the API.
+var keywords = map[string]string{
+	"host": "host", "server": "host", "datasource": "host", "address": "host", "addr": "host", "networkaddress": "host",
+	"port":     "port",
+	"database": "database", "initialcatalog": "database", "db": "database",
+	"username": "username", "userid": "username", "user": "username", "uid": "username",
+	"password": "password", "pwd": "password", "psw": "password",
+	"integratedsecurity": "integrated", "trusted_connection": "integrated",
+}
+
+// Of the keywords, those that one of the two libraries alone knows.
+var (
+	npgsqlOnly    = []string{"host", "port", "username"}
+	sqlClientOnly = []string{"datasource", "initialcatalog", "uid", "address", "addr", "networkaddress", "integratedsecurity", "trusted_connection"}
+)
+
+// parseConnectionString reads what Ed-Fi keeps under ConnectionStrings, such as
+// host=...;username=...;password=...;database=EdFi_Admin or
+// Server=host,port;Database=...;User Id=...;Password=....
+func parseConnectionString(text string) (Login, error) {
+	given, err := pairs(text)
+	if err != nil {
+		return Login{}, err
+	}
+	var login Login
+	values := map[string]string{}
+	for keyword, value := range given {
+		if field, ok := keywords[keyword]; ok && value != "" {
+			if have, twice := values[field]; twice && have != value {
+				return Login{}, fmt.Errorf("the connection string gives the %s twice", field)
+			}
+			values[field] = value
+		}
+	}
+	if on := strings.ToLower(values["integrated"]); on != "" && on != "false" && on != "no" {
+		return Login{}, errors.New("the connection string asks for Integrated Security, which a Lambda function has no account for: it must hold User Id and Password")
+	}
+	login.Username, login.Password = redact.NewSecret(values["username"]), redact.NewSecret(values["password"])
+	login.Host, login.Database = values["host"], values["database"]
+	login.Engine = engineOf(given, login.Host)
+	port := values["port"]
+	if login.Engine == "sqlserver" { // [tcp:]host[\instance][,port]
+		login.Host = strings.TrimPrefix(login.Host, "tcp:")
+		var inHost string
+		if login.Host, inHost, _ = strings.Cut(login.Host, ","); inHost != "" {
+			port = strings.TrimSpace(inHost)
+		}
+		if strings.Contains(login.Host, `\`) && port == "" {
+			return Login{}, errors.New(`the connection string names an instance (host\instance); give its port instead: Server=host,port`)
+		}
+		login.Host, _, _ = strings.Cut(strings.TrimSpace(login.Host), `\`)
+	}
+	if port != "" {
+		if login.Port, err = parsePort(port); err != nil {
+			return Login{}, fmt.Errorf("the connection string: %w", err)
+		}
+	}
+	return login, login.complete()
+}
+
+// engineOf tells whose keywords they are; "" where they are both libraries'.
+func engineOf(given map[string]string, host string) string {
+	for _, keyword := range npgsqlOnly {
+		if _, ok := given[keyword]; ok {
+			return "postgres"
+		}
+	}
+	for _, keyword := range sqlClientOnly {
+		if _, ok := given[keyword]; ok {
+			return "sqlserver"
+		}
+	}
+	if strings.ContainsAny(host, `,\`) || strings.HasPrefix(host, "tcp:") {
+		return "sqlserver"
+	}
+	for keyword := range given {
+		if keyword == "encrypt" || keyword == "trustservercertificate" || keyword == "multipleactiveresultsets" || keyword == "applicationintent" {
+			return "sqlserver"
+		}
+	}
+	return ""
+}
+
+// pairs splits keyword=value;..., where a value may be quoted and then hold any
+// character, the quote itself doubled. Of a keyword given twice the last counts.
+func pairs(text string) (map[string]string, error) {
+	all := map[string]string{}
+	for rest := text; ; {
+		rest = strings.TrimLeft(rest, "; \t\r\n")
+		if rest == "" {
+			return all, nil
+		}
+		keyword, after, found := strings.Cut(rest, "=")
+		keyword = strings.ToLower(strings.ReplaceAll(strings.TrimSpace(keyword), " ", ""))
+		if !found || keyword == "" || strings.Contains(keyword, ";") {
+			return nil, errors.New("the secret is no connection string: a part of it is not keyword=value")
+		}
+		var value string
+		value, rest, found = cutValue(strings.TrimLeft(after, " \t"))
+		if !found {
+			return nil, errors.New("the secret is no connection string: a quote is not closed, or something follows it")
+		}
+		all[keyword] = value
+	}
+}
+
+// cutValue answers the value that text begins with, and what follows it.
+func cutValue(text string) (value, rest string, ok bool) {
+	if text == "" || text[0] != '"' && text[0] != '\'' {
+		value, rest, _ = strings.Cut(text, ";")
+		return strings.TrimSpace(value), rest, true
+	}
+	quote := text[:1]
+	var b strings.Builder
+	for text = text[1:]; ; {
+		part, after, closed := strings.Cut(text, quote)
+		if !closed {
+			return "", "", false
+		}
+		b.WriteString(part)
+		if strings.HasPrefix(after, quote) {
+			b.WriteString(quote)
+			text = after[1:]
+			continue
+		}
+		after = strings.TrimLeft(after, " \t")
+		if after != "" && after[0] != ';' {
+			return "", "", false
+		}
+		return b.String(), after, true
+	}
+}
