@@ -493,13 +493,17 @@ func (t *table) explain(doing string, err error) error {
 			}
 			return say("%w: SQLSTATE %s", purge.ErrTimeout, refused.Code)
 		case "28P01", "28000":
-			return say("the server refused the login (SQLSTATE %s): check user name and password in the secret, and pg_hba.conf or the requirement of TLS", refused.Code)
+			return say("%w (SQLSTATE %s): check user name and password in the secret, and pg_hba.conf or the requirement of TLS", purge.ErrLogin, refused.Code)
 		case "3D000":
 			return purge.Unfit{Code: "no-database", Message: fmt.Sprintf("database %s does not exist on this server", t.database)}
 		case "42501":
 			return say("%s: the role lacks a right, see infra/postgres/role.sql", message)
 		case "25006":
 			return say("%s: this is a reader; use the writer's endpoint", message)
+		}
+		switch refused.Code[:2] {
+		case "08", "57", "53": // connection, operator's intervention, resources
+			return say("%w: %s", purge.ErrLost, message)
 		}
 		return say("%s", message)
 	}
@@ -509,7 +513,7 @@ func (t *table) explain(doing string, err error) error {
 		err = connecting.Unwrap()
 	}
 	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &network) && network.Timeout() {
-		return say("no answer from the server in time: check host and port, security groups, and that the function runs in the database's VPC")
+		return say("%w: no answer in time: check host and port, security groups, and that the function runs in the database's VPC", purge.ErrLost)
 	}
-	return say("%s", redact.Text(err.Error(), t.server.Password.Reveal()))
+	return say("%w: %s", purge.ErrLost, redact.Text(err.Error(), t.server.Password.Reveal()))
 }

@@ -113,6 +113,8 @@ var (
 	ErrAlreadyRunning = errors.New("another run is purging this database")
 	ErrLocked         = errors.New("rows are locked by another session")
 	ErrTimeout        = errors.New("the statement ran out of time")
+	ErrLogin          = errors.New("the server refused the login")
+	ErrLost           = errors.New("no connection to the server") // none any more, or none yet
 )
 
 // Unfit is the error for a database that is not, or not for this login, an Ed-Fi

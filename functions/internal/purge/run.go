@@ -20,6 +20,15 @@ const MaxClockSkew = 5 * time.Minute
 // comes out of Policy.StopBefore, of which it takes a quarter at most.
 const closingTime = 2 * time.Second
 
+// A connection that is lost in the middle of a run is opened anew, first after
+// lostRest, then after twice that and so on, for lostPatience: a server that
+// restarts or fails over is back by then.
+const (
+	lostRest     = 200 * time.Millisecond
+	lostRestMost = 10 * time.Second
+	lostPatience = 2 * time.Minute
+)
+
 // errMaxRows ends a sweep although there is time and nothing went wrong.
 var errMaxRows = errors.New("the cap on rows is reached")
 
@@ -93,15 +102,17 @@ type run struct {
 	overrun  StopReason // what it means that the time is over
 	cap      *rowCap
 	log      *slog.Logger
-	tables   []Table // the first claims the database and deletes; the last reads
-	expired  Range   // all that the run may delete
-	left     []part  // what a stopped sweep did not get to
+	tables   []Table   // the first claims the database and deletes; the last reads
+	expired  Range     // all that the run may delete
+	left     []part    // what a stopped sweep did not get to
+	lost     time.Time // when the connection was; zero while there is one
+	rest     time.Duration
 	res      DatabaseResult
 }
 
 // serve fills r.res, whatever happens. work ends in time for the closing look,
-// which outer still allows. It answers true when only the share of the time that
-// this database was given is over, so that it wants another turn.
+// which outer still allows. It answers true when this database wants another turn:
+// when only its share of the time is over, or the connection was lost.
 func (r *run) serve(outer, work context.Context, share time.Duration) (again bool) {
 	start := time.Now()
 	defer func() { r.res.DurationMs += time.Since(start).Milliseconds() }()
@@ -125,6 +136,7 @@ func (r *run) serve(outer, work context.Context, share time.Duration) (again boo
 	}
 	opened := err == nil
 	if opened {
+		r.lost, r.res.Error = time.Time{}, ""
 		defer func() {
 			for _, t := range r.tables {
 				t.Close()
@@ -140,7 +152,7 @@ func (r *run) serve(outer, work context.Context, share time.Duration) (again boo
 	case errors.As(err, &unfit) && r.database.Matched:
 		r.skip(unfit.Code, unfit.Error())
 		return false
-	case errors.Is(err, ErrAlreadyRunning):
+	case errors.Is(err, ErrAlreadyRunning) && r.lost.IsZero(): // else it may be our own lost session
 		r.end(Partial, AlreadyRunning)
 	case errors.Is(err, errMaxRows):
 		r.end(Partial, MaxRows)
@@ -152,11 +164,30 @@ func (r *run) serve(outer, work context.Context, share time.Duration) (again boo
 	default:
 		r.end(Failed, Errored)
 		r.res.Error = err.Error()
+		again = r.restAfterLoss(work, err)
 	}
 	if r.res.Status != Complete && r.expired != nil && r.policy.Action == Purge && opened {
 		r.guard(outer, func() error { r.lookAtLeftovers(outer); return nil }) //nolint:errcheck // logged; the status stands
 	}
 	return again
+}
+
+// restAfterLoss tells whether err is the loss of a connection that this run has
+// had, and worth another try; if so, it rests first.
+func (r *run) restAfterLoss(work context.Context, err error) bool {
+	if r.res.Cutoff == nil || !errors.Is(err, ErrLost) && !errors.Is(err, ErrAlreadyRunning) {
+		return false
+	}
+	if r.lost.IsZero() {
+		r.lost, r.rest = time.Now(), lostRest
+	}
+	if time.Since(r.lost) > lostPatience {
+		return false
+	}
+	r.log.WarnContext(work, "connection lost", "error", err.Error(), "again in", r.rest)
+	sleep(work, r.rest)
+	r.rest = min(2*r.rest, lostRestMost)
+	return work.Err() == nil
 }
 
 // skip ends a run in a database that a pattern matched and that can't be purged.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -294,4 +295,62 @@ func TestFailuresWithOneCauseStandTogether(t *testing.T) {
 	if err := r.Err(); err == nil || err.Error() != want {
 		t.Errorf("%v, want %s", err, want)
 	}
+}
+
+// lossy loses its connection now and then, and is not reachable for some tries
+// after that.
+type lossy struct {
+	fake
+	down  int // tries to connect that fail after a loss
+	every int // deletes from one loss to the next; 0 is none
+	gone  int
+}
+
+func (l *lossy) Open(context.Context, string, bool) (Table, error) {
+	if l.gone > 0 {
+		l.gone--
+		return nil, fmt.Errorf("connect: %w", ErrLost)
+	}
+	return l, nil
+}
+
+func (l *lossy) Delete(ctx context.Context, r Range) (int64, error) {
+	if l.every > 0 && l.deletes%l.every == l.every-1 {
+		l.deletes++
+		l.gone = l.down
+	}
+	if l.gone > 0 {
+		return 0, fmt.Errorf("delete: %w", ErrLost)
+	}
+	return l.fake.Delete(ctx, r)
+}
+
+func TestALostConnectionIsOpenedAnewWithinTheTimeLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &lossy{fake: fake{rows: 100}, every: 4, down: 5}
+		r := runAll(t.Context(), l, Policy{BatchSize: 10}, "a")
+		if d := r.Databases[0]; d.Status != Complete || d.DeletedRows != 100 || d.Error != "" {
+			t.Errorf("%+v", d)
+		}
+		// One that does not come back is given up, and in time.
+		l = &lossy{fake: fake{rows: 100}, every: 4, down: 1e6}
+		start := time.Now()
+		r = runAll(t.Context(), l, Policy{BatchSize: 10}, "a")
+		if d := r.Databases[0]; d.Status != Failed || d.DeletedRows != 30 || time.Since(start) < lostPatience || time.Since(start) > lostPatience+lostRestMost {
+			t.Errorf("%+v after %s", d, time.Since(start))
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		l = &lossy{fake: fake{rows: 100}, every: 4, down: 1e6}
+		r = runAll(ctx, l, Policy{BatchSize: 10, StopBefore: 10 * time.Second}, "a")
+		if d := r.Databases[0]; d.Status != Failed || d.DeletedRows != 30 || ctx.Err() != nil {
+			t.Errorf("%+v", d)
+		}
+		// One that was never there is an error at once.
+		l = &lossy{gone: 1e6}
+		start = time.Now()
+		if r = runAll(t.Context(), l, Policy{BatchSize: 10}, "a"); r.Status != Failed || time.Since(start) != 0 {
+			t.Errorf("%+v after %s", r, time.Since(start))
+		}
+	})
 }
