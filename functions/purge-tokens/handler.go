@@ -27,14 +27,16 @@ import (
 // so that its failure can still be reported.
 const answerMargin = time.Second
 
-// handler is the Lambda function. It keeps nothing from one invocation to the
-// next: a connection would be dead after half an hour of freeze.
+// handler is the Lambda function. From one invocation to the next it keeps the
+// login, while that works, and no connection: after half an hour of freeze that
+// would be dead.
 type handler struct {
 	config  config
 	fault   error // what is wrong with the configuration
 	secrets secret.Getter
 	metrics io.Writer
 	log     *slog.Logger
+	login   *secret.Login // nil is to be fetched
 }
 
 // Invoke implements lambda.Handler: bytes in and out, so that the event can be
@@ -51,18 +53,28 @@ func (h *handler) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 	if err != nil {
 		return nil, h.fail(ctx, "InvalidEvent", err)
 	}
-	login, err := h.fetch(ctx)
-	if err != nil {
-		h.publish(ctx, emf.Run{Failed: true, StopReason: string(purge.Errored)})
-		return nil, h.fail(ctx, "SecretError", err)
+	if h.login == nil {
+		login, err := h.fetch(ctx, secret.Current)
+		if err != nil {
+			h.publish(ctx, emf.Run{Failed: true, StopReason: string(purge.Errored)})
+			return nil, h.fail(ctx, "SecretError", err)
+		}
+		h.login = &login
 	}
-	target, server := h.target(login)
+	login := *h.login
+	h.login = nil // until it has worked
 	selection := h.selection(login)
 	if err := req.refuse(h.config.policy, &selection, false); err != nil {
 		return nil, h.fail(ctx, "InvalidEvent", err)
 	}
+	access := &logins{connect: h.connect, fetch: h.fetch, current: login, fetched: map[string]secret.Login{}}
 	policy := req.narrow(h.policy())
-	if target.Databases, err = resolve(ctx, server, req, selection, login); err != nil {
+	target := purge.Target{
+		Engine: access, Name: engines[login.Engine],
+		Server: net.JoinHostPort(login.Host, strconv.Itoa(int(login.Port))),
+		Log:    h.log,
+	}
+	if target.Databases, err = resolve(ctx, access, req, selection, login); err != nil {
 		h.publish(ctx, emf.Run{Failed: true, StopReason: string(purge.Errored), Engine: target.Name})
 		return nil, h.fail(ctx, "PurgeFailed", err)
 	}
@@ -74,6 +86,8 @@ func (h *handler) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 	if err := result.Err(); err != nil {
 		return nil, h.fail(ctx, "PurgeFailed", err)
 	}
+	login = access.login()
+	h.login = &login
 	return answer(result)
 }
 
@@ -97,7 +111,7 @@ func answer(result purge.Result) ([]byte, error) {
 }
 
 // resolve answers the databases to serve. A request's are outright names.
-func resolve(ctx context.Context, server postgres.Server, req request, selection purge.Selection, login secret.Login) ([]purge.Database, error) {
+func resolve(ctx context.Context, server server, req request, selection purge.Selection, login secret.Login) ([]purge.Database, error) {
 	if req.databases != nil {
 		return purge.Select(req.databases...).Resolve(nil, false), nil
 	}
@@ -122,13 +136,13 @@ func (h *handler) fail(ctx context.Context, errorType string, err error) error {
 }
 
 // fetch reads the login and fills in what the configuration says instead.
-func (h *handler) fetch(ctx context.Context) (secret.Login, error) {
+func (h *handler) fetch(ctx context.Context, stage string) (secret.Login, error) {
 	if deadline, ok := ctx.Deadline(); ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-answerMargin))
 		defer cancel()
 	}
-	login, err := secret.Fetch(ctx, h.secrets, h.config.secretID)
+	login, err := secret.Fetch(ctx, h.secrets, h.config.secretID, stage)
 	if err != nil {
 		return login, err
 	}
@@ -149,6 +163,7 @@ func (h *handler) fetch(ctx context.Context) (secret.Login, error) {
 	case login.Host == "":
 		return login, errors.New("the secret names no host: set DB_HOST")
 	}
+	login.Port = cmp.Or(login.Port, postgres.DefaultPort)
 	return login, nil
 }
 
@@ -170,21 +185,17 @@ func (h *handler) selection(login secret.Login) purge.Selection {
 	return purge.Select(cmp.Or(login.Database, "EdFi_Admin"))
 }
 
-// target makes the engine from the login.
-func (h *handler) target(login secret.Login) (purge.Target, postgres.Server) {
-	server := postgres.Server{
-		Host: login.Host, Port: cmp.Or(login.Port, postgres.DefaultPort),
+// connect makes the server from a login.
+func (h *handler) connect(login secret.Login) server {
+	s := postgres.Server{
+		Host: login.Host, Port: login.Port,
 		User: login.Username, Password: login.Password,
 		LockTimeout: h.config.lockTimeout,
 	}
 	if !h.config.plaintext {
-		server.TLS = &tls.Config{RootCAs: h.config.roots, ServerName: login.Host, MinVersion: tls.VersionTLS12}
+		s.TLS = &tls.Config{RootCAs: h.config.roots, ServerName: login.Host, MinVersion: tls.VersionTLS12}
 	}
-	return purge.Target{
-		Engine: server, Name: engines[login.Engine],
-		Server: net.JoinHostPort(server.Host, strconv.Itoa(int(server.Port))),
-		Log:    h.log,
-	}, server
+	return s
 }
 
 // report publishes and logs what happened in one database.

@@ -185,6 +185,60 @@ func TestASecretThatCannotBeUsedIsASecretError(t *testing.T) {
 	}
 }
 
+func TestARotatedLoginIsFetchedAgainAndTheOneBeforeItIsTried(t *testing.T) {
+	t.Parallel()
+	db := newDatabase(t, 3, 3)
+	const role = "purge_rotated"
+	set := func(password string) {
+		t.Helper()
+		if _, err := db.conn.Exec(t.Context(), "ALTER ROLE "+role+" PASSWORD '"+password+"'"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	value := func(password string) string {
+		return fmt.Sprintf(`{"engine":"postgres","host":"127.0.0.1","port":"%d","username":%q,"password":%q}`, stage.Postgres.Port, role, password)
+	}
+	if _, err := db.conn.Exec(t.Context(), "CREATE ROLE "+role+" LOGIN SUPERUSER PASSWORD 'pw-first'"); err != nil {
+		t.Fatal(err)
+	}
+	secrets, err := standin.NewSecretsManager()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer secrets.Close()
+	secrets.Put("rotated", value("pw-first"))
+	f := db.start(t, "SECRET_ID=rotated", "AWS_ENDPOINT_URL_SECRETS_MANAGER="+secrets.URL())
+	expectCalls := func(want int, why string) {
+		t.Helper()
+		reply, _ := f.invoke(t, `{}`)
+		db.result(t, reply)
+		if got := secrets.Calls(); got != want {
+			t.Errorf("%s: %d calls so far, want %d", why, got, want)
+		}
+	}
+	expectCalls(1, "a cold start")
+	expectCalls(1, "a login that works is kept")
+	set("pw-second")
+	secrets.Put("rotated", value("pw-second"))
+	expectCalls(2, "rotated: fetched again")
+	secrets.Put("rotated", value("pw-third")) // and not yet set in the database
+	set("pw-second2")
+	secrets.Put("rotated", value("pw-second2"))
+	secrets.Put("rotated", value("pw-third"))
+	expectCalls(4, "in the middle of a rotation: the current one, then the one before")
+	set("hunter2")
+	reply, lines := f.invoke(t, `{}`)
+	expectError(t, reply, "PurgeFailed", "refused the login")
+	if got := secrets.Calls(); got != 6 {
+		t.Errorf("%d calls, want 6: two more", got)
+	}
+	for _, leak := range []string{"pw-first", "pw-second", "pw-third", role} {
+		if strings.Contains(lines+reply.Error.Message, leak) {
+			t.Errorf("%q is shown", leak)
+		}
+	}
+}
+
 func TestSettingsTakeThePlaceOfWhatTheSecretLacks(t *testing.T) {
 	t.Parallel()
 	db := newDatabase(t, 3, 3)

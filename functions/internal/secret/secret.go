@@ -22,6 +22,13 @@ import (
 // endpoint it would hang until the function is killed.
 const fetchTimeout = 8 * time.Second
 
+// The stages of a secret's versions. While a rotation runs, either may be the one
+// that works.
+const (
+	Current  = "AWSCURRENT"
+	Previous = "AWSPREVIOUS"
+)
+
 // Login is what a secret holds. Only Username and Password are in every one.
 type Login struct {
 	Engine   string // as RDS names it; "" where the secret doesn't say
@@ -37,12 +44,12 @@ type Getter interface {
 	GetSecretValue(context.Context, *secretsmanager.GetSecretValueInput, ...func(*secretsmanager.Options)) (*secretsmanager.GetSecretValueOutput, error)
 }
 
-// Fetch reads the secret's current version. Its errors say what to do and
+// Fetch reads one version of the secret. Its errors say what to do and
 // quote no value.
-func Fetch(ctx context.Context, client Getter, id string) (Login, error) {
+func Fetch(ctx context.Context, client Getter, id, stage string) (Login, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
-	out, err := client.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: &id})
+	out, err := client.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: &id, VersionStage: &stage})
 	if err != nil {
 		return Login{}, explain(ctx, err)
 	}

@@ -140,14 +140,14 @@ func TestFetchSaysWhatToDo(t *testing.T) {
 		"(ThrottlingException)":         &smithy.GenericAPIError{Code: "ThrottlingException", Message: "slow down"},
 		"can't reach":                   errors.New("dial tcp: lookup failed"),
 	} {
-		_, got := Fetch(t.Context(), fake(func(context.Context) (*secretsmanager.GetSecretValueOutput, error) { return nil, err }), "x")
+		_, got := Fetch(t.Context(), fake(func(context.Context) (*secretsmanager.GetSecretValueOutput, error) { return nil, err }), "x", Current)
 		if got == nil || !strings.Contains(got.Error(), want) {
 			t.Errorf("%v: %v, want %q", err, got, want)
 		}
 	}
 	_, err := Fetch(t.Context(), fake(func(context.Context) (*secretsmanager.GetSecretValueOutput, error) {
 		return &secretsmanager.GetSecretValueOutput{SecretBinary: []byte{1}}, nil
-	}), "x")
+	}), "x", Current)
 	if err == nil || !strings.Contains(err.Error(), "binary") {
 		t.Errorf("binary: %v", err)
 	}
@@ -158,7 +158,7 @@ func TestFetchGivesUpWhereNothingAnswers(t *testing.T) {
 		_, err := Fetch(t.Context(), fake(func(ctx context.Context) (*secretsmanager.GetSecretValueOutput, error) {
 			<-ctx.Done()
 			return nil, ctx.Err()
-		}), "x")
+		}), "x", Current)
 		if err == nil || !strings.Contains(err.Error(), "NAT gateway or an interface endpoint") {
 			t.Errorf("got %v", err)
 		}
