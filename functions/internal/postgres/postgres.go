@@ -33,7 +33,8 @@ const (
 	// a security group hides answers nothing at all.
 	connectTimeout = 8 * time.Second
 	// serverFirst is how long before the context's deadline the server itself
-	// gives a statement up: then the connection lives on for the closing look.
+	// gives a statement up, where there is so much time: then the connection lives
+	// on for the closing look.
 	serverFirst = 250 * time.Millisecond
 	// cancelGrace is how long a canceled statement may take to end before the
 	// connection is dropped.
@@ -428,7 +429,8 @@ func (t *table) begin(ctx context.Context, physical bool, sql string) error {
 	if l := t.limits; l == nil || l.physical != physical || !l.deadline.Equal(deadline) || !l.until.IsZero() && now.After(l.until) {
 		l = &limits{lock: t.server.LockTimeout, physical: physical, deadline: deadline}
 		if !deadline.IsZero() {
-			left := deadline.Sub(now) - serverFirst
+			left := deadline.Sub(now)
+			left -= min(serverFirst, left/4)
 			if left < 8*time.Millisecond {
 				return purge.ErrTimeout
 			}

@@ -124,17 +124,11 @@ func (r *run) serve(outer, work context.Context, share time.Duration) (again boo
 	if late != nil && r.res.Status != "" { // there was a turn before
 		return false
 	}
-	if share == 0 {
-		share = math.MaxInt64 / 2 // work ends sooner
-	}
-	turn, cancel := context.WithTimeout(work, share)
-	defer cancel()
-
 	err := late
 	if late == nil {
 		err = r.guard(work, func() error { return r.open(work, r.policy.Action == Purge) })
 	}
-	opened := err == nil
+	opened, timeout := err == nil, false
 	if opened {
 		r.lost, r.res.Error = time.Time{}, ""
 		defer func() {
@@ -143,7 +137,13 @@ func (r *run) serve(outer, work context.Context, share time.Duration) (again boo
 			}
 			r.tables = nil
 		}()
+		turn, cancel := work, func() {}
+		if share > 0 {
+			turn, cancel = context.WithTimeout(work, share)
+		}
 		err = r.guard(work, func() error { return r.act(turn) })
+		timeout = errors.Is(err, ErrTimeout) || turn.Err() != nil
+		cancel()
 	}
 	var unfit Unfit
 	switch {
@@ -158,9 +158,9 @@ func (r *run) serve(outer, work context.Context, share time.Duration) (again boo
 		r.end(Partial, MaxRows)
 	case errors.Is(outer.Err(), context.Canceled):
 		r.end(Partial, Canceled)
-	case late != nil, opened && (errors.Is(err, ErrTimeout) || turn.Err() != nil):
+	case late != nil, timeout:
 		r.end(Partial, r.overrun)
-		again = work.Err() == nil && turn.Err() != nil
+		again = share > 0 && work.Err() == nil
 	default:
 		r.end(Failed, Errored)
 		r.res.Error = err.Error()
