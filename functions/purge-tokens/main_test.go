@@ -188,7 +188,7 @@ func TestASecretThatCannotBeUsedIsASecretError(t *testing.T) {
 func TestARotatedLoginIsFetchedAgainAndTheOneBeforeItIsTried(t *testing.T) {
 	t.Parallel()
 	db := newDatabase(t, 3, 3)
-	const role = "purge_rotated"
+	role := fmt.Sprintf("purge_rotated_%d", created.Add(1))
 	set := func(password string) {
 		t.Helper()
 		if _, err := db.conn.Exec(t.Context(), "ALTER ROLE "+role+" PASSWORD '"+password+"'"); err != nil {
@@ -276,13 +276,14 @@ func TestOneFailedDatabaseHidesNoOther(t *testing.T) {
 
 func TestPatternsFindTheTenantsOfTheDay(t *testing.T) {
 	t.Parallel()
-	tenants := []database{newNamed(t, "tenant_a", 20, 2), newNamed(t, "tenant_b", 0, 2), newNamed(t, "Tenant_Upper", 5, 5)}
-	template := newNamed(t, "tenant_template", 5, 5)
-	other := newNamed(t, "tenant_other_product", 5, 5)
+	unique := fmt.Sprintf("tenant%d", created.Add(1))
+	tenants := []database{newNamed(t, unique+"_a", 20, 2), newNamed(t, unique+"_b", 0, 2), newNamed(t, strings.ToUpper(unique)+"_x", 5, 5)}
+	template := newNamed(t, unique+"_template", 5, 5)
+	other := newNamed(t, unique+"_other_product", 5, 5)
 	for _, sql := range []string{
 		`ALTER TABLE dbo.clientaccesstokens RENAME TO elsewhere`,
-		`CREATE DATABASE tenant_is_template IS_TEMPLATE true`,
-		`CREATE DATABASE tenant_offline ALLOW_CONNECTIONS false`,
+		`CREATE DATABASE ` + unique + `_is_template IS_TEMPLATE true`,
+		`CREATE DATABASE ` + unique + `_offline ALLOW_CONNECTIONS false`,
 	} {
 		if _, err := other.conn.Exec(t.Context(), sql); err != nil {
 			t.Fatal(err)
@@ -290,7 +291,7 @@ func TestPatternsFindTheTenantsOfTheDay(t *testing.T) {
 	}
 	template.conn.Close(t.Context())
 	before := template.sessions(t, other.conn)
-	f := start(t, "DATABASES=tenant_*,!*_template,tenant_b", "PARALLEL_DATABASES=2")
+	f := start(t, "DATABASES="+unique+"_*,!*_template,"+unique+"_b", "PARALLEL_DATABASES=2")
 	// The secret names no database, so the catalogue is read in "postgres".
 	reply, lines := f.invoke(t, `{}`)
 	status := map[string]string{}
@@ -300,9 +301,9 @@ func TestPatternsFindTheTenantsOfTheDay(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
-	want := map[string]string{"tenant_a": "complete", "tenant_b": "complete", "tenant_other_product": "skipped",
-		"tenant_is_template": "skipped", "tenant_offline": "skipped"}
-	delete(want, "tenant_is_template") // excluded by name, like tenant_template
+	want := map[string]string{unique+"_a": "complete", unique+"_b": "complete", unique+"_other_product": "skipped",
+		unique+"_is_template": "skipped", unique+"_offline": "skipped"}
+	delete(want, unique+"_is_template") // excluded by name, like tenant_template
 	if !reflect.DeepEqual(status, want) {
 		t.Errorf("%v, want %v", status, want)
 	}
@@ -310,7 +311,7 @@ func TestPatternsFindTheTenantsOfTheDay(t *testing.T) {
 	for _, m := range metrics(t, lines) {
 		published[m.Database] = true
 	}
-	if !reflect.DeepEqual(published, map[string]bool{"tenant_a": true, "tenant_b": true}) {
+	if !reflect.DeepEqual(published, map[string]bool{unique+"_a": true, unique+"_b": true}) {
 		t.Errorf("metrics of %v", published)
 	}
 	if after := template.sessions(t, other.conn); after != before {
@@ -319,16 +320,16 @@ func TestPatternsFindTheTenantsOfTheDay(t *testing.T) {
 	tenants[2].expect(t, 5, 5)
 
 	// The day it appears.
-	newNamed(t, "tenant_new", 7, 1).conn.Close(t.Context())
+	newNamed(t, unique+"_new", 7, 1).conn.Close(t.Context())
 	reply, _ = f.invoke(t, `{}`)
 	results(t, reply, "complete", 7)
 
 	// A request names databases outright: they are not skipped.
-	for _, name := range []string{"tenant_other_product", "tenant_nowhere"} {
+	for _, name := range []string{unique+"_other_product", unique+"_nowhere"} {
 		reply, _ = f.invoke(t, `{"databases":["`+name+`"]}`)
 		expectError(t, reply, "PurgeFailed", name)
 	}
-	reply, _ = f.invoke(t, `{"databases":["tenant_template"]}`)
+	reply, _ = f.invoke(t, `{"databases":[unique+"_template"]}`)
 	expectError(t, reply, "InvalidEvent", "databases")
 
 	reply, lines = start(t, "DATABASES=nothing_like_it*").invoke(t, `{}`)
@@ -341,7 +342,8 @@ func TestPatternsFindTheTenantsOfTheDay(t *testing.T) {
 func TestHundredsOfDatabasesAreServedWithinTheBoundOnConnections(t *testing.T) {
 	t.Parallel()
 	const many, rows, parallel = 300, 5, 3
-	model := newNamed(t, "district_model", 0, 0)
+	unique := fmt.Sprintf("district%d", created.Add(1))
+	model := newNamed(t, unique+"_model", 0, 0)
 	if _, err := model.conn.Exec(t.Context(), "INSERT INTO dbo.clientaccesstokens (id, expiration) SELECT gen_random_uuid(), now() - interval '2 days' FROM generate_series(1, "+fmt.Sprint(rows)+")"); err != nil {
 		t.Fatal(err)
 	}
@@ -352,15 +354,15 @@ func TestHundredsOfDatabasesAreServedWithinTheBoundOnConnections(t *testing.T) {
 	}
 	defer admin.Close(t.Context())
 	for i := range many {
-		if _, err := admin.Exec(t.Context(), fmt.Sprintf("CREATE DATABASE district_%03d TEMPLATE district_model", i)); err != nil {
+		if _, err := admin.Exec(t.Context(), fmt.Sprintf("CREATE DATABASE %s_%d TEMPLATE %[1]s_model", unique, i)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := admin.Exec(t.Context(), "CREATE ROLE district_purge LOGIN SUPERUSER PASSWORD 'district'"); err != nil {
+	if _, err := admin.Exec(t.Context(), "CREATE ROLE "+unique+" LOGIN SUPERUSER PASSWORD 'district'"); err != nil {
 		t.Fatal(err)
 	}
-	stage.Secrets.Put("districts", fmt.Sprintf(`{"engine":"postgres","host":"127.0.0.1","port":%d,"username":"district_purge","password":"district"}`, stage.Postgres.Port))
-	f := start(t, "SECRET_ID=districts", "DATABASES=district_*,!district_model", fmt.Sprintf("PARALLEL_DATABASES=%d", parallel))
+	stage.Secrets.Put(unique, fmt.Sprintf(`{"engine":"postgres","host":"127.0.0.1","port":%d,"username":%q,"password":"district"}`, stage.Postgres.Port, unique))
+	f := start(t, "SECRET_ID="+unique, "DATABASES="+unique+"_*,!*_model", fmt.Sprintf("PARALLEL_DATABASES=%d", parallel))
 
 	over := make(chan int)
 	ctx, stop := context.WithCancel(t.Context())
@@ -368,7 +370,7 @@ func TestHundredsOfDatabasesAreServedWithinTheBoundOnConnections(t *testing.T) {
 		most := 0
 		for ctx.Err() == nil {
 			var n int
-			admin.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE usename = 'district_purge'").Scan(&n) //nolint:errcheck // the most counts
+			admin.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE usename = $1", unique).Scan(&n) //nolint:errcheck // the most counts
 			most = max(most, n)
 		}
 		over <- most
