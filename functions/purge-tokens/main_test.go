@@ -301,8 +301,8 @@ func TestPatternsFindTheTenantsOfTheDay(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
-	want := map[string]string{unique+"_a": "complete", unique+"_b": "complete", unique+"_other_product": "skipped",
-		unique+"_is_template": "skipped", unique+"_offline": "skipped"}
+	want := map[string]string{unique + "_a": "complete", unique + "_b": "complete", unique + "_other_product": "skipped",
+		unique + "_is_template": "skipped", unique + "_offline": "skipped"}
 	delete(want, unique+"_is_template") // excluded by name, like tenant_template
 	if !reflect.DeepEqual(status, want) {
 		t.Errorf("%v, want %v", status, want)
@@ -311,7 +311,7 @@ func TestPatternsFindTheTenantsOfTheDay(t *testing.T) {
 	for _, m := range metrics(t, lines) {
 		published[m.Database] = true
 	}
-	if !reflect.DeepEqual(published, map[string]bool{unique+"_a": true, unique+"_b": true}) {
+	if !reflect.DeepEqual(published, map[string]bool{unique + "_a": true, unique + "_b": true}) {
 		t.Errorf("metrics of %v", published)
 	}
 	if after := template.sessions(t, other.conn); after != before {
@@ -325,11 +325,11 @@ func TestPatternsFindTheTenantsOfTheDay(t *testing.T) {
 	results(t, reply, "complete", 7)
 
 	// A request names databases outright: they are not skipped.
-	for _, name := range []string{unique+"_other_product", unique+"_nowhere"} {
+	for _, name := range []string{unique + "_other_product", unique + "_nowhere"} {
 		reply, _ = f.invoke(t, `{"databases":["`+name+`"]}`)
 		expectError(t, reply, "PurgeFailed", name)
 	}
-	reply, _ = f.invoke(t, `{"databases":[unique+"_template"]}`)
+	reply, _ = f.invoke(t, `{"databases":["`+unique+`_template"]}`)
 	expectError(t, reply, "InvalidEvent", "databases")
 
 	reply, lines = start(t, "DATABASES=nothing_like_it*").invoke(t, `{}`)
