@@ -2,9 +2,13 @@ package postgres
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
+	"net/http/httptest"
 	"os"
 	"strconv"
 	"strings"
@@ -406,6 +410,43 @@ func TestErrorsSayWhatToDoAndLeakNothing(t *testing.T) {
 			if strings.Contains(r.Error, leak) {
 				t.Errorf("%s: %q leaks %q", name, r.Error, leak)
 			}
+		}
+	}
+}
+
+func TestNothingIsSentToAServerThatCannotProveItsName(t *testing.T) {
+	certificate := httptest.NewUnstartedServer(nil)
+	certificate.StartTLS()
+	defer certificate.Close()
+	for answer, want := range map[string]string{"S": "certificate can't be verified", "N": "TLS"} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		sent := make(chan string, 1)
+		go func() {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			io.ReadFull(conn, make([]byte, 8)) //nolint:errcheck // the request for TLS
+			io.WriteString(conn, answer)       //nolint:errcheck // as above
+			if answer == "S" {
+				conn = tls.Server(conn, certificate.TLS)
+			}
+			rest, _ := io.ReadAll(conn)
+			sent <- string(rest)
+		}()
+		s := Server{Host: "127.0.0.1", Port: uint16(l.Addr().(*net.TCPAddr).Port), User: redact.NewSecret("joe"), Password: redact.NewSecret("hunter2"),
+			TLS: &tls.Config{RootCAs: x509.NewCertPool(), ServerName: "127.0.0.1"}}
+		r := run(t, s, "EdFi_Admin")
+		if r.Status != purge.Failed || !strings.Contains(r.Error, want) {
+			t.Errorf("%s: %+v", answer, r)
+		}
+		if got := <-sent; strings.Contains(got, "joe") || strings.Contains(got, "EdFi_Admin") {
+			t.Errorf("%s: sent %q", answer, got)
 		}
 	}
 }
