@@ -56,7 +56,7 @@ func readConfig(getenv func(string) string) (config, error) {
 		lockTimeout: env.duration("LOCK_TIMEOUT", 2*time.Second, time.Millisecond),
 		policy: purge.Policy{
 			Grace:      env.duration("GRACE_PERIOD", 0, 0),
-			BatchSize:  int(env.number("BATCH_SIZE", 0, 1, 1_000_000)),
+			BatchSize:  int(env.number("BATCH_SIZE", 0, 1, 1<<31-1)),
 			Pause:      env.duration("PAUSE", 0, 0),
 			MaxRows:    env.number("MAX_ROWS", 0, 0, 1<<62),
 			StopBefore: env.duration("STOP_BEFORE", 10*time.Second, 0),

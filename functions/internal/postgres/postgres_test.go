@@ -263,6 +263,47 @@ func TestTheClientsTimeZoneDoesNotMatter(t *testing.T) {
 	}
 }
 
+func TestTheServersFormOfDatesDoesNotMatter(t *testing.T) {
+	s := newStage(t, "purge_datestyle", "")
+	for _, style := range []string{"German", "SQL, DMY", "Postgres, MDY"} {
+		db := s.create(t)
+		must(t, db.conn, "ALTER DATABASE "+pgx.Identifier{db.name}.Sanitize()+" SET datestyle = "+quote(style))
+		now := db.Now(t)
+		db.Insert(t, now.Add(-8*time.Hour), now.Add(-time.Minute), now.Add(time.Minute), now.Add(8*time.Hour))
+		if r := run(t, s.server(), db.name); r.DeletedRows != 2 || len(db.Expirations(t)) != 2 {
+			t.Errorf("%s: %+v", style, r)
+		}
+	}
+}
+
+func TestALockedTableIsWaitedFor(t *testing.T) {
+	s := newStage(t, "purge_table_lock", "GRANT SELECT ON dbo.clientaccesstokens TO purge_table_lock")
+	for _, index := range []bool{true, false} {
+		db := s.create(t)
+		if !index {
+			db.DropIndex(t)
+		}
+		db.Insert(t, db.Now(t).Add(-time.Hour))
+		other := connect(t, db.name)
+		must(t, other, "BEGIN; LOCK TABLE dbo.clientaccesstokens IN ACCESS EXCLUSIVE MODE")
+		short := policy
+		short.MaxDuration = 2 * time.Second
+		r := purge.Run(t.Context(), target(s.server(), db.name), short, func(purge.DatabaseResult) {}).Databases[0]
+		if r.Status != purge.Partial || r.StopReason != purge.MaxDuration || len(r.Findings) == 0 || r.Findings[len(r.Findings)-1].Code != "locked-rows" {
+			t.Errorf("locked, index %t: %+v", index, r)
+		}
+		var unlocked sync.WaitGroup
+		unlocked.Go(func() {
+			time.Sleep(time.Second)
+			other.Exec(context.Background(), "ROLLBACK") //nolint:errcheck // the run would say
+		})
+		if r := run(t, s.server(), db.name); r.Status != purge.Complete || r.DeletedRows != 1 {
+			t.Errorf("unlocked, index %t: %+v", index, r)
+		}
+		unlocked.Wait()
+	}
+}
+
 func TestAnEmptyRunCostsFewRoundTrips(t *testing.T) {
 	s := newStage(t, "purge_trips", "")
 	db := s.create(t)

@@ -7,8 +7,8 @@ const (
 	// that a crash undoes is made again by the next run. No sequential scan, no
 	// bitmap and no sort, so that missing statistics can't turn each batch into a
 	// reading of the whole table; where nothing else serves, they are used
-	// nevertheless. Compiling a statement takes longer than running it. The
-	// keepalives let the server find out within a minute that a
+	// nevertheless. Compiling a statement takes longer than running it. Dates come
+	// in the form that the driver reads. The keepalives let the server find out within a minute that a
 	// function has vanished, and with it the claim.
 	sqlSettings = `
 SELECT set_config(name, value, false)
@@ -17,6 +17,7 @@ FROM (VALUES ('synchronous_commit', 'off'),
              ('enable_bitmapscan', 'off'),
              ('enable_sort', 'off'),
              ('jit', 'off'),
+             ('DateStyle', 'ISO'),
              ('tcp_keepalives_idle', '30'),
              ('tcp_keepalives_interval', '10'),
              ('tcp_keepalives_count', '3')) AS setting (name, value)`

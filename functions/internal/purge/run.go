@@ -105,6 +105,7 @@ type run struct {
 	tables   []Table   // the first claims the database and deletes; the last reads
 	expired  Range     // all that the run may delete
 	left     []part    // what a stopped sweep did not get to
+	shut     bool      // the last look met a lock on the whole table
 	lost     time.Time // when the connection was; zero while there is one
 	rest     time.Duration
 	res      DatabaseResult
@@ -260,7 +261,7 @@ func (r *run) act(ctx context.Context) error {
 
 // count is the dry run.
 func (r *run) count(ctx context.Context) error {
-	oldest, found, err := r.reader().Oldest(ctx, r.expired)
+	oldest, found, err := r.oldest(ctx)
 	if err != nil || found == nil {
 		return err
 	}
@@ -277,11 +278,33 @@ func (r *run) count(ctx context.Context) error {
 	return nil
 }
 
+// oldest looks for the oldest of all expired rows.
+func (r *run) oldest(ctx context.Context) (at time.Time, found Range, err error) {
+	err = r.patiently(ctx, func() (err error) {
+		at, found, err = r.reader().Oldest(ctx, r.expired)
+		return err
+	})
+	return at, found, err
+}
+
+// patiently repeats do while the table as a whole is locked.
+func (r *run) patiently(ctx context.Context, do func() error) error {
+	for {
+		err := do()
+		if r.shut = errors.Is(err, ErrLocked); !r.shut {
+			return err
+		}
+		if sleep(ctx, lockedRest); ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+}
+
 // drain deletes until a look finds nothing left. Rows that others put in behind
 // the sweep, already expired, are found by that look and swept in another lap.
 func (r *run) drain(ctx context.Context) error {
 	for fruitless := 0; ; {
-		oldest, found, err := r.reader().Oldest(ctx, r.expired)
+		oldest, found, err := r.oldest(ctx)
 		if err != nil {
 			return err
 		}
@@ -320,7 +343,7 @@ func (r *run) lookAtLeftovers(outer context.Context) {
 	var oldest *Instant
 	for _, p := range left {
 		at, found, err := r.reader().Oldest(ctx, p.rows)
-		if p.locked && (found != nil || err != nil) {
+		if (p.locked || r.shut) && (found != nil || err != nil) {
 			r.find(Warning("locked-rows", "rows stayed locked by other sessions until the run ended: look for a long transaction on the table; the next run tries again"))
 		}
 		if err != nil {

@@ -108,7 +108,12 @@ func (r *run) plan(ctx context.Context, todo *[]part, wait bool) (job, error) {
 	if granted == 0 {
 		return job{}, errMaxRows
 	}
-	batch, rest, err := r.reader().Next(ctx, front.rows, int(granted))
+	var batch Batch
+	var rest Range
+	err := r.patiently(ctx, func() (err error) {
+		batch, rest, err = r.reader().Next(ctx, front.rows, int(granted))
+		return err
+	})
 	if err == nil && batch.Unbounded {
 		r.find(Warning("unbounded-batch", "more rows than a batch may hold share one expiration, and the role may not read what tells them apart: they go in one statement, and with MAX_ROWS set they stay. GRANT SELECT ON dbo.ClientAccessTokens to the role to have them deleted in batches"))
 		if r.policy.MaxRows > 0 {
