@@ -24,5 +24,8 @@ func main() {
 		}
 		h.secrets = secretsmanager.NewFromConfig(aws)
 	}
+	if h.fault != nil { // and it is the answer to every invocation
+		h.log.Error("configuration", "error", h.fault.Error())
+	}
 	lambda.Start(h)
 }
