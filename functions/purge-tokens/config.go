@@ -31,13 +31,6 @@ type config struct {
 	function    string
 }
 
-// engines maps what RDS writes in a secret, and what DB_ENGINE may say, to the
-// engine's name.
-var engines = map[string]string{
-	"postgres":          "postgres",
-	"aurora-postgresql": "postgres",
-}
-
 // CloudWatch's rule for namespaces; those that begin with AWS/ are its own.
 var namespaceRule = regexp.MustCompile(`^[0-9A-Za-z.\-_/#:]{1,255}$`)
 
@@ -105,8 +98,8 @@ func (e *environment) oneOf(name, unset string, others ...string) string {
 
 func (e *environment) engine(name string) string {
 	v := e.text(name, "")
-	if v != "" && engines[v] == "" {
-		e.fault(name, "must be postgres")
+	if _, ok := engineNamed(v); v != "" && !ok {
+		e.fault(name, "must be one of %s", engineNames())
 	}
 	return v
 }

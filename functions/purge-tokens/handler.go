@@ -18,7 +18,6 @@ import (
 	"github.com/aws/aws-lambda-go/lambdacontext"
 
 	"edfi-token-purge/functions/internal/emf"
-	"edfi-token-purge/functions/internal/postgres"
 	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/secret"
 )
@@ -63,18 +62,23 @@ func (h *handler) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 	}
 	login := *h.login
 	h.login = nil // until it has worked
+	engine, _ := engineNamed(login.Engine)
 	selection := h.selection(login)
-	if err := req.refuse(h.config.policy, &selection, false); err != nil {
+	if err := req.refuse(h.config.policy, &selection, engine.foldsCase); err != nil {
 		return nil, h.fail(ctx, "InvalidEvent", err)
 	}
 	access := &logins{connect: h.connect, fetch: h.fetch, current: login, fetched: map[string]secret.Login{}}
-	policy := req.narrow(h.policy())
 	target := purge.Target{
-		Engine: access, Name: engines[login.Engine],
+		Engine: access, Name: engine.name,
 		Server: net.JoinHostPort(login.Host, strconv.Itoa(int(login.Port))),
 		Log:    h.log,
 	}
-	if target.Databases, err = resolve(ctx, access, req, selection, login); err != nil {
+	policy, findings := engine.limitBatch(h.config.policy)
+	policy, target.Findings = req.narrow(policy), findings
+	if req.databases != nil { // names, outright
+		selection = purge.Select(req.databases...)
+	}
+	if target.Databases, err = resolve(ctx, access, selection, engine, login); err != nil {
 		h.publish(ctx, emf.Run{Failed: true, StopReason: string(purge.Errored), Engine: target.Name})
 		return nil, h.fail(ctx, "PurgeFailed", err)
 	}
@@ -110,19 +114,16 @@ func answer(result purge.Result) ([]byte, error) {
 	return text, err
 }
 
-// resolve answers the databases to serve. A request's are outright names.
-func resolve(ctx context.Context, server server, req request, selection purge.Selection, login secret.Login) ([]purge.Database, error) {
-	if req.databases != nil {
-		return purge.Select(req.databases...).Resolve(nil, false), nil
+// resolve answers the databases to serve.
+func resolve(ctx context.Context, s server, selection purge.Selection, e engine, login secret.Login) ([]purge.Database, error) {
+	var catalogue []purge.Database
+	if selection.HasPatterns() {
+		var err error
+		if catalogue, err = s.Databases(ctx, cmp.Or(login.Database, e.catalogue)); err != nil {
+			return nil, fmt.Errorf("the server's list of databases, for the patterns in DATABASES: %w", err)
+		}
 	}
-	if !selection.HasPatterns() {
-		return selection.Resolve(nil, false), nil
-	}
-	catalogue, err := server.Databases(ctx, cmp.Or(login.Database, "postgres"))
-	if err != nil {
-		return nil, fmt.Errorf("the server's list of databases, for the patterns in DATABASES: %w", err)
-	}
-	databases := selection.Resolve(catalogue, false)
+	databases := selection.Resolve(catalogue, e.foldsCase)
 	if len(databases) == 0 {
 		return nil, fmt.Errorf("none of the server's %d databases matches DATABASES", len(catalogue))
 	}
@@ -155,25 +156,17 @@ func (h *handler) fetch(ctx context.Context, stage string) (secret.Login, error)
 	if h.config.port != 0 {
 		login.Port = h.config.port
 	}
+	engine, known := engineNamed(login.Engine)
 	switch {
 	case login.Engine == "":
 		return login, errors.New("the secret names no engine: set DB_ENGINE")
-	case engines[login.Engine] == "":
-		return login, errors.New("the secret's engine is none that this function knows: it must be postgres or aurora-postgresql")
+	case !known:
+		return login, fmt.Errorf("the secret's engine is none that this function knows: it must be one of %s", engineNames())
 	case login.Host == "":
 		return login, errors.New("the secret names no host: set DB_HOST")
 	}
-	login.Port = cmp.Or(login.Port, postgres.DefaultPort)
+	login.Port = cmp.Or(login.Port, engine.port)
 	return login, nil
-}
-
-// policy answers the configured one, with the engine's defaults.
-func (h *handler) policy() purge.Policy {
-	p := h.config.policy
-	if p.BatchSize == 0 {
-		p.BatchSize = postgres.DefaultBatch
-	}
-	return p
 }
 
 // selection answers the configured one, else the secret's database, else Ed-Fi's
@@ -187,15 +180,12 @@ func (h *handler) selection(login secret.Login) purge.Selection {
 
 // connect makes the server from a login.
 func (h *handler) connect(login secret.Login) server {
-	s := postgres.Server{
-		Host: login.Host, Port: login.Port,
-		User: login.Username, Password: login.Password,
-		LockTimeout: h.config.lockTimeout,
-	}
+	engine, _ := engineNamed(login.Engine)
+	var verified *tls.Config
 	if !h.config.plaintext {
-		s.TLS = &tls.Config{RootCAs: h.config.roots, ServerName: login.Host, MinVersion: tls.VersionTLS12}
+		verified = &tls.Config{RootCAs: h.config.roots, ServerName: login.Host, MinVersion: tls.VersionTLS12}
 	}
-	return s
+	return engine.connect(login, h.config, verified)
 }
 
 // report publishes and logs what happened in one database.

@@ -9,13 +9,6 @@ import (
 	"edfi-token-purge/functions/internal/secret"
 )
 
-// server is what an adapter makes of a login.
-type server interface {
-	purge.Engine
-	// Databases lists all databases of the server, by way of the one named.
-	Databases(ctx context.Context, via string) ([]purge.Database, error)
-}
-
 // logins is a server whose login may have been rotated: where it is refused, the
 // secret is read again and that one tried, then the one before it, each once for
 // a database.

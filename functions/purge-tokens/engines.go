@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"slices"
+	"strings"
+
+	"edfi-token-purge/functions/internal/postgres"
+	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/secret"
+)
+
+// server is what an adapter makes of a login.
+type server interface {
+	purge.Engine
+	// Databases lists all databases of the server, by way of the one named.
+	Databases(ctx context.Context, via string) ([]purge.Database, error)
+}
+
+// engine is what this package must know of an adapter.
+type engine struct {
+	name      string // in settings, results and metrics
+	aliases   []string
+	port      uint16 // unless the secret or DB_PORT says another
+	batch     int    // rows, unless BATCH_SIZE says another
+	mostBatch int    // rows; 0 is no ceiling
+	catalogue string // database that lists the others, unless the secret names one
+	foldsCase bool   // in names of databases
+	connect   func(login secret.Login, c config, tls *tls.Config) server
+}
+
+// engines are all that there are, with the names that RDS gives them.
+var engines = []engine{{
+	name:    "postgres",
+	aliases: []string{"aurora-postgresql"},
+	port:    postgres.DefaultPort, batch: postgres.DefaultBatch,
+	catalogue: "postgres",
+	connect: func(login secret.Login, c config, tls *tls.Config) server {
+		return postgres.Server{Host: login.Host, Port: login.Port, User: login.Username, Password: login.Password, TLS: tls, LockTimeout: c.lockTimeout}
+	},
+}}
+
+// engineNamed answers the engine of this name or alias.
+func engineNamed(name string) (engine, bool) {
+	i := slices.IndexFunc(engines, func(e engine) bool { return e.name == name || slices.Contains(e.aliases, name) })
+	if i < 0 {
+		return engine{}, false
+	}
+	return engines[i], true
+}
+
+// engineNames lists all names, for messages.
+func engineNames() string {
+	var names []string
+	for _, e := range engines {
+		names = append(append(names, e.name), e.aliases...)
+	}
+	return strings.Join(names, ", ")
+}
+
+// limitBatch answers the policy with a batch size that the engine can bear.
+func (e engine) limitBatch(p purge.Policy) (purge.Policy, []purge.Finding) {
+	if p.BatchSize == 0 {
+		p.BatchSize = e.batch
+	}
+	if e.mostBatch == 0 || p.BatchSize <= e.mostBatch {
+		return p, nil
+	}
+	p.BatchSize = e.mostBatch
+	return p, []purge.Finding{purge.Warning("batch-size-lowered", fmt.Sprintf("BATCH_SIZE is above %d, beyond which %s would lock the whole table; %[1]d holds", e.mostBatch, e.name))}
+}
