@@ -1,0 +1,264 @@
+// Package stack tests what an operator deploys: the translation of
+// template.yaml, infra/, and the scripts. A local imitation of AWS deploys the
+// stack, runs the state machine and answers the scripts. It needs the Python
+// tools that make validate installs, and is left out without them.
+package stack
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+)
+
+const (
+	root    = "../.."
+	tools   = root + "/.venv/bin/"
+	account = "123456789012" // of the imitation, too
+	region  = "us-east-1"
+)
+
+// object is a JSON object.
+type object = map[string]any
+
+// template is CloudFormation as JSON.
+type template struct {
+	Metadata   object
+	Parameters map[string]parameter
+	Rules      object
+	Conditions object
+	Resources  map[string]object
+	Outputs    map[string]object
+}
+
+type parameter struct {
+	Type                          string
+	Description                   string
+	Default                       any
+	AllowedPattern                string
+	AllowedValues                 []any
+	MinValue, MaxValue, MaxLength *float64
+	ConstraintDescription         string
+}
+
+// needTools skips the test where the Python tools are not installed.
+func needTools(t *testing.T) {
+	t.Helper()
+	if _, err := os.Stat(tools + "python"); errors.Is(err, os.ErrNotExist) && os.Getenv("STACK_TOOLS") != "required" {
+		t.Skip("no .venv; scripts/venv.sh installs the tools")
+	}
+}
+
+// translation is template.yaml as AWS translates it.
+var translation = sync.OnceValues(func() ([]byte, error) {
+	c := exec.Command(tools+"python", "translate.py", root+"/template.yaml")
+	c.Stderr = os.Stderr
+	return c.Output()
+})
+
+func load(t *testing.T) template {
+	t.Helper()
+	needTools(t)
+	text, err := translation()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stack template
+	if err := json.Unmarshal(text, &stack); err != nil {
+		t.Fatal(err)
+	}
+	return stack
+}
+
+// stackName is what AWS::StackName stands for.
+const stackName = "purge-tokens-test"
+
+// required are the parameters that have no default.
+var required = map[string]string{
+	"SecretArn": "arn:aws:secretsmanager:us-east-1:123456789012:secret:purge-AbCdEf",
+}
+
+// with resolves the template for some values of its parameters, as
+// CloudFormation does; a reference to a resource becomes "<its name>", an
+// attribute "<its name.attribute>".
+func (s template) with(t *testing.T, values map[string]string) map[string]object {
+	t.Helper()
+	r := resolver{t, s, map[string]string{
+		"AWS::StackName": stackName, "AWS::Region": region, "AWS::AccountId": account,
+		"AWS::Partition": "aws", "AWS::URLSuffix": "amazonaws.com",
+	}}
+	for name, p := range s.Parameters {
+		if p.Default != nil {
+			r.values[name] = fmt.Sprint(p.Default)
+		}
+	}
+	maps.Copy(r.values, required)
+	for name, value := range values {
+		if _, ok := s.Parameters[name]; !ok {
+			t.Fatalf("no parameter %s", name)
+		}
+		r.values[name] = value
+	}
+	for name, p := range s.Parameters {
+		if err := p.refuse(r.values[name]); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	resources := map[string]object{}
+	for name, resource := range s.Resources {
+		if c, ok := resource["Condition"]; !ok || r.condition(c) {
+			resources[name] = r.resolve(resource["Properties"]).(object)
+		}
+	}
+	return resources
+}
+
+// refuse answers why the parameter does not take the value.
+func (p parameter) refuse(value string) error {
+	// CloudFormation matches the whole value; all patterns say so themselves.
+	if p.AllowedPattern != "" && !regexp.MustCompile(strings.ReplaceAll(p.AllowedPattern, `(?!AWS/)`, ``)).MatchString(value) {
+		return fmt.Errorf("%q does not match %s", value, p.AllowedPattern)
+	}
+	if p.AllowedValues != nil && !slices.ContainsFunc(p.AllowedValues, func(v any) bool { return fmt.Sprint(v) == value }) {
+		return fmt.Errorf("%q is not one of %v", value, p.AllowedValues)
+	}
+	if p.MaxLength != nil && float64(len(value)) > *p.MaxLength {
+		return fmt.Errorf("longer than %v", *p.MaxLength)
+	}
+	if p.Type == "Number" {
+		n, err := strconv.ParseFloat(value, 64)
+		if err != nil || p.MinValue != nil && n < *p.MinValue || p.MaxValue != nil && n > *p.MaxValue {
+			return fmt.Errorf("%q is no number in the range", value)
+		}
+	}
+	return nil
+}
+
+// resolver works CloudFormation's functions out, those that the template uses.
+type resolver struct {
+	t      *testing.T
+	stack  template
+	values map[string]string
+}
+
+// absent is what AWS::NoValue stands for.
+type absent struct{}
+
+func (r resolver) resolve(v any) any {
+	switch v := v.(type) {
+	case []any:
+		list := []any{}
+		for _, item := range v {
+			if item = r.resolve(item); item != (any)(absent{}) {
+				list = append(list, item)
+			}
+		}
+		return list
+	case object:
+		if len(v) == 1 {
+			for name, argument := range v {
+				if name == "Ref" || strings.HasPrefix(name, "Fn::") {
+					return r.function(name, argument)
+				}
+			}
+		}
+		out := object{}
+		for name, value := range v {
+			if _, gone := r.resolve(value).(absent); !gone {
+				out[name] = r.resolve(value)
+			}
+		}
+		return out
+	}
+	return v
+}
+
+func (r resolver) function(name string, argument any) any {
+	list, _ := argument.([]any)
+	switch name {
+	case "Ref":
+		return r.reference(argument.(string))
+	case "Fn::GetAtt":
+		return r.reference(list[0].(string) + "." + list[1].(string))
+	case "Fn::If":
+		if r.condition(list[0]) {
+			return r.resolve(list[1])
+		}
+		return r.resolve(list[2])
+	case "Fn::Split":
+		var parts []any
+		for part := range strings.SplitSeq(r.resolve(list[1]).(string), list[0].(string)) {
+			parts = append(parts, part)
+		}
+		return parts
+	case "Fn::Sub":
+		return regexp.MustCompile(`\$\{([^}]+)\}`).ReplaceAllStringFunc(argument.(string), func(m string) string {
+			return r.reference(m[2 : len(m)-1]).(string)
+		})
+	}
+	r.t.Fatalf("the test knows no function %s", name)
+	return nil
+}
+
+func (r resolver) reference(name string) any {
+	if name == "AWS::NoValue" {
+		return absent{}
+	}
+	if value, ok := r.values[name]; ok {
+		return value
+	}
+	resource, _, _ := strings.Cut(name, ".")
+	if _, ok := r.stack.Resources[resource]; !ok {
+		r.t.Errorf("a reference to %s, which is not there", name)
+	}
+	return "<" + name + ">"
+}
+
+// condition works a condition out, given by name or outright.
+func (r resolver) condition(c any) bool {
+	if name, ok := c.(string); ok {
+		return r.condition(r.stack.Conditions[name])
+	}
+	for name, argument := range c.(object) {
+		list := argument.([]any)
+		switch name {
+		case "Fn::Not":
+			return !r.condition(list[0])
+		case "Fn::And":
+			return !slices.ContainsFunc(list, func(c any) bool { return !r.condition(c) })
+		case "Fn::Equals":
+			return fmt.Sprint(r.resolve(list[0])) == fmt.Sprint(r.resolve(list[1]))
+		}
+		r.t.Fatalf("the test knows no condition %s", name)
+	}
+	return false
+}
+
+// pretty writes v so that a difference can be read.
+func pretty(v any) string {
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
+// same compares as JSON.
+func same(t *testing.T, what string, got any, want string) {
+	t.Helper()
+	var w any
+	if err := json.Unmarshal([]byte(want), &w); err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+	if g := pretty(got); g != pretty(w) {
+		t.Errorf("%s\n got %s\nwant %s", what, g, pretty(w))
+	}
+}

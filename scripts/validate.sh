@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Checks what is deployed and the scripts that deploy it, without an AWS account:
+#
+#     make validate
+#
+# cfn-lint on the templates and on the translation of template.yaml (a warning is
+# an error), the tests of scripts/stack, shellcheck, actionlint. Where the SAM
+# CLI is installed, also sam validate --lint and sam build. The Python tools are
+# installed into .venv on the first run.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+scripts/venv.sh
+PATH="$PATH:$PWD/.venv/bin"
+dir="$(mktemp -d)"
+trap 'rm -rf "$dir"' EXIT
+
+step() { printf '%-8s %s\n' validate "$*" >&2; }
+
+step 'cfn-lint: template.yaml, infra/*.yaml, translation'
+.venv/bin/python scripts/stack/translate.py template.yaml >"$dir/translation.json"
+.venv/bin/cfn-lint template.yaml infra/*.yaml "$dir/translation.json"
+
+step 'go test ./scripts/stack'
+STACK_TOOLS=required go test ./scripts/stack
+
+step shellcheck
+.venv/bin/shellcheck --external-sources scripts/*.sh .ci/run
+
+if compgen -G '.github/workflows/*.y*ml' >/dev/null; then
+    step actionlint
+    go tool -modfile=scripts/tools/go.mod actionlint -shellcheck .venv/bin/shellcheck
+fi
+
+if command -v sam >/dev/null; then
+    export SAM_CLI_TELEMETRY=0
+    step 'sam validate --lint'
+    sam validate --lint --region us-east-1 >/dev/null
+    step 'sam build'
+    # In place, or sam copies the whole directory first, .venv included.
+    sam build --build-in-source --build-dir "$dir/build" >/dev/null 2>"$dir/log" || { cat "$dir/log" >&2; exit 1; }
+    make --silent build
+    cmp "$dir/build/PurgeTokens/bootstrap" bin/bootstrap # the same as of make build
+else
+    step 'sam validate and sam build left out: the SAM CLI is not installed'
+fi
