@@ -80,6 +80,7 @@ type table struct {
 	database string
 	mu       sync.Mutex // held by each method that uses the connection
 	conn     *pgx.Conn
+	claimed  bool
 	facts    purge.Facts
 	oid      uint32
 	indexed  bool               // an index finds rows by their expiration
@@ -146,6 +147,7 @@ func (t *table) open(ctx context.Context, claim bool) error {
 	if !claimed {
 		return purge.ErrAlreadyRunning
 	}
+	t.claimed = true
 	return nil
 }
 
@@ -176,6 +178,11 @@ func (t *table) Close() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
+	// A server under load ends a session some time after its client has left. A
+	// run that follows at once must not meet the claim.
+	if t.claimed && !t.conn.IsClosed() {
+		t.conn.Exec(ctx, sqlUnclaim) //nolint:errcheck // it goes with the session at the latest
+	}
 	t.conn.Close(ctx) //nolint:errcheck // nothing is at stake: every batch is committed
 }
 

@@ -59,6 +59,8 @@ LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'expiration'`
 	// server lets the lock go when the connection ends, however it ends.
 	sqlClaim = `SELECT pg_try_advisory_lock(1164200553, 1349874279)`
 
+	sqlUnclaim = `SELECT pg_advisory_unlock(1164200553, 1349874279)`
+
 	// Sent ahead of the statements below, now and then. A physical range must be read as one;
 	// with index scans allowed the planner may prefer the expiration index.
 	sqlLimits = `
