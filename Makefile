@@ -44,7 +44,7 @@ deploy: ## build and deploy the stack; STAGE=dev|prod
 invoke: ## run the function now: ACTION=dry-run|check|purge DATABASES=A,B
 	@scripts/invoke.sh
 
-logs: ## follow the function's log
+logs: ## the function's log of the last hour; MINUTES=n
 	@scripts/logs.sh
 
 destroy: ## remove the stack

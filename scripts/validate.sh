@@ -22,14 +22,16 @@ step 'cfn-lint: template.yaml, infra/*.yaml, translation'
 .venv/bin/cfn-lint template.yaml infra/*.yaml "$dir/translation.json"
 
 step 'go test ./scripts/stack'
-STACK_TOOLS=required go test ./scripts/stack
+STACK_TOOLS=required go test -count=1 -parallel=8 ./scripts/stack # reads what go does not watch
 
 step shellcheck
 .venv/bin/shellcheck --external-sources scripts/*.sh .ci/run
 
-if compgen -G '.github/workflows/*.y*ml' >/dev/null; then
+shopt -s nullglob
+workflows=(.github/workflows/*.yml .github/workflows/*.yaml)
+if ((${#workflows[@]})); then
     step actionlint
-    go tool -modfile=scripts/tools/go.mod actionlint -shellcheck .venv/bin/shellcheck
+    go tool -modfile=scripts/tools/go.mod actionlint -shellcheck .venv/bin/shellcheck "${workflows[@]}"
 fi
 
 if command -v sam >/dev/null; then

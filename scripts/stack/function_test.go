@@ -12,15 +12,21 @@ import (
 	"edfi-token-purge/scripts/standin"
 )
 
-// run invokes the real function, with the variables that the template gives it,
-// and answers its output and the type of its error. There is a secret, but no
-// database.
-func run(t *testing.T, variables object) (output, errorType string) {
+// build makes the real function, for this machine.
+func build(t *testing.T) (binary string) {
 	t.Helper()
-	binary := filepath.Join(t.TempDir(), "bootstrap")
+	binary = filepath.Join(t.TempDir(), "bootstrap")
 	if out, err := exec.Command("go", "build", "-tags", "lambda.norpc", "-o", binary, root+"/functions/purge-tokens").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	return binary
+}
+
+// run invokes the function with the variables that the template gives it, and
+// answers its output and the type of its error. There is a secret, but no
+// database.
+func run(t *testing.T, binary string, variables object) (output, errorType string) {
+	t.Helper()
 	secrets, err := standin.NewSecretsManager()
 	if err != nil {
 		t.Fatal(err)
@@ -55,11 +61,11 @@ func run(t *testing.T, variables object) (output, errorType string) {
 }
 
 func TestTheFunctionTakesTheDefaultsAndTheExamples(t *testing.T) {
-	stack := load(t)
+	stack, binary := load(t), build(t)
 	for _, values := range stages(t) {
 		delete(values, "stack_name")
 		variables := stack.with(t, values)["PurgeTokens"]["Environment"].(object)["Variables"].(object)
-		if output, errorType := run(t, variables); errorType != "PurgeFailed" {
+		if output, errorType := run(t, binary, variables); errorType != "PurgeFailed" {
 			t.Errorf("%s with %v\n%s", errorType, variables, output)
 		}
 	}
@@ -69,7 +75,7 @@ func TestTheFunctionTakesTheDefaultsAndTheExamples(t *testing.T) {
 // function writes for a database.
 func emitted(t *testing.T, variables object) (metrics, dimensions []string) {
 	t.Helper()
-	output, _ := run(t, variables)
+	output, _ := run(t, build(t), variables)
 	for text := range strings.Lines(output) {
 		var line struct {
 			AWS struct {

@@ -97,7 +97,7 @@ func TestScripts(t *testing.T) {
 	for i, c2 := range []struct {
 		stdin, yes string
 		purges     bool
-	}{{"", "", false}, {"no\n", "", false}, {"y\n", "", false}, {"yes\n", "", true}, {"", "1", true}} {
+	}{{"", "", false}, {"no\n", "", false}, {"yes\n", "", true}, {"", "1", true}} {
 		t.Run(fmt.Sprintf("a purge asks: %q YES=%s", c2.stdin, c2.yes), func(t *testing.T) {
 			t.Parallel()
 			name := fmt.Sprintf("purge-%d", i)
