@@ -105,7 +105,7 @@ type run struct {
 	tables   []Table   // the first claims the database and deletes; the last reads
 	expired  Range     // all that the run may delete
 	left     []part    // what a stopped sweep did not get to
-	shut     bool      // the last look met a lock on the whole table
+	shut     bool      // a look met a lock on the whole table, and none got through since
 	lost     time.Time // when the connection was; zero while there is one
 	rest     time.Duration
 	res      DatabaseResult
@@ -291,9 +291,13 @@ func (r *run) oldest(ctx context.Context) (at time.Time, found Range, err error)
 func (r *run) patiently(ctx context.Context, do func() error) error {
 	for {
 		err := do()
-		if r.shut = errors.Is(err, ErrLocked); !r.shut {
+		if err == nil {
+			r.shut = false
+		}
+		if !errors.Is(err, ErrLocked) {
 			return err
 		}
+		r.shut = true
 		if sleep(ctx, lockedRest); ctx.Err() != nil {
 			return ctx.Err()
 		}
