@@ -10,6 +10,7 @@ import (
 	"edfi-token-purge/functions/internal/postgres"
 	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/secret"
+	"edfi-token-purge/functions/internal/sqlserver"
 )
 
 // server is what an adapter makes of a login.
@@ -39,6 +40,14 @@ var engines = []engine{{
 	catalogue: "postgres",
 	connect: func(login secret.Login, c config, tls *tls.Config) server {
 		return postgres.Server{Host: login.Host, Port: login.Port, User: login.Username, Password: login.Password, TLS: tls, LockTimeout: c.lockTimeout}
+	},
+}, {
+	name:    "sqlserver",
+	aliases: []string{"sqlserver-ee", "sqlserver-se", "sqlserver-ex", "sqlserver-web"},
+	port:    sqlserver.DefaultPort, batch: sqlserver.DefaultBatch, mostBatch: sqlserver.MostBatch,
+	catalogue: "master", foldsCase: true,
+	connect: func(login secret.Login, c config, tls *tls.Config) server {
+		return sqlserver.Server{Host: login.Host, Port: login.Port, User: login.Username, Password: login.Password, TLS: tls, LockTimeout: c.lockTimeout}
 	},
 }}
 

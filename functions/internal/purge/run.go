@@ -129,7 +129,10 @@ func (r *run) serve(outer, work context.Context, share time.Duration) (again boo
 	if late == nil {
 		err = r.guard(work, func() error { return r.open(work, r.policy.Action == Purge) })
 	}
-	opened, timeout := err == nil, false
+	// A database that was open before is there; one that never was may be out of
+	// reach, which must not look like too little time.
+	opened := err == nil
+	timeout := !opened && work.Err() != nil && r.res.Cutoff != nil && r.lost.IsZero()
 	if opened {
 		r.lost, r.res.Error = time.Time{}, ""
 		defer func() {

@@ -556,12 +556,12 @@ func testTroubles(t *testing.T, s Server) {
 		}
 	}}
 	backlog := create(true, 20*batch)
-	backlog.Delay(t, 50*time.Millisecond) // ten seconds in all
+	backlog.Delay(t, 150*time.Millisecond) // half a minute in all
 	target.Databases = append(target.Databases,
 		purge.Database{Name: "template", Matched: true, Closed: "it is a template"}, purge.Database{Name: "No_Such_Database"})
 
 	p := policy()
-	p.Parallel, p.MaxDuration = 2, 6*time.Second
+	p.Parallel, p.MaxDuration = 2, 10*time.Second
 	result := purge.Run(t.Context(), target, p, func(purge.DatabaseResult) {})
 	want := []struct {
 		status  purge.Status

@@ -1,0 +1,276 @@
+package sqlserver
+
+import (
+	"context"
+	"crypto/tls"
+	"database/sql"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	mssql "github.com/microsoft/go-mssqldb"
+	"github.com/microsoft/go-mssqldb/msdsn"
+
+	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/purge/purgetest"
+	"edfi-token-purge/functions/internal/redact"
+	"edfi-token-purge/scripts/edfi"
+)
+
+// address is the server of TEST_SQLSERVER_URL, or nil.
+var address *url.URL
+
+func TestMain(m *testing.M) {
+	var err error
+	if address, err = edfi.SQLServer(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+func TestConformance(t *testing.T) {
+	purgetest.Run(t, newStage(t, "edfi_token_purge"))
+}
+
+// stage implements [purgetest.Server] for one login.
+type stage struct{ login string }
+
+const password = `P@ss1;'"word /?#`
+
+func newStage(t *testing.T, login string) stage {
+	t.Helper()
+	if address == nil {
+		t.Skip("SQL SERVER IS NOT TESTED: TEST_SQLSERVER_URL is not set; make test-sqlserver starts a server with Docker")
+	}
+	master := connect(t, "master")
+	if one[int](t, master, "SELECT COUNT(*) FROM sys.server_principals WHERE name = "+quote(login)) > 0 {
+		must(t, master, "DROP LOGIN "+login)
+	}
+	t.Cleanup(func() { must(t, connect(t, "master"), "DROP LOGIN "+login) })
+	return stage{login}
+}
+
+func (s stage) Engine() purge.Engine { return s.server() }
+
+func (s stage) server() Server {
+	config, err := msdsn.Parse(address.String())
+	if err != nil {
+		panic(err)
+	}
+	var encrypt *tls.Config
+	if config.Encryption != msdsn.EncryptionDisabled {
+		encrypt = config.TLSConfig
+	}
+	return Server{
+		Host: config.Host, Port: uint16(config.Port),
+		User: redact.NewSecret(s.login), Password: redact.NewSecret(password),
+		TLS: encrypt, LockTimeout: 300 * time.Millisecond,
+	}
+}
+
+func (s stage) SplitsEqual() bool { return true }
+
+// Tick is what lies between a full second and the next datetime.
+func (s stage) Tick() time.Duration { return 3 * time.Millisecond }
+
+var (
+	started = time.Now().UnixMilli() // what an earlier run left behind has another name
+	created atomic.Int64
+	// creating lets one database come or go at a time: some servers can do no more.
+	creating sync.Mutex
+)
+
+func (s stage) Create(t testing.TB) purgetest.Database { return s.create(t) }
+
+func (s stage) create(t testing.TB) database {
+	t.Helper()
+	name := fmt.Sprintf("EdFi_Admin_%x_%d", started, created.Add(1))
+	creating.Lock()
+	defer creating.Unlock()
+	conn, err := edfi.CreateSQLServerDatabase(t.Context(), address, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		conn.Close()
+		creating.Lock()
+		defer creating.Unlock()
+		if err := edfi.DropSQLServerDatabase(context.Background(), address, name); err != nil {
+			t.Error(err)
+		}
+	})
+	role, err := os.ReadFile("../../../infra/sqlserver/role.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := strings.NewReplacer("edfi_token_purge", s.login, "$(PURGE_PASSWORD)", strings.ReplaceAll(password, "'", "''")).Replace(string(role))
+	for range 2 { // it can be run again
+		if err := edfi.ExecBatches(t.Context(), conn, script); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return database{name: name, login: s.login, conn: conn}
+}
+
+// database implements [purgetest.Database].
+type database struct {
+	name, login string
+	conn        *sql.DB
+}
+
+func (d database) Name() string { return d.name }
+
+func (d database) Insert(t testing.TB, expirations ...time.Time) {
+	t.Helper()
+	for len(expirations) > 0 {
+		n := min(len(expirations), 1000)
+		values, args := make([]string, n), make([]any, n)
+		for i, at := range expirations[:n] {
+			values[i], args[i] = fmt.Sprintf("(NEWID(), @p%d)", i+1), mssql.DateTime1(at.UTC())
+		}
+		must(t, d.conn, "INSERT INTO dbo.ClientAccessTokens (Id, Expiration) VALUES "+strings.Join(values, ", "), args...)
+		expirations = expirations[n:]
+	}
+}
+
+func (d database) Expirations(t testing.TB) []time.Time {
+	t.Helper()
+	return column[time.Time](t, d.conn, "SELECT Expiration FROM dbo.ClientAccessTokens ORDER BY Expiration")
+}
+
+func (d database) Now(t testing.TB) time.Time {
+	return one[time.Time](t, d.conn, "SELECT GETUTCDATE()")
+}
+
+func (d database) SetTimeZone(testing.TB, string) bool { return false }
+
+func (d database) DropIndex(t testing.TB) {
+	must(t, d.conn, "DROP INDEX IX_ClientAccessTokens_Expiration ON dbo.ClientAccessTokens")
+}
+func (d database) DropTable(t testing.TB) { must(t, d.conn, "DROP TABLE dbo.ClientAccessTokens") }
+
+func (d database) Revoke(t testing.TB) {
+	must(t, d.conn, "REVOKE DELETE ON dbo.ClientAccessTokens FROM "+d.login)
+}
+
+func (d database) Record(t testing.TB) func() []int {
+	must(t, d.conn, "CREATE TABLE dbo.Statements (deleted int)")
+	must(t, d.conn, "GRANT INSERT ON dbo.Statements TO "+d.login)
+	// With counts and answers of its own, which must not be taken for the batch's.
+	must(t, d.conn, `
+CREATE TRIGGER dbo.Record ON dbo.ClientAccessTokens AFTER DELETE AS
+BEGIN
+    SET NOCOUNT OFF;
+    INSERT INTO dbo.Statements SELECT COUNT(*) FROM deleted;
+    SELECT 4711 AS deleted UNION ALL SELECT 4712;
+END`)
+	return func() []int { return column[int](t, d.conn, "SELECT deleted FROM dbo.Statements") }
+}
+
+func (d database) Lock(t testing.TB, expiration time.Time) func() {
+	tx, err := d.conn.BeginTx(context.Background(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	locked, err := tx.Exec("UPDATE dbo.ClientAccessTokens SET Scope = N'locked' WHERE Expiration = @p1", mssql.DateTime1(expiration.UTC()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, _ := locked.RowsAffected(); n == 0 {
+		t.Fatal("no row locked")
+	}
+	return func() { tx.Rollback() } //nolint:errcheck // once is enough
+}
+
+func (d database) Delay(t testing.TB, perRow time.Duration) {
+	wait := `DECLARE @delay datetime = DATEADD(millisecond, @ms, 0); WAITFOR DELAY @delay`
+	if strings.Contains(one[string](t, d.conn, "SELECT @@VERSION"), "Babelfish") { // it knows no WAITFOR
+		wait = `DECLARE @x int; SELECT @x = 1 FROM pg_sleep(@ms / 1000.0)`
+	}
+	must(t, d.conn, fmt.Sprintf(`
+CREATE TRIGGER dbo.Delay ON dbo.ClientAccessTokens AFTER DELETE AS
+BEGIN
+    DECLARE @ms int = %d * (SELECT COUNT(*) FROM deleted);
+    %s;
+END`, perRow.Milliseconds(), wait))
+}
+
+func (d database) Keep(t testing.TB) {
+	must(t, d.conn, "CREATE TRIGGER dbo.Keep ON dbo.ClientAccessTokens INSTEAD OF DELETE AS BEGIN DECLARE @x int END")
+}
+
+func (d database) Disconnect(t testing.TB) {
+	must(t, d.conn, edfi.KillSessions, sql.Named("database", d.name), sql.Named("login", d.login))
+	const sessions = "SELECT COUNT(*) FROM sys.dm_exec_sessions WHERE database_id = DB_ID() AND login_name = "
+	for one[int](t, d.conn, sessions+quote(d.login)) > 0 {
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func connect(t testing.TB, database string) *sql.DB {
+	t.Helper()
+	db, err := edfi.OpenSQLServer(address, database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+func must(t testing.TB, db *sql.DB, statement string, args ...any) {
+	t.Helper()
+	if _, err := db.Exec(statement, args...); err != nil {
+		t.Fatalf("%s: %v", statement, err)
+	}
+}
+
+func one[T any](t testing.TB, db *sql.DB, query string) T {
+	t.Helper()
+	var v T
+	if err := db.QueryRow(query).Scan(&v); err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	return v
+}
+
+func column[T any](t testing.TB, db *sql.DB, query string) (all []T) {
+	t.Helper()
+	rows, err := db.Query(query)
+	if err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var v T
+		if err := rows.Scan(&v); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, v)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func quote(s string) string { return "N'" + strings.ReplaceAll(s, "'", "''") + "'" }
+
+var quiet = slog.New(slog.DiscardHandler)
+
+var policy = purge.Policy{Action: purge.Purge, BatchSize: 1000}
+
+func target(s Server, databases ...string) purge.Target {
+	return purge.Target{Engine: s, Databases: purge.Select(databases...).Resolve(nil, false), Log: quiet}
+}
+
+func run(t *testing.T, s Server, database string) purge.DatabaseResult {
+	t.Helper()
+	return purge.Run(t.Context(), target(s, database), policy, func(purge.DatabaseResult) {}).Databases[0]
+}
