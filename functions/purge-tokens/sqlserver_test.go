@@ -1,0 +1,117 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"edfi-token-purge/scripts/edfi"
+)
+
+// The function on SQL Server, where there is one; what does not differ between
+// engines is tested on PostgreSQL.
+
+// sqlServer is a database on SQL Server, with as many expired and live tokens.
+type sqlServer struct {
+	name string
+	conn *sql.DB
+	env  []string
+}
+
+func newSQLServer(t *testing.T, name string, expired, live int) sqlServer {
+	t.Helper()
+	address, err := edfi.SQLServer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if address == nil {
+		t.Skip("SQL SERVER IS NOT TESTED: TEST_SQLSERVER_URL is not set; make test-sqlserver starts a server with Docker")
+	}
+	conn, err := edfi.CreateSQLServerDatabase(t.Context(), address, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		conn.Close()
+		if err := edfi.DropSQLServerDatabase(context.Background(), address, name); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := conn.Exec(`
+WITH ten AS (SELECT n FROM (VALUES (0), (1), (2), (3), (4), (5), (6), (7), (8), (9)) AS t (n)),
+     number AS (SELECT a.n + 10 * b.n + 100 * c.n + 1000 * d.n AS n FROM ten AS a, ten AS b, ten AS c, ten AS d)
+INSERT INTO dbo.ClientAccessTokens (Id, Expiration)
+SELECT NEWID(), DATEADD(second, CASE WHEN n < @expired THEN -60 - n ELSE 600 + n END, GETUTCDATE())
+FROM number WHERE n < @expired + @live`, sql.Named("expired", expired), sql.Named("live", live)); err != nil {
+		t.Fatal(err)
+	}
+	return sqlServer{name, conn, sqlServerEnv(t, address, name)}
+}
+
+// sqlServerEnv makes a secret for the server and answers the variables that lead
+// to it.
+func sqlServerEnv(t *testing.T, address *url.URL, name string) []string {
+	password, _ := address.User.Password()
+	port, _ := strconv.Atoi(cmp.Or(address.Port(), "1433"))
+	text, err := json.Marshal(map[string]any{
+		"engine": "sqlserver-se", "host": address.Hostname(), "port": port,
+		"username": address.User.Username(), "password": password,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stage.Secrets.Put("sqlserver/"+name, string(text))
+	return []string{"SECRET_ID=sqlserver/" + name}
+}
+
+func (db sqlServer) expect(t *testing.T, expired, live int) {
+	t.Helper()
+	var e, l int
+	if err := db.conn.QueryRow(`
+SELECT COALESCE(SUM(CASE WHEN Expiration <= GETUTCDATE() THEN 1 ELSE 0 END), 0),
+       COALESCE(SUM(CASE WHEN Expiration > GETUTCDATE() THEN 1 ELSE 0 END), 0)
+FROM dbo.ClientAccessTokens`).Scan(&e, &l); err != nil {
+		t.Fatal(err)
+	}
+	if e != expired || l != live {
+		t.Errorf("%d expired and %d live rows are left, want %d and %d", e, l, expired, live)
+	}
+}
+
+func TestTheFunctionPurgesSQLServer(t *testing.T) {
+	names := fmt.Sprintf("EdFi_Lambda_%x_", time.Now().UnixMilli())
+	db := newSQLServer(t, names+"A", 9_000, 300)
+	f := start(t, append(db.env, "DATABASES="+db.name, "BATCH_SIZE=9000")...)
+
+	reply, _ := f.invoke(t, `{"action":"dry-run"}`)
+	if r := parse(t, reply).Databases[0]; r.ExpiredRows != 9_000 || r.Engine != "sqlserver" {
+		t.Errorf("%+v", r)
+	}
+	db.expect(t, 9_000, 300)
+	reply, lines := f.invoke(t, scheduled)
+	r := parse(t, reply).Databases[0]
+	if r.Status != "complete" || r.StopReason != "drained" || r.DeletedRows != 9_000 || r.Batches < 3 || !strings.Contains(string(r.Findings), "batch-size-lowered") {
+		t.Errorf("%+v", r)
+	}
+	if m := oneMetric(t, lines); m.DeletedRows != 9_000 || m.Engine != "sqlserver" {
+		t.Errorf("%+v", m)
+	}
+	db.expect(t, 0, 300)
+
+	// The tenants of the day, whatever the case of their names.
+	newSQLServer(t, names+"B", 20, 3)
+	template := newSQLServer(t, names+"template", 7, 0)
+	f = start(t, append(db.env, "DATABASES="+strings.ToLower(names)+"*,!*TEMPLATE")...)
+	reply, _ = f.invoke(t, scheduled)
+	results(t, reply, "complete", 20)
+	template.expect(t, 7, 0)
+	reply, _ = f.invoke(t, `{"action":"purge","databases":["`+names+`A","No_Such_Database"]}`)
+	expectError(t, reply, "InvalidEvent", "No_Such_Database")
+}
