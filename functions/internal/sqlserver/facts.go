@@ -12,6 +12,7 @@ import (
 // facts is the answer to sqlFacts.
 type facts struct {
 	now        time.Time
+	exact      bool   // a datetime holds ticks of 1/300 s, as the driver's do
 	updates    string // READ_WRITE or READ_ONLY
 	oid        int    // 0 is no table, or none that the login may know of
 	typeName   string // of the column Expiration; "" is no such column
@@ -23,7 +24,7 @@ type facts struct {
 // examine prepares the session and reads the facts, in one round trip.
 func (t *table) examine(ctx context.Context) (facts, error) {
 	var f facts
-	err := t.conn.QueryRowContext(ctx, sqlSettings+sqlFacts).Scan(&f.now, &f.updates, &f.oid, &f.typeName,
+	err := t.conn.QueryRowContext(ctx, sqlSettings+sqlFacts).Scan(&f.now, &f.exact, &f.updates, &f.oid, &f.typeName,
 		&f.selectable, &f.deletable, &f.indexed)
 	return f, t.explain("examine the database", err)
 }

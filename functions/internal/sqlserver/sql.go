@@ -30,6 +30,7 @@ ORDER BY name`
 	// settings.
 	sqlFacts = `
 SELECT GETUTCDATE(),
+       CASE WHEN DATEPART(millisecond, CAST('2000-01-01T00:00:00.001' AS datetime)) = 0 THEN 1 ELSE 0 END,
        coalesce(CAST(DATABASEPROPERTYEX(DB_NAME(), 'Updateability') AS nvarchar(20)), ''),
        coalesce(OBJECT_ID('dbo.ClientAccessTokens', 'U'), 0),
        coalesce((SELECT TYPE_NAME(c.system_type_id) FROM sys.columns AS c

@@ -70,6 +70,7 @@ type table struct {
 	wire     net.Conn // under conn
 	claimed  bool
 	facts    purge.Facts
+	exact    bool // an expiration comes to the client as it is
 	indexed  bool // an index finds rows by their expiration
 	proven   bool // DELETE does remove rows
 	limits   *limits
@@ -146,7 +147,7 @@ func (t *table) open(ctx context.Context, claim bool) error {
 	if err := f.fault(t.database, claim); err != nil {
 		return err
 	}
-	t.indexed = f.indexed
+	t.exact, t.indexed = f.exact, f.indexed
 	t.facts = purge.Facts{Now: f.now}
 	if !t.indexed {
 		t.facts.Findings = []purge.Finding{f.missingIndex()}
@@ -251,6 +252,27 @@ func datetime(t time.Time) time.Time {
 // next is the instant after t.
 func next(t time.Time) time.Time { return datetime(t.Add(4 * time.Millisecond)) }
 
+// before is the latest instant that surely is not after the expiration which the
+// server told as at. Babelfish keeps milliseconds, and tells the nearest tick.
+func (t *table) before(at time.Time) time.Time {
+	if t.exact {
+		return at
+	}
+	return datetime(at.Add(-time.Millisecond))
+}
+
+// firstOnly is r without the expirations after its first one.
+func (t *table) firstOnly(r rows) rows {
+	end := next(r.from)
+	if !t.exact { // up to what may have been told as the first
+		end = next(end)
+	}
+	if end.Before(r.to) {
+		r.to = end
+	}
+	return r
+}
+
 // Expired implements [purge.Table].
 func (t *table) Expired(limit time.Time) purge.Range {
 	ever := time.Date(1753, time.January, 1, 0, 0, 0, 0, time.UTC)
@@ -271,7 +293,7 @@ func (t *table) Oldest(ctx context.Context, r purge.Range) (time.Time, purge.Ran
 		}
 		found := r.(rows)
 		if !found.byKey {
-			found.from = oldest.Time
+			found.from = t.before(oldest.Time)
 		}
 		return oldest.Time, found, nil
 	}
@@ -281,11 +303,11 @@ func (t *table) Oldest(ctx context.Context, r purge.Range) (time.Time, purge.Ran
 // looks splits r where its keys are those of its first expiration, and others
 // follow.
 func (t *table) looks(r rows) []rows {
-	first := next(r.from)
-	if !r.byKey || !t.indexed || !first.Before(r.to) {
+	first := t.firstOnly(r)
+	if !r.byKey || !t.indexed || first == r {
 		return []rows{r}
 	}
-	return []rows{{r.from, first, true, r.lower, r.upper}, {from: first, to: r.to}}
+	return []rows{first, {from: first.to, to: r.to}}
 }
 
 // Count implements [purge.Table].
@@ -307,13 +329,13 @@ func (t *table) Next(ctx context.Context, r purge.Range, n int) (purge.Batch, pu
 	}
 	var end time.Time
 	err := t.row(ctx, &end, sqlEnd, part.args(sql.Named("n", n))...)
-	switch {
+	switch start := t.before(end); {
 	case errors.Is(err, sql.ErrNoRows): // n rows at most
 		return purge.Batch{Rows: part}, nil, nil
 	case err != nil:
 		return purge.Batch{}, nil, t.explain("find the next batch", err)
-	case !end.Equal(part.from):
-		return purge.Batch{Rows: rows{from: part.from, to: end}}, rows{from: end, to: part.to}, nil
+	case start.After(part.from):
+		return purge.Batch{Rows: rows{from: part.from, to: start}}, rows{from: start, to: part.to}, nil
 	default: // more than n rows share one expiration: their key tells them apart
 		return t.nextByKey(ctx, part, n)
 	}
@@ -327,7 +349,7 @@ func (t *table) nextByKey(ctx context.Context, part rows, n int) (purge.Batch, p
 	}
 	batch, rest := part, part
 	if t.indexed {
-		batch.to = next(batch.from)
+		batch = t.firstOnly(part)
 	}
 	err := t.row(ctx, &batch.upper, t.on(batch, sqlEndByKey), batch.args(sql.Named("n", n))...)
 	switch {
@@ -349,7 +371,7 @@ func (t *table) on(part rows, sql string) string {
 	switch {
 	case !part.byKey:
 		return sql
-	case t.indexed && part.to.Equal(next(part.from)):
+	case t.indexed && t.exact && part.to.Equal(next(part.from)):
 		return strings.ReplaceAll(sql, sqlWindow, sqlByKeyOfOne)
 	default:
 		return strings.ReplaceAll(sql, sqlWindow, sqlByKey)
