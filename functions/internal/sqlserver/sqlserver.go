@@ -454,12 +454,17 @@ func (t *table) begin(ctx context.Context) (context.Context, context.CancelFunc,
 		return nil, nil, purge.ErrTimeout
 	}
 	l.lock = min(l.lock, left/10*9)
-	inTime, cancel := context.WithTimeout(ctx, left)
+	// Not WithTimeout: the driver gives a connection up whose context ends by its
+	// deadline, even where the server has confirmed the cancellation.
+	inTime, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	timer, stop := time.AfterFunc(left, cancel), context.AfterFunc(ctx, cancel)
+	end := func() { timer.Stop(); stop(); cancel() }
 	if err := t.limit(inTime, l, deadline.Add(cancelGrace)); err != nil {
-		cancel()
-		return nil, nil, late(ctx, err)
+		err = late(inTime, err)
+		end()
+		return nil, nil, err
 	}
-	return inTime, cancel, nil
+	return inTime, end, nil
 }
 
 // limit has the server keep l, and ends the connection at drop: a network that

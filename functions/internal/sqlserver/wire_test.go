@@ -1,0 +1,253 @@
+package sqlserver
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/redact"
+)
+
+// What SQL Server says, and a real one can't be made to say at will. These tests
+// run without a server.
+
+// script is a table of so many expired rows behind a stand-in: each delete takes
+// what deletes says of it.
+type script struct {
+	rows    atomic.Int64
+	deletes atomic.Int64
+	delete  func(number int64) []byte
+}
+
+func (s *script) answer(kind string) []byte {
+	now := time.Now().UTC()
+	switch kind {
+	case "facts":
+		return facts0(now)
+	case "claim":
+		return row(0)
+	case "oldest":
+		if s.rows.Load() == 0 {
+			return row(nil)
+		}
+		return row(now.Add(-time.Hour))
+	case "end":
+		return rowless()
+	case "delete":
+		if answer := s.delete(s.deletes.Add(1)); answer != nil {
+			return answer
+		}
+		n := int(s.rows.Swap(0))
+		return join(output("deleted", n), done(0))
+	}
+	return nil
+}
+
+func (s *standIn) server() Server {
+	return Server{Host: "127.0.0.1", Port: s.port(), User: redact.NewSecret("joe"), Password: redact.NewSecret("hunter2"), LockTimeout: time.Second}
+}
+
+func TestADeadlockAndALockAreTriedAgain(t *testing.T) {
+	t.Parallel()
+	for name, numbers := range map[string][2]int32{"deadlock": {1205, 1205}, "lock": {1222, 1222}, "both": {1205, 1222}, "Babelfish's": {33557097, 1205}} {
+		table := &script{delete: func(n int64) []byte {
+			if n > 2 {
+				return nil
+			}
+			return failure(numbers[n-1], 13, "canceling statement due to lock timeout")
+		}}
+		table.rows.Store(7)
+		s := newStandIn(t, &standIn{answer: table.answer})
+		r := run(t, s.server(), "EdFi_Admin")
+		if r.Status != purge.Complete || r.DeletedRows != 7 || r.Batches != 1 || table.deletes.Load() != 3 {
+			t.Errorf("%s: %+v after %d deletes", name, r, table.deletes.Load())
+		}
+	}
+}
+
+func TestATriggersCountsAndAnswersAreNotTheBatchs(t *testing.T) {
+	t.Parallel()
+	table := &script{}
+	table.delete = func(int64) []byte {
+		table.rows.Store(0)
+		return join(doneOf(0xff, 0x11, 4711), more(row(4712)), doneOf(0xff, 0x11, 4713), output("deleted", 7), done(0))
+	}
+	table.rows.Store(7)
+	s := newStandIn(t, &standIn{answer: table.answer})
+	if r := run(t, s.server(), "EdFi_Admin"); r.Status != purge.Complete || r.DeletedRows != 7 {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestALostConnectionIsOpenedAnewAndNothingIsCountedTwice(t *testing.T) {
+	t.Parallel()
+	for name, lose := range map[string]func(kind string) []byte{
+		"in a delete":  func(kind string) []byte { return map[string][]byte{"delete": hangUp}[kind] },
+		"in a commit":  func(kind string) []byte { return map[string][]byte{commit: hangUp}[kind] },
+		"in a look":    func(kind string) []byte { return map[string][]byte{"end": hangUp}[kind] },
+		"by a killing": func(kind string) []byte { return map[string][]byte{"delete": failure(596, 21, "killed")}[kind] },
+		"by a fail-over": func(kind string) []byte {
+			return map[string][]byte{"delete": failure(983, 14, "not accessible")}[kind]
+		},
+	} {
+		table := &script{delete: func(int64) []byte { return nil }}
+		table.rows.Store(7)
+		var lost atomic.Bool
+		s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+			answer := lose(kind)
+			if answer != nil && !lost.Swap(true) {
+				if kind == commit { // the server did not get to it
+					table.rows.Store(7)
+				}
+				return answer
+			}
+			return table.answer(kind)
+		}})
+		r := run(t, s.server(), "EdFi_Admin")
+		if r.Status != purge.Complete || r.DeletedRows != 7 || r.Error != "" || count(s.statements(), "login") < 2 {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+}
+
+func TestTheLoginsErrorsSayWhatToDoAndLeakNothing(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		refuse []byte
+		want   []string
+	}{
+		"refused":     {failure(18456, 14, "Login failed for user 'joe'."), []string{"refused the login", "18456", "secret"}},
+		"expired":     {failure(18487, 14, "Login failed for user 'joe'. The password of the account has expired."), []string{"refused the login", "18487"}},
+		"no database": {join(failure(4060, 11, "Cannot open database \"EdFi_Admin\" requested by the login."), failure(18456, 14, "Login failed for user 'joe'.")), []string{"EdFi_Admin does not exist", "may not enter"}},
+		"other":       {failure(17142, 14, "SQL Server is paused; hunter2"), []string{"paused", redact.Mark, "17142"}},
+	} {
+		s := newStandIn(t, &standIn{refuse: c.refuse})
+		_, err := s.server().Open(t.Context(), "EdFi_Admin", true)
+		if err == nil || !contains(err.Error(), c.want...) || strings.Contains(err.Error(), "joe") || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+func TestRefusalsSayWhatToDo(t *testing.T) {
+	t.Parallel()
+	now := time.Now().UTC()
+	for name, c := range map[string]struct {
+		kind   string
+		answer []byte
+		want   []string
+	}{
+		"right":      {"delete", failure(229, 14, "The DELETE permission was denied"), []string{"infra/sqlserver/role.sql"}},
+		"reader":     {"delete", failure(3906, 16, "Failed to update database because it is read-only"), []string{"writer's endpoint"}},
+		"secondary":  {"facts", row(now, 1, "READ_ONLY", 4711, "datetime", 1, 1, 1), []string{"writer's endpoint"}},
+		"no table":   {"facts", row(now, 1, "READ_WRITE", 0, "", 0, 0, 0), []string{"dbo.ClientAccessTokens does not exist in database EdFi_Admin"}},
+		"no right":   {"facts", row(now, 1, "READ_WRITE", 4711, "datetime", 0, 0, 1), []string{"SELECT ON", "DELETE ON", "infra/sqlserver/role.sql"}},
+		"other type": {"facts", row(now, 1, "READ_WRITE", 4711, "datetimeoffset", 1, 1, 1), []string{"datetimeoffset"}},
+		"no column":  {"facts", row(now, 1, "READ_WRITE", 4711, "", 1, 1, 1), []string{"no column Expiration"}},
+		"trigger":    {"delete", failure(50000, 16, "never delete 9f3b1c3e-3b5e-4a57-9c39-0b1f4a1e6d11"), []string{"never delete " + redact.Mark}},
+	} {
+		table := &script{delete: func(int64) []byte { return nil }}
+		table.rows.Store(7)
+		s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+			if kind == c.kind {
+				return c.answer
+			}
+			return table.answer(kind)
+		}})
+		r := run(t, s.server(), "EdFi_Admin")
+		if r.Status != purge.Failed || r.DeletedRows != 0 || !contains(r.Error, c.want...) {
+			t.Errorf("%s: %+v, want %q", name, r, c.want)
+		}
+	}
+}
+
+func TestAnEndedContextReachesTheServerAndTheConnectionLivesOn(t *testing.T) {
+	t.Parallel()
+	table := &script{delete: func(int64) []byte { return noAnswer }}
+	table.rows.Store(7)
+	s := newStandIn(t, &standIn{answer: table.answer})
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	slow := policy
+	slow.StopBefore = 3 * time.Second
+	r := purge.Run(ctx, target(s.server(), "EdFi_Admin"), slow, func(purge.DatabaseResult) {}).Databases[0]
+	sent := s.statements()
+	told := slices.Index(sent, attention)
+	if r.Status != purge.Partial || r.StopReason != purge.Deadline || r.DeletedRows != 0 || told < 0 || ctx.Err() != nil {
+		t.Fatalf("%+v, the server got %v", r, sent)
+	}
+	if after := sent[told:]; !slices.Contains(after, "oldest") || !slices.Contains(after, "unclaim") || slices.Contains(after, commit) || slices.Contains(after, "login") || r.OldestExpiredAge() < 30*time.Minute {
+		t.Errorf("%+v, after the attention the server got %v", r, after)
+	}
+}
+
+func TestASilentServerIsAnErrorInTime(t *testing.T) {
+	t.Parallel()
+	s := newStandIn(t, &standIn{silent: true})
+	start := time.Now()
+	_, err := s.server().Open(t.Context(), "EdFi_Admin", true)
+	if took := time.Since(start); err == nil || !contains(err.Error(), "no answer in time", "security groups") || took > connectTimeout+time.Second {
+		t.Errorf("%v after %s", err, took)
+	}
+	s.listener.Close()
+	if _, err := s.server().Open(t.Context(), "EdFi_Admin", true); err == nil || !contains(err.Error(), "connection refused") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestNothingIsSentToAServerThatCannotProveItsName(t *testing.T) {
+	t.Parallel()
+	certificate := httptest.NewUnstartedServer(nil)
+	certificate.StartTLS()
+	t.Cleanup(certificate.Close)
+	known := x509.NewCertPool()
+	known.AddCert(certificate.Certificate())
+	for name, c := range map[string]struct {
+		server *tls.Config
+		client *tls.Config
+		want   string
+	}{
+		"no encryption":     {nil, &tls.Config{RootCAs: known, ServerName: "example.com"}, "encryption"},
+		"unknown authority": {certificate.TLS, &tls.Config{RootCAs: x509.NewCertPool(), ServerName: "example.com"}, "certificate can't be verified"},
+		"another name":      {certificate.TLS, &tls.Config{RootCAs: known, ServerName: "db.example.org"}, "certificate can't be verified"},
+	} {
+		s := newStandIn(t, &standIn{tls: c.server})
+		there := s.server()
+		there.TLS = c.client
+		_, err := there.Open(t.Context(), "EdFi_Admin", true)
+		if sent := s.statements(); err == nil || !strings.Contains(err.Error(), c.want) || len(sent) != 0 {
+			t.Errorf("%s: %v, sent %v", name, err, sent)
+		}
+	}
+	// The same certificate is good where its authority and its name are known.
+	s := newStandIn(t, &standIn{tls: certificate.TLS})
+	there := s.server()
+	there.TLS = &tls.Config{RootCAs: known, ServerName: "example.com"}
+	there.Open(t.Context(), "EdFi_Admin", true) //nolint:errcheck // the stand-in goes no further
+	if sent := s.statements(); !slices.Equal(sent, []string{"handshake"}) {
+		t.Errorf("sent %v", sent)
+	}
+}
+
+func TestADatetimeIsATickOfTheServer(t *testing.T) {
+	day := time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC)
+	for _, base := range []time.Time{day, time.Date(1816, 2, 29, 23, 59, 59, 0, time.UTC)} {
+		for ms, want := range map[int]int{0: 0, 2: 0, 3: 3, 6: 3, 7: 7, 9: 7, 10: 10, 999: 997} {
+			if got := datetime(base.Add(time.Duration(ms) * time.Millisecond)); !got.Equal(base.Add(time.Duration(want) * time.Millisecond)) {
+				t.Errorf("%d ms: %s", ms, got)
+			}
+		}
+	}
+	for at, want := range map[int]int{0: 3, 3: 7, 7: 10, 997: 1000} {
+		if got := next(day.Add(time.Duration(at) * time.Millisecond)); !got.Equal(day.Add(time.Duration(want) * time.Millisecond)) {
+			t.Errorf("after %d ms: %s", at, got)
+		}
+	}
+}
