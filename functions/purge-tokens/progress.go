@@ -19,7 +19,7 @@ const (
 	// How often the progress is shown: on a terminal, where it is one line that
 	// is written over, and elsewhere, where it is lines like all others.
 	redraw = 100 * time.Millisecond
-	relate = 10 * time.Second
+	relate = 5 * time.Second
 	// countPatience is how long the rows of a database may take to be counted,
 	// which only the bar needs.
 	countPatience = 3 * time.Second
@@ -141,6 +141,8 @@ func (p *progress) line(columns int) string {
 	switch {
 	case known && !p.began.IsZero():
 		parts = []string{thousands(p.deleted) + " of " + thousands(total) + " rows"}
+	case p.action == purge.Purge && p.databases == 1:
+		parts = []string{thousands(p.deleted) + " rows"}
 	case p.action == purge.Purge:
 		parts = []string{fmt.Sprintf("%d of %d databases", p.ended, p.databases), thousands(p.deleted) + " rows"}
 	default:
