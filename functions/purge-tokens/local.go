@@ -42,8 +42,11 @@ These say what is written:
     -v         also the log, batches included, on standard error
 
 The settings are the function's own environment variables, first of all
-SECRET_ID, with AWS_PROFILE, AWS_REGION and so on, as for every AWS tool; or in
-place of a secret DATABASE_URL=postgres://user:password@host:5432/EdFi_Admin.
+SECRET_ID, with AWS_PROFILE, AWS_REGION and so on, as for every AWS tool. In
+place of a secret:
+
+    DATABASE_URL=postgres://user:password@host:5432/EdFi_Admin
+    DATABASE_URL=sqlserver://user:password@host:1433?database=EdFi_Admin
 
 Ctrl-C stops after the batch in hand; a second one stops at once.
 
@@ -144,6 +147,9 @@ func local(args []string) int {
 	result, err := h.run(ctx, c.request)
 	h.watch.stop()
 
+	if ctx.Err() != nil && result.Databases == nil {
+		return complain(exitPartial, errors.New("interrupted before anything was done"))
+	}
 	var failed messages.InvokeResponse_Error
 	if errors.As(err, &failed) && result.Databases == nil { // else the result tells
 		code := exitFailed

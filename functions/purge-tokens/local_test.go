@@ -18,6 +18,7 @@ import (
 	"github.com/creack/pty"
 
 	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/scripts/standin"
 )
 
 // command is a run of the binary outside of Lambda.
@@ -236,6 +237,29 @@ func TestAnInterruptedCommandStopsAfterTheBatchInHand(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestAnInterruptionBeforeAnyDatabaseIsNoFault(t *testing.T) {
+	t.Parallel()
+	secrets, err := standin.NewSecretsManager()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer secrets.Close()
+	secrets.Hang()
+	command := exec.CommandContext(t.Context(), stage.Binary, "purge")
+	command.Env = []string{"SECRET_ID=x", "AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=standin", "AWS_SECRET_ACCESS_KEY=standin",
+		"AWS_ENDPOINT_URL_SECRETS_MANAGER=" + secrets.URL()}
+	term := onTerminal(t, command, 80)
+	for secrets.Calls() == 0 {
+		time.Sleep(5 * time.Millisecond)
+	}
+	if _, err := term.device.WriteString(controlC); err != nil {
+		t.Fatal(err)
+	}
+	if screen, state := term.end(); state.ExitCode() != 3 || !strings.Contains(screen, "interrupted before anything was done") {
+		t.Errorf("%s\n%s", state, screen)
 	}
 }
 
