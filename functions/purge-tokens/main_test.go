@@ -614,7 +614,7 @@ func (db database) untilDeleting(t *testing.T) {
 	for running := false; !running; {
 		err := db.conn.QueryRow(t.Context(), `
 SELECT EXISTS (SELECT FROM pg_stat_activity
-WHERE datname = current_database() AND state = 'active' AND pid <> pg_backend_pid() AND query LIKE '%DELETE%')`).Scan(&running)
+WHERE datname = current_database() AND state = 'active' AND pid <> pg_backend_pid() AND query LIKE '%DELETE FROM%')`).Scan(&running)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -122,8 +122,12 @@ func (p *progress) show() {
 		fmt.Fprintln(p.out, p.line(0))
 		return
 	}
+	columns := widthOf(p.out)
+	if columns < 2 { // it doesn't say
+		columns = 80
+	}
 	p.clear()
-	io.WriteString(p.out, p.line(widthOf(p.out)-1)) //nolint:errcheck // nothing depends on it
+	io.WriteString(p.out, p.line(columns-1)) //nolint:errcheck // nothing depends on it
 	p.shown = true
 }
 

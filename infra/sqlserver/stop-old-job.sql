@@ -1,6 +1,6 @@
 -- Stops the jobs of SQL Server Agent that delete from Ed-Fi's ClientAccessTokens,
--- now that this purge does. Run it as the jobs' owner or as a sysadmin; on RDS as
--- the master user:
+-- now that this purge does. Run it as a sysadmin, or as the jobs' owner with the
+-- right to read msdb.dbo.sysjobs and sysjobsteps:
 --
 --     sqlcmd -S host,1433 -U admin -i infra/sqlserver/stop-old-job.sql
 --
