@@ -10,7 +10,7 @@ TOOLS      := $(GO) tool -modfile=scripts/tools/go.mod
 # The race detector needs a C compiler.
 RACE       := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
-.PHONY: help demo test lint bench build validate deploy invoke logs destroy clean build-PurgeTokens
+.PHONY: help demo test lint bench build local validate deploy invoke logs destroy clean build-PurgeTokens
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ bench: bin/host/bootstrap ## rows a second against one plain DELETE, longest sta
 
 build: ## the Lambda's binary for arm64, bin/bootstrap
 	GOOS=linux GOARCH=arm64 $(BUILD) -o bin/bootstrap $(FUNCTION)
+
+local: ## the same as a command for this machine, bin/purge-tokens
+	@$(BUILD) -o bin/purge-tokens $(FUNCTION)
 
 build-PurgeTokens: # the same, where SAM wants it
 	GOOS=linux GOARCH=arm64 $(BUILD) -o $(ARTIFACTS_DIR)/bootstrap $(FUNCTION)

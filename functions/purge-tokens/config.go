@@ -13,12 +13,14 @@ import (
 
 	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/roots"
+	"edfi-token-purge/functions/internal/secret"
 )
 
 // config is the function's environment, read once at cold start. README.md
 // says what each variable means.
 type config struct {
 	secretID    string
+	login       secret.Login     // of DATABASE_URL, where there is no secretID
 	databases   *purge.Selection // nil leaves it to the secret
 	engine      string           // "" leaves it to the secret, like host and port
 	host        string
@@ -58,9 +60,7 @@ func readConfig(getenv func(string) string) (config, error) {
 		namespace: env.text("METRICS_NAMESPACE", "EdFi/TokenPurge"),
 		function:  env.text("AWS_LAMBDA_FUNCTION_NAME", "purge-tokens"),
 	}
-	if c.secretID == "" {
-		env.fault("SECRET_ID", "is required: the name or ARN of the secret")
-	}
+	env.databaseURL(&c)
 	if !namespaceRule.MatchString(c.namespace) || strings.HasPrefix(c.namespace, "AWS/") {
 		env.fault("METRICS_NAMESPACE", "must be 1 to 255 letters, digits and . - _ / # : and not begin with AWS/")
 	}
@@ -138,6 +138,28 @@ func (e *environment) selection(name string) *purge.Selection {
 		e.fault(name, "%v", err)
 	}
 	return &s
+}
+
+// databaseURL reads what stands in for the secret outside of Lambda. In Lambda it
+// counts for nothing: whoever may look at the function could read it.
+func (e *environment) databaseURL(c *config) {
+	text := e.text("DATABASE_URL", "")
+	switch inLambda := e.text(runtimeAPI, "") != ""; {
+	case inLambda && c.secretID == "":
+		e.fault("SECRET_ID", "is required: the name or ARN of the secret")
+	case inLambda:
+	case c.secretID == "" && text == "":
+		e.fault("SECRET_ID", "is required: the name or ARN of the secret; or DATABASE_URL in its place")
+	case c.secretID != "" && text != "":
+		e.fault("DATABASE_URL", "and SECRET_ID are both set: unset one, so that it is clear which server is meant")
+	case text != "":
+		login, plaintext, err := secret.ParseURL(text)
+		if err != nil {
+			e.fault("DATABASE_URL", "%v", err)
+		}
+		c.login = login
+		c.plaintext = c.plaintext || plaintext && e.text("DB_TLS", "") == ""
+	}
 }
 
 func (e *environment) certificates(name string) *x509.CertPool {

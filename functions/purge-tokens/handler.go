@@ -36,27 +36,57 @@ type handler struct {
 	metrics io.Writer
 	log     *slog.Logger
 	login   *secret.Login // nil is to be fetched
+	watch   *progress     // nil, but for local use
+}
+
+// The errorTypes, by which callers tell errors apart.
+const (
+	configurationError = "ConfigurationError"
+	invalidEvent       = "InvalidEvent"
+	secretError        = "SecretError"
+	purgeFailed        = "PurgeFailed"
+)
+
+func failure(errorType string, err error) error {
+	return messages.InvokeResponse_Error{Type: errorType, Message: err.Error()}
 }
 
 // Invoke implements lambda.Handler: bytes in and out, so that the event can be
 // read strictly.
 func (h *handler) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
-	if h.fault != nil {
-		return nil, h.fail(ctx, "ConfigurationError", h.fault)
-	}
-	req, err := parseEvent(payload)
-	if err == nil {
-		// What can be refused without the secret is refused before it is read.
-		err = req.refuse(h.config.policy, h.config.databases, true)
+	result, err := h.serve(ctx, payload)
+	var failed messages.InvokeResponse_Error
+	if errors.As(err, &failed) {
+		h.log.ErrorContext(ctx, "failed", "errorType", failed.Type, "error", failed.Message)
 	}
 	if err != nil {
-		return nil, h.fail(ctx, "InvalidEvent", err)
+		return nil, err
+	}
+	return answer(result)
+}
+
+func (h *handler) serve(ctx context.Context, payload []byte) (purge.Result, error) {
+	if h.fault != nil {
+		return purge.Result{}, failure(configurationError, h.fault)
+	}
+	req, err := parseEvent(payload)
+	if err != nil {
+		return purge.Result{}, failure(invalidEvent, err)
+	}
+	return h.run(ctx, req)
+}
+
+// run does what req asks. Where databases failed, the result tells of the others.
+func (h *handler) run(ctx context.Context, req request) (result purge.Result, err error) {
+	// What can be refused without the secret is refused before it is read.
+	if err := req.refuse(h.config.policy, h.config.databases, true); err != nil {
+		return result, failure(invalidEvent, err)
 	}
 	if h.login == nil {
 		login, err := h.fetch(ctx, secret.Current)
 		if err != nil {
 			h.publish(ctx, emf.Run{Failed: true, StopReason: string(purge.Errored)})
-			return nil, h.fail(ctx, "SecretError", err)
+			return result, failure(secretError, err)
 		}
 		h.login = &login
 	}
@@ -65,7 +95,7 @@ func (h *handler) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 	engine, _ := engineNamed(login.Engine)
 	selection := h.selection(login)
 	if err := req.refuse(h.config.policy, &selection, engine.foldsCase); err != nil {
-		return nil, h.fail(ctx, "InvalidEvent", err)
+		return result, failure(invalidEvent, err)
 	}
 	access := &logins{connect: h.connect, fetch: h.fetch, current: login, fetched: map[string]secret.Login{}}
 	target := purge.Target{
@@ -80,19 +110,23 @@ func (h *handler) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 	}
 	if target.Databases, err = resolve(ctx, access, selection, engine, login); err != nil {
 		h.publish(ctx, emf.Run{Failed: true, StopReason: string(purge.Errored), Engine: target.Name})
-		return nil, h.fail(ctx, "PurgeFailed", err)
+		return result, failure(purgeFailed, err)
+	}
+	if h.watch != nil {
+		target.Engine = h.watch.over(access, policy, len(target.Databases))
 	}
 
 	h.log.InfoContext(ctx, "start", "action", policy.Action, "engine", target.Name, "server", target.Server,
 		"databases", len(target.Databases), "batchSize", policy.BatchSize)
-	result := purge.Run(ctx, target, policy, func(d purge.DatabaseResult) { h.report(ctx, d) })
-	h.log.InfoContext(ctx, "end", "status", result.Status, "deletedRows", result.DeletedRows, "durationMs", result.DurationMs)
+	result = purge.Run(ctx, target, policy, func(d purge.DatabaseResult) { h.report(ctx, d) })
+	h.log.InfoContext(ctx, "end", "action", result.Action, "status", result.Status, "deletedRows", result.DeletedRows,
+		"databases", len(result.Databases), "durationMs", result.DurationMs)
 	if err := result.Err(); err != nil {
-		return nil, h.fail(ctx, "PurgeFailed", err)
+		return result, failure(purgeFailed, err)
 	}
 	login = access.login()
 	h.login = &login
-	return answer(result)
+	return result, nil
 }
 
 // mostBytes is how long an answer may be; Lambda's own limit is 6 MB.
@@ -130,12 +164,6 @@ func resolve(ctx context.Context, s server, selection purge.Selection, e engine,
 	return databases, nil
 }
 
-// fail logs err and gives it the errorType that callers tell it by.
-func (h *handler) fail(ctx context.Context, errorType string, err error) error {
-	h.log.ErrorContext(ctx, "failed", "errorType", errorType, "error", err.Error())
-	return messages.InvokeResponse_Error{Type: errorType, Message: err.Error()}
-}
-
 // fetch reads the login and fills in what the configuration says instead.
 func (h *handler) fetch(ctx context.Context, stage string) (secret.Login, error) {
 	if deadline, ok := ctx.Deadline(); ok {
@@ -143,9 +171,12 @@ func (h *handler) fetch(ctx context.Context, stage string) (secret.Login, error)
 		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-answerMargin))
 		defer cancel()
 	}
-	login, err := secret.Fetch(ctx, h.secrets, h.config.secretID, stage)
-	if err != nil {
-		return login, err
+	login := h.config.login
+	if h.config.secretID != "" {
+		var err error
+		if login, err = secret.Fetch(ctx, h.secrets, h.config.secretID, stage); err != nil {
+			return login, err
+		}
 	}
 	if h.config.engine != "" {
 		login.Engine = h.config.engine
@@ -207,19 +238,24 @@ func (h *handler) report(ctx context.Context, d purge.DatabaseResult) {
 		h.publish(ctx, run)
 	}
 
-	level := slog.LevelInfo
-	if d.Status == purge.Failed {
-		level = slog.LevelError
+	if h.watch != nil {
+		h.watch.finished(d.Database)
 	}
-	attrs := []any{"database", d.Database, "status", d.Status, "stopReason", d.StopReason,
-		"deletedRows", d.DeletedRows, "batches", d.Batches, "durationMs", d.DurationMs}
+	attrs := []any{"database", d.Database, "status", d.Status, "stopReason", d.StopReason, "deletedRows", d.DeletedRows,
+		"expiredRows", d.ExpiredRows, "batches", d.Batches, "durationMs", d.DurationMs}
+	if d.Cutoff != nil {
+		attrs = append(attrs, "cutoff", d.Cutoff)
+	}
+	if d.OldestExpiration != nil {
+		attrs = append(attrs, "oldestExpiration", d.OldestExpiration)
+	}
 	if d.Error != "" {
 		attrs = append(attrs, "error", d.Error)
 	}
-	for _, f := range d.Findings {
-		attrs = append(attrs, f.Code, f.Message)
+	if len(d.Findings) > 0 {
+		attrs = append(attrs, "findings", d.Findings)
 	}
-	h.log.Log(ctx, level, "database", attrs...)
+	h.log.InfoContext(ctx, "database", attrs...)
 }
 
 // publish writes one metric line.

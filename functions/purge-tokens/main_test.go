@@ -75,6 +75,34 @@ func TestAScheduledEventDeletesWhatExpiredAndPublishesTheNumber(t *testing.T) {
 	}
 }
 
+func TestTheLogTellsOfARunInThreeLinesAndOfBatchesWhereAsked(t *testing.T) {
+	t.Parallel()
+	for level, want := range map[string]map[string]int{
+		"INFO":  {"start": 1, "database": 1, "end": 1},
+		"DEBUG": {"start": 1, "batch": 3, "database": 1, "end": 1},
+	} {
+		db := newDatabase(t, 30, 3)
+		f := db.start(t, "BATCH_SIZE=10", "AWS_LAMBDA_LOG_FORMAT=JSON", "AWS_LAMBDA_LOG_LEVEL="+level)
+		reply, lines := f.invoke(t, `{}`)
+		got := map[string]int{}
+		for line := range strings.Lines(lines) {
+			var record struct{ Message, RequestID string }
+			if err := json.Unmarshal([]byte(line), &record); err != nil {
+				t.Errorf("%v: %s", err, line)
+			}
+			if record.Message != "" { // else it is the metric line
+				got[record.Message]++
+			}
+			if record.RequestID != reply.RequestID {
+				t.Errorf("no request id: %s", line)
+			}
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("at level %s %v, want %v", level, got, want)
+		}
+	}
+}
+
 func TestAnEmptyRunPublishesZero(t *testing.T) {
 	t.Parallel()
 	db := newDatabase(t, 0, 5)
@@ -586,7 +614,7 @@ func (db database) untilDeleting(t *testing.T) {
 	for running := false; !running; {
 		err := db.conn.QueryRow(t.Context(), `
 SELECT EXISTS (SELECT FROM pg_stat_activity
-WHERE datname = current_database() AND state = 'active' AND pid <> pg_backend_pid() AND query LIKE '%DELETE%')`).Scan(&running)
+WHERE datname = current_database() AND state = 'active' AND pid <> pg_backend_pid() AND query LIKE '%DELETE FROM%')`).Scan(&running)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -709,7 +737,7 @@ func TestNoToolAndNoTestIsInTheBinary(t *testing.T) {
 		t.Fatal(err)
 	}
 	for dep := range strings.Lines(string(out)) {
-		for _, unwanted := range []string{"embedded-postgres", "edfi-token-purge/scripts", "purgetest", "net/rpc"} {
+		for _, unwanted := range []string{"embedded-postgres", "edfi-token-purge/scripts", "purgetest", "net/rpc", "creack/pty"} {
 			if strings.Contains(dep, unwanted) {
 				t.Errorf("the binary holds %s", dep)
 			}

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"strings"
 	"time"
@@ -87,6 +88,10 @@ func run(ctx context.Context) error {
 		tables = append(tables, t)
 	}
 	out.step("Databases", "three tenants and a template, with dbo.ClientAccessTokens")
+	if err := preview(ctx, out, r); err != nil {
+		return err
+	}
+	out.title("The scheduled run")
 	function, err := r.Start(ctx, "DATABASES="+databases)
 	if err != nil {
 		return err
@@ -126,6 +131,21 @@ func run(ctx context.Context) error {
 	}
 	out.title("The same event again finds nothing to do")
 	out.line("%d rows deleted in %d ms", again.DeletedRows, again.DurationMs)
+	return nil
+}
+
+// preview runs the function's binary as a command.
+func preview(ctx context.Context, out *screen, r *rig.Rig) error {
+	out.title("What a run would delete, by the same binary as a command: purge-tokens dry-run")
+	command := exec.CommandContext(ctx, r.Binary, "dry-run")
+	command.Env = []string{"SECRET_ID=" + rig.SecretID, "DB_TLS=disable", "DATABASES=" + databases, "AWS_REGION=us-east-1",
+		"AWS_ENDPOINT_URL_SECRETS_MANAGER=" + r.Secrets.URL(), "AWS_ACCESS_KEY_ID=standin", "AWS_SECRET_ACCESS_KEY=standin"}
+	command.Stderr = os.Stderr
+	text, err := command.Output()
+	if err != nil {
+		return fmt.Errorf("purge-tokens dry-run: %w", err)
+	}
+	out.text(string(text))
 	return nil
 }
 

@@ -26,8 +26,7 @@ const SecretID = "edfi/admin-database"
 type Rig struct {
 	Postgres *throwaway.Postgres
 	Secrets  *standin.SecretsManager
-
-	binary string
+	Binary   string // of the function
 
 	mu        sync.Mutex
 	functions []*Function
@@ -43,7 +42,7 @@ type Function struct {
 
 // New starts everything but a function, whose binary it is told.
 func New(ctx context.Context, binary string, o throwaway.Options) (*Rig, error) {
-	r := &Rig{binary: binary}
+	r := &Rig{Binary: binary}
 	var err error
 	if r.Postgres, err = throwaway.Start(ctx, o); err != nil {
 		return nil, err
@@ -77,7 +76,7 @@ func (r *Rig) Start(ctx context.Context, env ...string) (*Function, error) {
 		return nil, err
 	}
 	f.Function, err = standin.StartFunction(ctx, standin.FunctionOptions{
-		Binary: r.binary,
+		Binary: r.Binary,
 		API:    api,
 		Env: append([]string{
 			"AWS_ENDPOINT_URL_SECRETS_MANAGER=" + r.Secrets.URL(),

@@ -188,7 +188,7 @@ func (r *run) restAfterLoss(work context.Context, err error) bool {
 	if time.Since(r.lost) > lostPatience {
 		return false
 	}
-	r.log.WarnContext(work, "connection lost", "error", err.Error(), "again in", r.rest)
+	r.log.WarnContext(work, "connection lost", "error", err.Error(), "againInMs", r.rest.Milliseconds())
 	sleep(work, r.rest)
 	r.rest = min(2*r.rest, lostRestMost)
 	return work.Err() == nil

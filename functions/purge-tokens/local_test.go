@@ -1,0 +1,343 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/creack/pty"
+
+	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/scripts/standin"
+)
+
+// command is a run of the binary outside of Lambda.
+func (db database) command(t *testing.T, args string, env ...string) *exec.Cmd {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	c := exec.CommandContext(ctx, stage.Binary, strings.Fields(args)...)
+	c.Env = append([]string{"DATABASE_URL=" + db.url(), "DATABASES=" + db.name, "TERM=xterm"}, env...)
+	return c
+}
+
+func (db database) url() string {
+	u := url.URL{Scheme: "postgres", User: url.UserPassword(stage.Postgres.User, stage.Postgres.Password),
+		Host: fmt.Sprintf("%s:%d", stage.Postgres.Host, stage.Postgres.Port), Path: db.name, RawQuery: "sslmode=disable"}
+	return u.String()
+}
+
+// piped runs c without a terminal.
+func piped(t *testing.T, c *exec.Cmd) (stdout, stderr string, code int) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	c.Stdout, c.Stderr = &out, &errs
+	var ended *exec.ExitError
+	if err := c.Run(); err != nil && !errors.As(err, &ended) {
+		t.Fatal(err)
+	}
+	if strings.Contains(out.String()+errs.String(), stage.Postgres.Password) {
+		t.Errorf("the password is shown:\n%s%s", out.String(), errs.String())
+	}
+	return out.String(), errs.String(), c.ProcessState.ExitCode()
+}
+
+// terminal is a command on a terminal of its own.
+type terminal struct {
+	command *exec.Cmd
+	device  *os.File
+	screen  chan string // all that was written, at the end
+}
+
+func onTerminal(t *testing.T, c *exec.Cmd, columns uint16) terminal {
+	t.Helper()
+	device, err := pty.StartWithSize(c, &pty.Winsize{Rows: 24, Cols: columns})
+	if err != nil {
+		t.Fatal(err)
+	}
+	term := terminal{c, device, make(chan string, 1)}
+	go func() {
+		written, _ := io.ReadAll(device) // its error is the end of the command
+		term.screen <- string(written)
+	}()
+	t.Cleanup(func() { device.Close() })
+	return term
+}
+
+// end waits for the command to end.
+func (term terminal) end() (screen string, state *os.ProcessState) {
+	term.command.Wait() //nolint:errcheck // the state tells
+	return <-term.screen, term.command.ProcessState
+}
+
+const controlC = "\x03"
+
+func TestTheCommandDoesWhatTheFunctionDoes(t *testing.T) {
+	t.Parallel()
+	db := newDatabase(t, 120, 7)
+	stdout, stderr, code := piped(t, db.command(t, "check"))
+	if code != 0 || !regexp.MustCompile(`(?m)^`+db.name+`  complete  `).MatchString(stdout) || stderr != "" {
+		t.Errorf("check: %d\n%s%s", code, stdout, stderr)
+	}
+	stdout, _, code = piped(t, db.command(t, "dry-run"))
+	if code != 0 || !regexp.MustCompile(`(?m)^`+db.name+`  complete +120  20..-..-.. ..:..  `).MatchString(stdout) {
+		t.Errorf("dry-run: %d\n%s", code, stdout)
+	}
+	db.expect(t, 120, 7)
+	// By way of Secrets Manager, with the credentials and region of the environment.
+	managed := db.command(t, "purge")
+	managed.Env = []string{"SECRET_ID=edfi/admin-database", "DATABASES=" + db.name, "DB_TLS=disable", "AWS_REGION=us-east-1",
+		"AWS_ACCESS_KEY_ID=standin", "AWS_SECRET_ACCESS_KEY=standin", "AWS_ENDPOINT_URL_SECRETS_MANAGER=" + stage.Secrets.URL()}
+	stdout, stderr, code = piped(t, managed)
+	if code != 0 || !regexp.MustCompile(`(?m)^`+db.name+`  complete +120 +1  `).MatchString(stdout) || stderr != "" {
+		t.Errorf("purge: %d\n%s%s", code, stdout, stderr)
+	}
+	db.expect(t, 0, 7)
+}
+
+func TestTheCommandEndsWithACodeForScripts(t *testing.T) {
+	t.Parallel()
+	db := newDatabase(t, 30, 3)
+	for _, c := range []struct {
+		args, env string
+		code      int
+		want      string // on standard error, or where that is empty, on standard output
+	}{
+		{"", "", 2, "purge-tokens dry-run"},
+		{"-h", "", 0, "purge-tokens dry-run"},
+		{"delete", "", 2, `must be one of ["purge" "dry-run" "check"]`},
+		{"purge now", "", 2, `"now" is one word too many`},
+		{"purge -force", "", 2, "-force"},
+		{"purge -max-rows 0", "", 2, "-max-rows: must be a whole number, at least 1"},
+		{"purge -max-duration 5", "", 2, "-max-duration: must be a duration"},
+		{"purge -databases EdFi_*", "", 2, "-databases: must hold plain names"},
+		{"purge -databases postgres", "", 2, "none of those that DATABASES allows"},
+		{"purge -grace-period 1h", "GRACE_PERIOD=2h", 2, "shorter than the configured GRACE_PERIOD"},
+		{"purge", "PAUSE=5", 2, "ConfigurationError: PAUSE must be"},
+		{"purge", "DATABASE_URL=", 2, "SECRET_ID is required: the name or ARN of the secret; or DATABASE_URL"},
+		{"purge", "SECRET_ID=x", 2, "DATABASE_URL and SECRET_ID are both set"},
+		{"purge", "DATABASE_URL=postgres://u:hunter2@h/d?host=g", 2, "no other parameters"},
+		{"purge", "DATABASES=EdFi_Admin_Nowhere", 1, "does not exist"},
+		{"purge", "DATABASES=nothing_like_it*", 1, "PurgeFailed"},
+		{"dry-run", "", 0, "complete"},
+		{"purge -batch-size 5 -max-rows 10", "", 3, "partial max-rows"},
+		{"purge", "", 0, "complete"},
+	} {
+		stdout, stderr, code := piped(t, db.command(t, c.args, c.env))
+		said := stderr
+		if said == "" {
+			said = stdout
+		}
+		if code != c.code || !strings.Contains(said, c.want) || strings.Contains(said, "hunter2") {
+			t.Errorf("%s %s: ended with %d, want %d, and %q in\n%s", c.env, c.args, code, c.code, c.want, said)
+		}
+	}
+	// Without a region, which DATABASE_URL does without.
+	managed := db.command(t, "purge")
+	managed.Env = []string{"SECRET_ID=x", "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null"}
+	if _, stderr, code := piped(t, managed); code != 2 || !strings.Contains(stderr, "AWS_REGION is required") {
+		t.Errorf("no region: %d\n%s", code, stderr)
+	}
+	db.expect(t, 0, 3)
+}
+
+func TestWhatTheCommandWritesCanBeChosen(t *testing.T) {
+	t.Parallel()
+	db := newDatabase(t, 30, 3)
+	stdout, stderr, code := piped(t, db.command(t, "purge -json -v", "BATCH_SIZE=10"))
+	for _, want := range []string{`"status": "complete"`, `"deletedRows": 30`, `"batches": 3`} {
+		if code != 0 || !strings.HasPrefix(stdout, "{") || !strings.Contains(stdout, want) {
+			t.Errorf("%d, want %s in\n%s", code, want, stdout)
+		}
+	}
+	for _, want := range []string{"msg=start", "msg=batch", "msg=database", "msg=end"} {
+		if !strings.Contains(stderr, want) {
+			t.Errorf("no %s in\n%s", want, stderr)
+		}
+	}
+	stdout, _, _ = piped(t, db.command(t, "dry-run -metrics"))
+	if m := oneMetric(t, stdout); m.Database != db.name || m.StopReason != "dry-run" {
+		t.Errorf("%+v", m)
+	}
+}
+
+func TestInAPipeThereAreLinesAndNoControlCharacters(t *testing.T) {
+	t.Parallel()
+	db := newDatabase(t, 150, 3)
+	db.slow(t, "40ms") // for longer than the first line of progress takes
+	stdout, stderr, code := piped(t, db.command(t, "purge", "BATCH_SIZE=10"))
+	if code != 0 || strings.ContainsAny(stdout+stderr, "\r\x1b") {
+		t.Errorf("%d\n%q\n%q", code, stdout, stderr)
+	}
+	if !regexp.MustCompile(`(?m)^purge-tokens: \d+ rows  \d+/s$`).MatchString(stderr) {
+		t.Errorf("no progress:\n%s", stderr)
+	}
+}
+
+// redrawn answers what a terminal showed, line by line.
+func redrawn(screen string) []string {
+	return strings.FieldsFunc(strings.ReplaceAll(screen, "\x1b[K", ""), func(r rune) bool { return r == '\r' || r == '\n' })
+}
+
+func TestOnATerminalThereIsABarThatFits(t *testing.T) {
+	t.Parallel()
+	for _, columns := range []int{60, 80} {
+		db := newDatabase(t, 150, 3)
+		db.slow(t, "10ms")
+		screen, state := onTerminal(t, db.command(t, "purge", "BATCH_SIZE=10"), uint16(columns)).end()
+		lines := redrawn(screen)
+		for _, line := range lines {
+			if len(line) > columns {
+				t.Errorf("%d columns are too few for %q", columns, line)
+			}
+		}
+		whole := strings.Join(lines, "\n")
+		if state.ExitCode() != 0 || !regexp.MustCompile(`(?m)^\[#+\.+\] +\d+%  \d+ of 150 rows  \d+/s  \d+s left$`).MatchString(whole) ||
+			!regexp.MustCompile(`(?m)^`+db.name+`  complete +150 +15  `).MatchString(whole) {
+			t.Errorf("%s\n%s", state, whole)
+		}
+		db.expect(t, 0, 3)
+	}
+}
+
+func TestAnInterruptedCommandStopsAfterTheBatchInHand(t *testing.T) {
+	t.Parallel()
+	for name, interrupt := range map[string]func(terminal) error{
+		"Ctrl-C":  func(term terminal) error { _, err := term.device.WriteString(controlC); return err },
+		"SIGTERM": func(term terminal) error { return term.command.Process.Signal(syscall.SIGTERM) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := newDatabase(t, 400, 3)
+			db.slow(t, "20ms")
+			term := onTerminal(t, db.command(t, "purge", "BATCH_SIZE=20"), 60)
+			db.untilDeleting(t)
+			if err := interrupt(term); err != nil {
+				t.Fatal(err)
+			}
+			screen, state := term.end()
+			expired, live := db.counts(t)
+			deleted := 400 - expired
+			if state.ExitCode() != 3 || deleted == 0 || deleted == 400 || deleted%20 != 0 || live != 3 {
+				t.Errorf("%s with %d rows deleted and %d live", state, deleted, live)
+			}
+			for _, want := range []string{"stopping after the batch in hand", "partial canceled", fmt.Sprintf("partial %8d ", deleted)} {
+				if !strings.Contains(screen, want) {
+					t.Errorf("no %q in\n%s", want, screen)
+				}
+			}
+		})
+	}
+}
+
+func TestAnInterruptionBeforeAnyDatabaseIsNoFault(t *testing.T) {
+	t.Parallel()
+	secrets, err := standin.NewSecretsManager()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer secrets.Close()
+	secrets.Hang()
+	command := exec.CommandContext(t.Context(), stage.Binary, "purge")
+	command.Env = []string{"SECRET_ID=x", "AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=standin", "AWS_SECRET_ACCESS_KEY=standin",
+		"AWS_ENDPOINT_URL_SECRETS_MANAGER=" + secrets.URL()}
+	term := onTerminal(t, command, 80)
+	for secrets.Calls() == 0 {
+		time.Sleep(5 * time.Millisecond)
+	}
+	if _, err := term.device.WriteString(controlC); err != nil {
+		t.Fatal(err)
+	}
+	if screen, state := term.end(); state.ExitCode() != 3 || !strings.Contains(screen, "interrupted before anything was done") {
+		t.Errorf("%s\n%s", state, screen)
+	}
+}
+
+func TestASecondCtrlCStopsAtOnce(t *testing.T) {
+	t.Parallel()
+	db := newDatabase(t, 100, 3)
+	db.slow(t, "1s")
+	term := onTerminal(t, db.command(t, "purge"), 80)
+	db.untilDeleting(t)
+	ended := make(chan *os.ProcessState)
+	go func() {
+		_, state := term.end()
+		ended <- state
+	}()
+	var state *os.ProcessState
+	for state == nil {
+		term.device.WriteString(controlC) //nolint:errcheck // it may have ended
+		select {
+		case state = <-ended:
+		case <-time.After(time.Second): // two that come together are one signal
+		}
+	}
+	if status := state.Sys().(syscall.WaitStatus); !status.Signaled() || status.Signal() != syscall.SIGINT {
+		t.Error(state)
+	}
+}
+
+func TestLambdaTakesNoDatabaseURL(t *testing.T) {
+	t.Parallel()
+	reply, _ := start(t, "SECRET_ID=", "DATABASE_URL=postgres://u:p@h/d").invoke(t, `{}`)
+	expectError(t, reply, "ConfigurationError", "SECRET_ID is required: the name or ARN of the secret")
+}
+
+func TestTheLineOfProgressFitsAnyTerminal(t *testing.T) {
+	for columns := range 120 {
+		p := &progress{terminal: true, action: purge.Purge, databases: 1, counted: map[string]bool{"a": true},
+			total: 123_456_789, deleted: 12_345_678, began: time.Now().Add(-time.Hour)}
+		if line := p.line(columns); columns > 0 && len(line) > columns {
+			t.Errorf("%d columns: %q", columns, line)
+		}
+	}
+}
+
+func TestTheTableTellsEveryDatabaseInWhatRoomThereIs(t *testing.T) {
+	long := "EdFi_Admin_" + strings.Repeat("x", 50)
+	result := purge.Result{Status: purge.Failed, Action: purge.Purge, DeletedRows: 1_234_567, Databases: []purge.DatabaseResult{
+		{Database: long, Engine: "postgres", Server: "h:5432", Status: purge.Complete, DeletedRows: 1_234_567, Batches: 247, DurationMs: 6_200,
+			Findings: []purge.Finding{purge.Warning("missing-expiration-index", "no index finds rows by their expiration, so each run reads the whole table once. Create it: CREATE INDEX")}},
+		{Database: "B", Status: purge.Partial, StopReason: purge.Deadline, DurationMs: 65_000},
+		{Database: "C", Status: purge.Failed, Error: "table dbo.clientaccesstokens does not exist"},
+	}}
+	for columns, want := range map[int]string{
+		60: "purge on postgres at h:5432\n\n" +
+			"DATABASE                 STATUS      DELETED  BATCHES   TIME\n" +
+			long + "\n" +
+			"                         complete  1,234,567      247  6.20s\n" +
+			"B                        partial           0        0   1m5s\n" +
+			"C                        failed            0        0  0.00s\n" +
+			"3 databases              failed    1,234,567      247  0.00s\n\n" +
+			"partial deadline in B\n  the time was over; the next run goes on\n" +
+			"failed in C\n  table dbo.clientaccesstokens does not exist\n" +
+			"warning missing-expiration-index in\n  " + long + "\n" +
+			"  no index finds rows by their expiration, so each run reads\n  the whole table once. Create it: CREATE INDEX\n",
+		0: "purge on postgres at h:5432\n\n" +
+			"DATABASE                                                       STATUS      DELETED  BATCHES   TIME\n" +
+			long + "  complete  1,234,567      247  6.20s\n" +
+			"B                                                              partial           0        0   1m5s\n" +
+			"C                                                              failed            0        0  0.00s\n" +
+			"3 databases                                                    failed    1,234,567      247  0.00s\n\n" +
+			"partial deadline in B\n  the time was over; the next run goes on\n" +
+			"failed in C\n  table dbo.clientaccesstokens does not exist\n" +
+			"warning missing-expiration-index in " + long + "\n" +
+			"  no index finds rows by their expiration, so each run reads the whole table once. Create it: CREATE INDEX\n",
+	} {
+		var b strings.Builder
+		writeTable(&b, result, columns)
+		if b.String() != want {
+			t.Errorf("%d columns:\n%s\nwant\n%s", columns, b.String(), want)
+		}
+	}
+}

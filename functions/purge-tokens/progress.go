@@ -1,0 +1,286 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+
+	"edfi-token-purge/functions/internal/purge"
+)
+
+const (
+	// How often the progress is shown: on a terminal, where it is one line that
+	// is written over, and elsewhere, where it is lines like all others.
+	redraw = 100 * time.Millisecond
+	relate = 5 * time.Second
+	// countPatience is how long the rows of a database may take to be counted,
+	// which only the bar needs.
+	countPatience = 3 * time.Second
+	// rateAfter is how long rows must have gone before their rate says anything.
+	rateAfter = 500 * time.Millisecond
+)
+
+// progress shows how far a run is, and sees to it that an interrupted run ends
+// with the batch in hand. It knows what it shows from the calls that package
+// purge makes, so that the loop itself knows nothing of it.
+type progress struct {
+	out      *os.File
+	terminal bool
+	done     chan struct{} // closed by stop
+	idle     sync.WaitGroup
+
+	mu        sync.Mutex
+	shown     bool // the line stands on the terminal
+	action    purge.Action
+	maxRows   int64 // 0 is no cap
+	databases int
+	ended     int
+	counted   map[string]bool // or not to be counted any more
+	uncounted bool            // of one database the rows are not known
+	total     int64           // rows to delete in the databases counted so far
+	deleted   int64
+	began     time.Time // the first delete
+}
+
+func newProgress(out *os.File) *progress {
+	return &progress{out: out, terminal: term.IsTerminal(int(out.Fd())), done: make(chan struct{}), counted: map[string]bool{}}
+}
+
+// widthOf answers the columns of a terminal, and 0 for anything else.
+func widthOf(f *os.File) int {
+	width, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0
+	}
+	return width
+}
+
+// start begins to show. The end of ctx is an interruption.
+func (p *progress) start(ctx context.Context) {
+	interval := relate
+	if p.terminal {
+		interval = redraw
+	}
+	p.idle.Go(func() {
+		tick := time.NewTicker(interval)
+		defer tick.Stop()
+		interrupted := ctx.Done()
+		for {
+			select {
+			case <-p.done:
+				return
+			case <-interrupted:
+				interrupted = nil
+				p.note("stopping after the batch in hand; again to stop at once")
+			case <-tick.C:
+				p.show()
+			}
+		}
+	})
+}
+
+// stop ends what start began and takes the line off the terminal.
+func (p *progress) stop() {
+	close(p.done)
+	p.idle.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.clear()
+}
+
+// Write implements io.Writer for whole lines of others, such as the log's.
+func (p *progress) Write(text []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.clear()
+	return p.out.Write(text)
+}
+
+func (p *progress) note(text string) { fmt.Fprintln(p, "purge-tokens:", text) }
+
+func (p *progress) clear() {
+	if p.shown {
+		io.WriteString(p.out, "\r\x1b[K") //nolint:errcheck // nothing depends on it
+		p.shown = false
+	}
+}
+
+func (p *progress) show() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.databases == 0 { // not begun yet
+		return
+	}
+	if !p.terminal {
+		fmt.Fprintln(p.out, p.line(0))
+		return
+	}
+	columns := widthOf(p.out)
+	if columns < 2 { // it doesn't say
+		columns = 80
+	}
+	p.clear()
+	io.WriteString(p.out, p.line(columns-1)) //nolint:errcheck // nothing depends on it
+	p.shown = true
+}
+
+// line says how far the run is, in at most so many columns; 0 is without a bound
+// and without a bar.
+func (p *progress) line(columns int) string {
+	total := p.total
+	if p.maxRows > 0 {
+		total = min(total, p.maxRows)
+	}
+	known := total > 0 && !p.uncounted && len(p.counted) == p.databases
+	elapsed := time.Since(p.began)
+	rate := float64(p.deleted) / elapsed.Seconds()
+	var parts []string
+	switch {
+	case known && !p.began.IsZero():
+		parts = []string{thousands(p.deleted) + " of " + thousands(total) + " rows"}
+	case p.action == purge.Purge && p.databases == 1:
+		parts = []string{thousands(p.deleted) + " rows"}
+	case p.action == purge.Purge:
+		parts = []string{fmt.Sprintf("%d of %d databases", p.ended, p.databases), thousands(p.deleted) + " rows"}
+	default:
+		parts = []string{fmt.Sprintf("%s: %d of %d databases", p.action, p.ended, p.databases)}
+	}
+	if p.deleted > 0 && elapsed > rateAfter {
+		parts = append(parts, perSecond(rate))
+		if left := float64(total-p.deleted) / rate; known && left >= 0 {
+			parts = append(parts, (time.Duration(left+1)*time.Second).String()+" left")
+		}
+	}
+	text := strings.Join(parts, "  ")
+	if columns <= 0 {
+		return "purge-tokens: " + text
+	}
+	if known && !p.began.IsZero() {
+		part := min(1, float64(p.deleted)/float64(total))
+		text = fmt.Sprintf("%3.0f%%  %s", part*100, text)
+		if bar := min(20, columns-len(text)-len("[] ")); bar > 2 {
+			full := int(part * float64(bar))
+			text = "[" + strings.Repeat("#", full) + strings.Repeat(".", bar-full) + "] " + text
+		}
+	}
+	return text[:min(len(text), columns)]
+}
+
+func perSecond(rate float64) string {
+	if rate >= 10_000 {
+		return thousands(int64(rate/1000)) + "k/s"
+	}
+	return thousands(int64(rate)) + "/s"
+}
+
+// finished counts a database that is done.
+func (p *progress) finished(database string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ended++
+	p.counted[database] = true
+}
+
+// over answers an engine that does what e does, and tells p.
+func (p *progress) over(e purge.Engine, policy purge.Policy, databases int) purge.Engine {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.action, p.maxRows, p.databases = policy.Action, policy.MaxRows, databases
+	return watched{e, p}
+}
+
+type watched struct {
+	purge.Engine
+	progress *progress
+}
+
+type watchedTable struct {
+	purge.Table
+	progress *progress
+	database string
+}
+
+func (w watched) Open(ctx context.Context, database string, claim bool) (purge.Table, error) {
+	table, err := w.Engine.Open(ctx, database, claim)
+	if err != nil {
+		return nil, err
+	}
+	return watchedTable{table, w.progress, database}, nil
+}
+
+// Oldest also counts, the first time, what there is to delete.
+func (t watchedTable) Oldest(ctx context.Context, r purge.Range) (time.Time, purge.Range, error) {
+	at, found, err := t.Table.Oldest(ctx, r)
+	if err != nil || !t.progress.wants(t.database) {
+		return at, found, err
+	}
+	var rows int64
+	if found != nil {
+		patience, cancel := context.WithTimeout(ctx, countPatience)
+		defer cancel()
+		var failed error
+		if rows, failed = t.Table.Count(patience, found); failed != nil {
+			rows = -1
+		}
+	}
+	t.progress.expect(rows)
+	return at, found, err
+}
+
+// wants tells, once for each database, whether its rows are to be counted.
+func (p *progress) wants(database string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.terminal || p.action != purge.Purge || p.counted[database] {
+		return false
+	}
+	p.counted[database] = true
+	return true
+}
+
+// expect adds the rows of one more database; below 0 they are not known.
+func (p *progress) expect(rows int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.uncounted = p.uncounted || rows < 0
+	p.total += max(0, rows)
+}
+
+// Delete lets a batch that has begun end, although ctx is canceled meanwhile, and
+// begins none thereafter.
+func (t watchedTable) Delete(ctx context.Context, r purge.Range) (int64, error) {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return 0, ctx.Err()
+	}
+	t.progress.begin()
+	whole := context.WithoutCancel(ctx)
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		whole, cancel = context.WithDeadline(whole, deadline)
+		defer cancel()
+	}
+	n, err := t.Table.Delete(whole, r)
+	t.progress.add(n)
+	return n, err
+}
+
+func (p *progress) begin() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.began.IsZero() {
+		p.began = time.Now()
+	}
+}
+
+func (p *progress) add(rows int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.deleted += rows
+}

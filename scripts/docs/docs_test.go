@@ -1,0 +1,366 @@
+package docs
+
+import (
+	"context"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"edfi-token-purge/scripts/edfi"
+	"edfi-token-purge/scripts/throwaway"
+)
+
+func page(t *testing.T, path string) string {
+	t.Helper()
+	text, err := Page(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+var (
+	heading = regexp.MustCompile(`(?m)^#+ (.+)$`)
+	link    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	notSlug = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
+)
+
+// anchors answers those that GitHub makes of a page's headings.
+func anchors(text string) (all []string) {
+	for _, m := range heading.FindAllStringSubmatch(Prose(text), -1) {
+		all = append(all, strings.ReplaceAll(notSlug.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-"))
+	}
+	return all
+}
+
+func TestLinksLeadSomewhere(t *testing.T) {
+	for _, from := range append(Pages, "CHANGELOG.md") {
+		text := page(t, from)
+		links := link.FindAllStringSubmatch(Prose(text), -1)
+		for _, m := range links {
+			to, err := url.Parse(m[1])
+			if err != nil {
+				t.Errorf("%s: %v", from, err)
+			}
+			if to.IsAbs() {
+				continue
+			}
+			target := to.Path
+			if target == "" {
+				target = from
+			}
+			if _, err := os.Stat(filepath.Join(Root(), target)); err != nil {
+				t.Errorf("%s links to %s: %v", from, m[1], err)
+			} else if to.Fragment != "" && !slices.Contains(anchors(page(t, target)), to.Fragment) {
+				t.Errorf("%s links to %s, which has no such heading", from, m[1])
+			}
+		}
+		if len(links) == 0 {
+			t.Errorf("%s has no links at all", from)
+		}
+	}
+}
+
+// section answers what stands below a heading of the second level or deeper.
+func section(t *testing.T, text, title string) string {
+	t.Helper()
+	m := regexp.MustCompile(`(?ms)^(##+) ` + regexp.QuoteMeta(title) + `$(.*?)(^##+ |\z)`).FindStringSubmatch(text)
+	if m == nil {
+		t.Fatalf("no section %q", title)
+	}
+	return m[2]
+}
+
+// firstColumn answers the code spans in the first column of a section's tables.
+func firstColumn(text string) (spans []string) {
+	for _, row := range regexp.MustCompile(`(?m)^\|([^|]+)\|`).FindAllStringSubmatch(text, -1) {
+		for _, span := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(row[1], -1) {
+			spans = append(spans, span[1])
+		}
+	}
+	return spans
+}
+
+// source calls visit with each syntax tree of the function's own source.
+func source(t *testing.T, visit func(*ast.File)) {
+	t.Helper()
+	files := 0
+	err := filepath.WalkDir(filepath.Join(Root(), "functions"), func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && d.Name() == "purgetest":
+			return fs.SkipDir
+		case !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		if err == nil {
+			files++
+			visit(file)
+		}
+		return err
+	})
+	if err != nil || files < 10 {
+		t.Fatalf("%d files, %v", files, err)
+	}
+}
+
+func text(e ast.Expr) (string, bool) {
+	literal, ok := e.(*ast.BasicLit)
+	if !ok || literal.Kind != token.STRING {
+		return "", false
+	}
+	s, err := strconv.Unquote(literal.Value)
+	return s, err == nil
+}
+
+// name answers the last part of a function's or type's name.
+func name(e ast.Expr) string {
+	switch e := e.(type) {
+	case *ast.Ident:
+		return e.Name
+	case *ast.SelectorExpr:
+		return e.Sel.Name
+	}
+	return ""
+}
+
+var code = regexp.MustCompile(`^[a-z]+(-[a-z]+)*$`)
+
+func TestTheReadmeListsEveryFindingAndNoOther(t *testing.T) {
+	made := map[string]bool{}
+	source(t, func(file *ast.File) {
+		ast.Inspect(file, func(n ast.Node) bool {
+			var candidates []ast.Expr
+			switch n := n.(type) {
+			case *ast.CallExpr:
+				// Functions that make a finding take its code first.
+				if slices.Contains([]string{"Warning", "Info", "skip"}, name(n.Fun)) && len(n.Args) > 1 {
+					candidates = n.Args[:1]
+				}
+			case *ast.CompositeLit:
+				if of := name(n.Type); of != "Finding" && of != "Unfit" {
+					return true
+				}
+				for i, e := range n.Elts {
+					if field, ok := e.(*ast.KeyValueExpr); ok && name(field.Key) == "Code" {
+						candidates = append(candidates, field.Value)
+					} else if !ok && i == 1 { // level, code, message
+						candidates = append(candidates, e)
+					}
+				}
+			}
+			for _, e := range candidates {
+				if s, ok := text(e); ok && code.MatchString(s) {
+					made[s] = true
+				}
+			}
+			return true
+		})
+	})
+	listed := firstColumn(section(t, page(t, "README.md"), "Findings"))
+	for c := range made {
+		if !slices.Contains(listed, c) {
+			t.Errorf("the source makes the finding %s, which the README doesn't list", c)
+		}
+	}
+	for _, c := range listed {
+		if !made[c] {
+			t.Errorf("the README lists the finding %s, which nothing makes", c)
+		}
+	}
+	if len(made) < 9 {
+		t.Errorf("only %d findings in the source", len(made))
+	}
+}
+
+func TestTheReadmeListsEverySetting(t *testing.T) {
+	listed := firstColumn(section(t, page(t, "README.md"), "Configure"))
+	read := 0
+	source(t, func(file *ast.File) {
+		ast.Inspect(file, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok || len(call.Args) == 0 {
+				return true
+			}
+			method, ok := call.Fun.(*ast.SelectorExpr)
+			if !ok || name(method.X) != "env" {
+				return true
+			}
+			if s, ok := text(call.Args[0]); ok && s != "AWS_LAMBDA_FUNCTION_NAME" {
+				if read++; !slices.Contains(listed, s) {
+					t.Errorf("the table of settings lacks %s", s)
+				}
+			}
+			return true
+		})
+	})
+	if read < 10 {
+		t.Errorf("only %d settings in the source", read)
+	}
+}
+
+// Some errors are those of others, which the function passes on.
+var othersErrors = []string{"no EC2 IMDS role found", "server refused TLS connection"}
+
+func TestTroubleshootingGoesByErrorsThatThereAre(t *testing.T) {
+	var texts strings.Builder
+	source(t, func(file *ast.File) {
+		ast.Inspect(file, func(n ast.Node) bool {
+			if e, ok := n.(ast.Expr); ok {
+				if s, ok := text(e); ok {
+					texts.WriteString(regexp.MustCompile(`%\S`).ReplaceAllString(s, "...") + "\n")
+				}
+			}
+			return true
+		})
+	})
+	all := strings.ReplaceAll(texts.String(), "table ... does", "table dbo.clientaccesstokens does")
+	errors := firstColumn(section(t, page(t, "README.md"), "Troubleshooting"))
+	for _, e := range errors {
+		for part := range strings.SplitSeq(e, "...") {
+			if part = strings.TrimSpace(part); !strings.Contains(all, part) && !slices.Contains(othersErrors, e) {
+				t.Errorf("nothing says %q", part)
+			}
+		}
+	}
+	if len(errors) < 15 {
+		t.Errorf("only %d errors", len(errors))
+	}
+}
+
+func TestEveryAlarmIsExplained(t *testing.T) {
+	alarms := regexp.MustCompile(`AlarmName: !Sub \$\{AWS::StackName\}-(\S+)`).FindAllStringSubmatch(page(t, "template.yaml"), -1)
+	listed := firstColumn(section(t, page(t, "README.md"), "Metrics and alarms"))
+	for _, m := range alarms {
+		explained := section(t, page(t, "RUNBOOK.md"), m[1])
+		for _, part := range []string{"**Means:**", "**Look:**", "```insights", "**Do:**"} {
+			if !strings.Contains(strings.Replace(explained, "**Do,**", "**Do:**", 1), part) {
+				t.Errorf("the runbook for %s lacks %s", m[1], part)
+			}
+		}
+		if !slices.Contains(listed, "-"+m[1]) {
+			t.Errorf("the README lists no alarm -%s", m[1])
+		}
+	}
+	if len(alarms) < 4 {
+		t.Errorf("only %d alarms in the template", len(alarms))
+	}
+}
+
+func commands(t *testing.T, kind Kind) (blocks []Block) {
+	t.Helper()
+	all, err := Blocks("sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range all {
+		if b.Kind() == kind {
+			blocks = append(blocks, b)
+		}
+	}
+	if len(blocks) == 0 {
+		t.Fatalf("no commands of the kind %s", kind)
+	}
+	return blocks
+}
+
+func TestWhatTheReadmeHasOneTryIsWhatCIRuns(t *testing.T) {
+	run := page(t, ".ci/run")
+	for _, b := range commands(t, CI) {
+		for line := range strings.Lines(b.Text) {
+			line, _, _ = strings.Cut(line, "#")
+			if line = strings.TrimSpace(line); !strings.Contains(run, "\n"+line+"\n") {
+				t.Errorf("%s: .ci/run has no line %q", b.Page, line)
+			}
+		}
+	}
+}
+
+// The URL in the README's commands, for which the tests have one of their own.
+const exampleURL = "postgres://edfi_token_purge:password@db.example.org:5432/EdFi_Admin"
+
+func TestTheLocalCommandsWorkAsWritten(t *testing.T) {
+	ctx := context.Background()
+	server, err := throwaway.Start(ctx, throwaway.Options{Settings: map[string]string{"fsync": "off"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Stop() //nolint:errcheck // the test has spoken
+	// The server may be one that is shared and stays.
+	database, role := fmt.Sprintf("EdFi_Admin_README_%d", os.Getpid()), fmt.Sprintf("purge_readme_%d", os.Getpid())
+	defer func() {
+		admin, err := pgx.Connect(ctx, server.URL("postgres"))
+		if err != nil {
+			return // it is gone
+		}
+		defer admin.Close(ctx)
+		for _, sql := range []string{"DROP DATABASE " + pgx.Identifier{database}.Sanitize() + " WITH (FORCE)", "DROP ROLE " + role} {
+			if _, err := admin.Exec(ctx, sql); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	if err := edfi.CreateDatabase(ctx, server.URL("postgres"), database); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := pgx.Connect(ctx, server.URL(database))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	if err := edfi.CreateSchema(ctx, conn); err != nil {
+		t.Fatal(err)
+	}
+	if err := edfi.Fill(ctx, conn, edfi.FillOptions{Expired: 12_345, Live: 55}, nil); err != nil {
+		t.Fatal(err)
+	}
+	// The login is the one that the README has one create.
+	grants := strings.ReplaceAll(page(t, "infra/postgres/role.sql"), "edfi_token_purge", role)
+	for _, sql := range []string{grants, "ALTER ROLE " + role + " PASSWORD 'pass/word'"} {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	u := url.URL{Scheme: "postgres", User: url.UserPassword(role, "pass/word"),
+		Host: fmt.Sprintf("%s:%d", server.Host, server.Port), Path: database, RawQuery: "sslmode=disable"}
+	for _, b := range commands(t, Local) {
+		if !strings.Contains(b.Text, exampleURL) {
+			t.Fatalf("the commands don't name %s", exampleURL)
+		}
+		// The run with a cap stops at it, with the code for that.
+		script := strings.ReplaceAll(b.Text, exampleURL, u.String())
+		script = regexp.MustCompile(`(?m)^(bin/purge-tokens purge -max-rows \S+).*$`).ReplaceAllString(script, "$1 || test $$? = 3")
+		command := exec.Command("bash", "-euo", "pipefail", "-c", script)
+		command.Dir = Root()
+		out, err := command.CombinedOutput()
+		if err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		for _, want := range []string{
+			`complete +12,345  20\d\d-`, // dry-run
+			`partial +1,000 `, `complete +11,345 `,
+		} {
+			if !regexp.MustCompile(want).Match(out) {
+				t.Errorf("no %s in\n%s", want, out)
+			}
+		}
+	}
+	if expired, live, err := edfi.Counts(ctx, conn); err != nil || expired != 0 || live != 55 {
+		t.Errorf("%d expired and %d live rows are left, %v", expired, live, err)
+	}
+}
