@@ -82,6 +82,7 @@ type table struct {
 	conn     *pgx.Conn
 	claimed  bool
 	facts    purge.Facts
+	examined facts
 	oid      uint32
 	indexed  bool               // an index finds rows by their expiration
 	places   bool               // the role may tell rows apart by their place
@@ -132,6 +133,7 @@ func (t *table) open(ctx context.Context, claim bool) error {
 	if err := f.fault(t.database, claim); err != nil {
 		return err
 	}
+	t.examined = f
 	t.oid, t.version, t.indexed, t.places = f.oid, f.version, f.indexed, f.selectAll && f.plain
 	t.facts = purge.Facts{Now: f.now.Time}
 	if !t.indexed {

@@ -55,6 +55,38 @@ LEFT JOIN pg_namespace n ON n.nspname = 'dbo'
 LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'clientaccesstokens'
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'expiration'`
 
+	// What a check tells beyond the facts, in one round trip.
+	sqlCheck = `
+SELECT current_setting('server_version'),
+       current_setting('TimeZone'),
+       current_user,
+       coalesce((SELECT string_agg(tgname, ', ' ORDER BY tgname) FROM pg_trigger
+                 WHERE tgrelid = c.oid AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 8 <> 0), ''),
+       coalesce((SELECT string_agg(rulename, ', ' ORDER BY rulename) FROM pg_rewrite
+                 WHERE ev_class = c.oid AND ev_type = '4' AND ev_enabled <> 'D'), ''),
+       row_security_active(c.oid),
+       coalesce((SELECT string_agg(conrelid::regclass::text, ', ') FROM pg_constraint WHERE confrelid = c.oid), ''),
+       pg_table_size(c.oid), pg_indexes_size(c.oid),
+       coalesce(s.n_live_tup, 0), coalesce(s.n_dead_tup, 0),
+       coalesce(has_schema_privilege(pgagent.relnamespace, 'USAGE') AND has_table_privilege(pgagent.oid, 'SELECT'), false),
+       coalesce(has_schema_privilege(cron.relnamespace, 'USAGE') AND has_table_privilege(cron.oid, 'SELECT'), false)
+FROM pg_class c
+LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid
+LEFT JOIN (pg_class pgagent JOIN pg_namespace pn ON pn.oid = pgagent.relnamespace AND pn.nspname = 'pgagent') ON pgagent.relname = 'pga_jobstep'
+LEFT JOIN (pg_class cron JOIN pg_namespace cn ON cn.oid = cron.relnamespace AND cn.nspname = 'cron') ON cron.relname = 'job'
+WHERE c.oid = $1`
+
+	// Enabled jobs that delete tokens, where their schedulers are in this database.
+	sqlJobsOfPgAgent = `
+SELECT DISTINCT 'pgAgent job ' || j.jobname
+FROM pgagent.pga_job j
+JOIN pgagent.pga_jobstep s ON s.jstjobid = j.jobid
+WHERE j.jobenabled AND s.jstenabled AND s.jstcode ~* '\mdelete\M.*\mclientaccesstokens\M'`
+
+	sqlJobsOfPgCron = `
+SELECT 'pg_cron job ' || jobid FROM cron.job
+WHERE active AND command ~* '\mdelete\M.*\mclientaccesstokens\M'`
+
 	// One run at a time for each database. The numbers spell EdFi and Purg. The
 	// server lets the lock go when the connection ends, however it ends.
 	sqlClaim = `SELECT pg_try_advisory_lock(1164200553, 1349874279)`

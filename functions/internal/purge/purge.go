@@ -86,6 +86,10 @@ type Table interface {
 	// answers how many went. The error is ErrLocked when others hold a row:
 	// nothing was deleted then, and a later try may succeed.
 	Delete(ctx context.Context, r Range) (int64, error)
+	// Check answers what an operator should know of the database, and as faults
+	// what a purge would fail for. Findings that others need more rights for are
+	// left out.
+	Check(ctx context.Context) ([]Finding, error)
 	// Close ends the connection and with it the claim.
 	Close()
 }
@@ -129,15 +133,21 @@ func (u Unfit) Error() string { return u.Message }
 
 // Finding is something that an operator should know or mend.
 type Finding struct {
-	Level   string `json:"level"` // info or warning
+	Level   string `json:"level"` // info, warning or, of a check, error
 	Code    string `json:"code"`  // stable, for programs
 	Message string `json:"message"`
 }
 
+const levelError = "error"
+
+// Info makes a finding of level info.
+func Info(code, message string) Finding { return Finding{"info", code, message} }
+
 // Warning makes a finding of level warning.
-func Warning(code, message string) Finding {
-	return Finding{Level: "warning", Code: code, Message: message}
-}
+func Warning(code, message string) Finding { return Finding{"warning", code, message} }
+
+// Fault makes a finding of level error: what a purge would fail for.
+func Fault(code, message string) Finding { return Finding{levelError, code, message} }
 
 // Target is what one run works on.
 type Target struct {

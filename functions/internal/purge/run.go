@@ -131,7 +131,7 @@ func (r *run) serve(outer, work context.Context, share time.Duration) (again boo
 	}
 	// A database that was open before is there; one that never was may be out of
 	// reach, which must not look like too little time.
-	opened := err == nil
+	opened, opening := err == nil, time.Since(start)
 	timeout := !opened && work.Err() != nil && r.res.Cutoff != nil && r.lost.IsZero()
 	if opened {
 		r.lost, r.res.Error = time.Time{}, ""
@@ -145,7 +145,7 @@ func (r *run) serve(outer, work context.Context, share time.Duration) (again boo
 		if share > 0 {
 			turn, cancel = context.WithTimeout(work, share)
 		}
-		err = r.guard(work, func() error { return r.act(turn) })
+		err = r.guard(work, func() error { return r.act(turn, opening) })
 		timeout = errors.Is(err, ErrTimeout) || turn.Err() != nil
 		cancel()
 	}
@@ -197,7 +197,7 @@ func (r *run) restAfterLoss(work context.Context, err error) bool {
 // skip ends a run in a database that a pattern matched and that can't be purged.
 func (r *run) skip(code, message string) {
 	r.end(Skipped, SkippedReason)
-	r.find(Finding{"info", code, message})
+	r.find(Info(code, message))
 }
 
 // open opens one more connection to the table.
@@ -240,7 +240,7 @@ func (r *run) find(f Finding) {
 }
 
 // act runs the action and answers nil when it was done to the end.
-func (r *run) act(ctx context.Context) error {
+func (r *run) act(ctx context.Context, opening time.Duration) error {
 	facts := r.tables[0].Facts()
 	for _, f := range facts.Findings {
 		r.find(f)
@@ -248,13 +248,14 @@ func (r *run) act(ctx context.Context) error {
 	if r.res.Cutoff == nil { // else this is another turn of the same run
 		r.res.Cutoff = instant(facts.Now)
 	}
-	if now := time.Now(); facts.Now.Sub(now).Abs() > MaxClockSkew {
-		return fmt.Errorf("clock-skew: the database says %s, this function says %s; more than %s apart, so nothing is deleted", r.res.Cutoff, instant(now), MaxClockSkew)
-	}
 	r.expired = r.tables[0].Expired(r.res.Cutoff.Add(-r.policy.Grace))
+	if r.policy.Action == Check {
+		return r.check(ctx, facts, opening)
+	}
+	if clocks, ok := skew(facts.Now); !ok {
+		return fmt.Errorf("clock-skew: %s", clocks)
+	}
 	switch r.policy.Action {
-	case Check:
-		return nil
 	case DryRun:
 		return r.count(ctx)
 	default:
@@ -276,7 +277,7 @@ func (r *run) count(ctx context.Context) error {
 	r.res.ExpiredRows = r.cap.take(rows, false)
 	r.cap.settle(r.res.ExpiredRows, r.res.ExpiredRows)
 	if r.res.ExpiredRows < rows {
-		r.find(Finding{"info", "max-rows", fmt.Sprintf("%d rows have expired; MAX_ROWS lets one run delete %d of them here", rows, r.res.ExpiredRows)})
+		r.find(Info("max-rows", fmt.Sprintf("%d rows have expired; MAX_ROWS lets one run delete %d of them here", rows, r.res.ExpiredRows)))
 	}
 	return nil
 }

@@ -39,7 +39,10 @@ func (f *fake) Open(context.Context, string, bool) (Table, error) {
 	return f, nil
 }
 
-func (f *fake) Close()       {}
+func (f *fake) Close() {}
+
+func (f *fake) Check(context.Context) ([]Finding, error) { return nil, nil }
+
 func (f *fake) Facts() Facts { return Facts{Now: time.Now().UTC().Add(f.skew)} }
 
 func (f *fake) Expired(time.Time) Range { return stretch{0, f.rows} }

@@ -9,6 +9,9 @@ import (
 	"edfi-token-purge/functions/internal/purge"
 )
 
+// readOnly is what a database that takes no deletes says of itself.
+const readOnly = "READ_ONLY"
+
 // facts is the answer to sqlFacts.
 type facts struct {
 	now        time.Time
@@ -39,7 +42,7 @@ func (f facts) fault(database string, writes bool) error {
 		return fmt.Errorf("%s has no column Expiration", name)
 	case f.typeName != "datetime":
 		return fmt.Errorf("%s.Expiration is of type %s; Ed-Fi's is datetime, and another type has another notion of expired", name, f.typeName)
-	case writes && f.updates == "READ_ONLY":
+	case writes && f.updates == readOnly:
 		return errors.New("the database is read-only: use the writer's endpoint, not a reader's")
 	}
 	var missing []string

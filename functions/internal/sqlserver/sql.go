@@ -43,6 +43,34 @@ SELECT GETUTCDATE(),
         WHERE i.object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND c.name = 'Expiration'
           AND i.type IN (1, 2) AND i.is_disabled = 0 AND i.has_filter = 0)`
 
+	// What a check tells beyond the facts, in one round trip.
+	sqlCheck = `
+SELECT CASE WHEN @@VERSION LIKE 'Babelfish%' THEN 'Babelfish' ELSE 'SQL Server' END,
+       CAST(SERVERPROPERTY('ProductVersion') AS nvarchar(50)),
+       CAST(SERVERPROPERTY('Edition') AS nvarchar(100)),
+       COALESCE((SELECT d.is_read_committed_snapshot_on FROM sys.databases AS d WHERE d.database_id = DB_ID()), 0),
+       DATEDIFF(minute, GETUTCDATE(), GETDATE()),
+       COALESCE((SELECT STRING_AGG(t.name, ', ') FROM sys.triggers AS t
+                 WHERE t.parent_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND t.is_disabled = 0), ''),
+       COALESCE((SELECT STRING_AGG(f.name, ', ') FROM sys.foreign_keys AS f
+                 WHERE f.referenced_object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U')), ''),
+       COALESCE((SELECT SUM(p.rows) FROM sys.partitions AS p
+                 WHERE p.object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND p.index_id IN (0, 1)), 0)`
+
+	// The pages of 8 kB of the table and its indexes.
+	sqlPages = `
+SELECT COALESCE(SUM(a.total_pages), 0)
+FROM sys.partitions AS p
+JOIN sys.allocation_units AS a ON a.container_id = p.partition_id
+WHERE p.object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U')`
+
+	// Enabled jobs of SQL Server Agent that delete tokens.
+	sqlJobs = `
+SELECT DISTINCT j.name
+FROM msdb.dbo.sysjobs AS j
+JOIN msdb.dbo.sysjobsteps AS s ON s.job_id = j.job_id
+WHERE j.enabled = 1 AND s.command LIKE N'%DELETE%ClientAccessTokens%'`
+
 	// One run at a time for each database; on Babelfish all of them share the
 	// names of locks. The server lets the lock go when the connection ends,
 	// however it ends.

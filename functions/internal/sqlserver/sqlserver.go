@@ -69,7 +69,9 @@ type table struct {
 	conn     *sql.Conn
 	wire     net.Conn // under conn
 	claimed  bool
+	secured  *tls.ConnectionState // nil is not at all
 	facts    purge.Facts
+	examined facts
 	exact    bool // an expiration comes to the client as it is
 	indexed  bool // an index finds rows by their expiration
 	proven   bool // DELETE does remove rows
@@ -147,6 +149,7 @@ func (t *table) open(ctx context.Context, claim bool) error {
 	if err := f.fault(t.database, claim); err != nil {
 		return err
 	}
+	t.examined = f
 	t.exact, t.indexed = f.exact, f.indexed
 	t.facts = purge.Facts{Now: f.now}
 	if !t.indexed {
@@ -181,6 +184,12 @@ func (t *table) config() (msdsn.Config, error) {
 	config.TLSConfig, config.Encryption = t.server.TLS, msdsn.EncryptionRequired
 	if t.server.TLS == nil {
 		config.Encryption = msdsn.EncryptionDisabled
+	} else { // the driver keeps the connection to itself
+		config.TLSConfig = t.server.TLS.Clone()
+		config.TLSConfig.VerifyConnection = func(state tls.ConnectionState) error {
+			t.secured = &state
+			return nil
+		}
 	}
 	config.AppName = "edfi-token-purge"
 	config.DialTimeout = connectTimeout

@@ -38,6 +38,9 @@ const (
 // kinds names statements by a part of them that is in no other, the most telling
 // first.
 var kinds = []struct{ part, kind string }{
+	{"SERVERPROPERTY", "check"},
+	{"allocation_units", "pages"},
+	{"sysjobs", "jobs"},
 	{"GETUTCDATE", "facts"},
 	{"sp_getapplock", "claim"},
 	{"sp_releaseapplock", "unclaim"},

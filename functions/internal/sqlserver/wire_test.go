@@ -236,6 +236,55 @@ func TestNothingIsSentToAServerThatCannotProveItsName(t *testing.T) {
 	}
 }
 
+func TestACheckTellsWhatOnlyARealServerHas(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		check, jobs, facts []byte
+		want               []string // level and code
+		texts              []string
+	}{
+		{row("SQL Server", "16.0.4135.4", "Standard Edition", 0, -360, "Audit", "FK_Extra", 1234), row("purge tokens"), nil,
+			[]string{"info version", "warning rcsi-off", "warning delete-trigger", "warning referenced", "warning other-cleaner", "warning no-tls", "info time-zone"},
+			[]string{"16.0.4135.4", "ALTER DATABASE [EdFi_Admin] SET READ_COMMITTED_SNAPSHOT ON", "Audit", "FK_Extra", "purge tokens", "stop-old-job.sql", "-360 minutes", "1234 rows, 16 MB"}},
+		{row("SQL Server", "13.0.1", "Web Edition", 1, 0, "", "", 0), failure(229, 14, "denied"), facts0(time.Now().UTC()),
+			[]string{"warning version", "info rcsi", "info other-cleaner-unseen"}, []string{"2017"}},
+		{row("SQL Server", "16.0.1", "Web Edition", 1, 0, "", "", 0), rowless(), row(time.Now().UTC(), 1, "READ_ONLY", 4711, "datetime", 1, 0, 1),
+			[]string{"error reader-endpoint", "error no-delete-right", "info no-other-cleaner"}, []string{"writer's endpoint", "GRANT DELETE"}},
+	} {
+		table := &script{}
+		s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+			switch {
+			case kind == "check":
+				return c.check
+			case kind == "pages":
+				return row(2048)
+			case kind == "jobs":
+				return c.jobs
+			case kind == "facts" && c.facts != nil:
+				return c.facts
+			}
+			return table.answer(kind)
+		}})
+		checked := policy
+		checked.Action = purge.Check
+		r := purge.Run(t.Context(), target(s.server(), "EdFi_Admin"), checked, func(purge.DatabaseResult) {}).Databases[0]
+		var found, text string
+		for _, f := range r.Findings {
+			found += f.Level + " " + f.Code + "\n"
+			text += f.Message + "\n"
+		}
+		if !contains(found, c.want...) || !contains(text, c.texts...) {
+			t.Errorf("%s%s, want %q, %q", found, text, c.want, c.texts)
+		}
+		if failed := strings.Contains(found, "error"); failed != (r.Status == purge.Failed) {
+			t.Errorf("%+v", r)
+		}
+		if sent := s.statements(); slices.Contains(sent, "delete") || slices.Contains(sent, "claim") {
+			t.Errorf("a check sent %v", sent)
+		}
+	}
+}
+
 func TestADatetimeIsATickOfTheServer(t *testing.T) {
 	day := time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC)
 	for _, base := range []time.Time{day, time.Date(1816, 2, 29, 23, 59, 59, 0, time.UTC)} {

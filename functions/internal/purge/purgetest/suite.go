@@ -28,6 +28,7 @@ func Run(t *testing.T, s Server) {
 		"TheLongestDurationStopsTheRun":                testMaxDuration,
 		"ADryRunCountsAndDeletesNothing":               testDryRun,
 		"ACheckDeletesNothing":                         testCheck,
+		"ACheckFindsEachDefect":                        testCheckDefects,
 		"TheCapIsKept":                                 testCap,
 		"ACapThatIsJustEnoughDrains":                   testCapEnough,
 		"ASecondPurgerStepsBack":                       testTwoPurgers,
@@ -285,6 +286,47 @@ func testCheck(t *testing.T, s Server) {
 	p.Action = purge.Check
 	expect(t, do(t.Context(), t, s.Engine(), db.Name(), p), purge.Complete, purge.CheckDone, 0)
 	expectLeft(t, db, rows...)
+}
+
+func testCheckDefects(t *testing.T, s Server) {
+	p := policy()
+	p.Action = purge.Check
+	for name, c := range map[string]struct {
+		stage  func(Database)
+		now    time.Duration // off the database's clock
+		status purge.Status
+		level  string
+		codes  []string
+	}{
+		"none":     {func(Database) {}, 0, purge.Complete, "info", []string{"connected", "clock", "version", "rights", "expiration-index", "time-zone", "size", "expired-rows"}},
+		"no index": {func(db Database) { db.DropIndex(t) }, 0, purge.Complete, "warning", []string{"missing-expiration-index"}},
+		"no right": {func(db Database) { db.Revoke(t) }, 0, purge.Failed, "error", []string{"no-delete-right"}},
+		"no table": {func(db Database) { db.DropTable(t) }, 0, purge.Failed, "", nil},
+		"backlog":  {func(db Database) { db.Insert(t, db.Now(t).Add(-7*time.Hour)) }, 0, purge.Complete, "warning", []string{"backlog"}},
+		"a clock":  {func(Database) {}, -time.Hour, purge.Failed, "error", []string{"clock-skew"}},
+	} {
+		db := s.Create(t)
+		rows := []time.Time{db.Now(t).Add(time.Hour).Truncate(time.Second)}
+		db.Insert(t, rows...)
+		c.stage(db)
+		engine := hooked{Engine: s.Engine()}
+		if c.now != 0 {
+			engine.now = db.Now(t).Add(c.now)
+		}
+		r := do(t.Context(), t, engine, db.Name(), p)
+		if r.Status != c.status || (r.Status == purge.Failed) != (r.Error != "") {
+			t.Errorf("%s: %s, want %s; error %q", name, r.Status, c.status, r.Error)
+		}
+		for _, code := range c.codes {
+			found := slices.IndexFunc(r.Findings, func(f purge.Finding) bool { return f.Code == code && f.Level == c.level })
+			if found < 0 || len(r.Findings[found].Message) < 10 {
+				t.Errorf("%s: no %s %s in %v", name, c.level, code, r.Findings)
+			}
+			if c.status == purge.Failed && !strings.Contains(r.Error, code) {
+				t.Errorf("%s: error %q", name, r.Error)
+			}
+		}
+	}
 }
 
 func testCap(t *testing.T, s Server) {
