@@ -1,11 +1,13 @@
 package main
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/scripts/docs"
 )
 
 // badEvents maps events to what their error must name.
@@ -94,4 +96,21 @@ func FuzzParseEvent(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestTheReadmesEventsAreAccepted(t *testing.T) {
+	page, err := docs.Page("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := regexp.MustCompile("(?m)`({[^`]*})`|^({\"action\".*})$").FindAllStringSubmatch(page, -1)
+	for _, m := range events {
+		event := m[1] + m[2]
+		if _, err := parseEvent([]byte(event)); err != nil {
+			t.Errorf("%s: %v", event, err)
+		}
+	}
+	if len(events) < 6 {
+		t.Errorf("only %d events", len(events))
+	}
 }

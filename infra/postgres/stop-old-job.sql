@@ -4,7 +4,7 @@
 --
 --     psql --dbname postgres --file infra/postgres/stop-old-job.sql
 --
--- It disables and deletes nothing, it can be run again, and it says what it did.
+-- It only disables, it can be run again, and it says what it did.
 -- Of a pgAgent job that does more, the other steps stay enabled. A job that
 -- deletes through a function of yours is not recognized: disable it by hand.
 

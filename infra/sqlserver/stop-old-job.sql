@@ -4,7 +4,7 @@
 --
 --     sqlcmd -S host,1433 -U admin -i infra/sqlserver/stop-old-job.sql
 --
--- It disables and deletes nothing, it can be run again, and it says what it did.
+-- It only disables, it can be run again, and it says what it did.
 -- A job stops with all its steps: where it does more, move that elsewhere. A job
 -- that deletes through a procedure of yours is not recognized: disable it by hand.
 

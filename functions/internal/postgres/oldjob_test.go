@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"edfi-token-purge/scripts/docs"
 	"edfi-token-purge/scripts/edfi"
 )
 
@@ -56,6 +57,22 @@ func TestTheOldJobsStopAndNoOthers(t *testing.T) {
 	script, err := os.ReadFile("../../../infra/postgres/stop-old-job.sql")
 	if err != nil {
 		t.Fatal(err)
+	}
+	// How the README has one see them: anything that names the table.
+	queries := map[string]int64{}
+	blocks, err := docs.Blocks("sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range blocks {
+		if strings.Contains(b.Text, "pgagent.") {
+			queries[b.Text] = 7
+		} else if strings.Contains(b.Text, "cron.job") {
+			queries[b.Text] = 1
+		}
+	}
+	if len(queries) != 2 {
+		t.Errorf("the README has %d queries", len(queries))
 	}
 	jobs := []string{
 		`pgAgent: disabled step "delete" of job 1 "expired", and the job, which has no other`,
@@ -113,6 +130,11 @@ func TestTheOldJobsStopAndNoOthers(t *testing.T) {
 			continue
 		}
 		if name != "idle" {
+			for query, rows := range queries {
+				if got, err := conn.Exec(t.Context(), query); err != nil || got.RowsAffected() != rows {
+					t.Errorf("%s\n%d rows, %v, want %d", query, got.RowsAffected(), err, rows)
+				}
+			}
 			expectText(t, conn, `SELECT string_agg(concat_ws(' ', jobname, jobenabled), ', ' ORDER BY jobid) FROM pgagent.pga_job`,
 				"expired f, nightly t, shell f, statistics t, off f")
 			expectText(t, conn, `SELECT string_agg(concat_ws(' ', jstname, jstenabled), ', ' ORDER BY jstid) FROM pgagent.pga_jobstep`,
