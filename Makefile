@@ -10,16 +10,20 @@ TOOLS      := $(GO) tool -modfile=scripts/tools/go.mod
 # The race detector needs a C compiler.
 RACE       := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
-.PHONY: help demo test lint bench build local validate deploy invoke logs destroy clean build-PurgeTokens
+.PHONY: help demo test test-sqlserver lint bench build local validate deploy invoke logs destroy clean build-PurgeTokens
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: bin/host/bootstrap ## one scheduled run on this machine alone, against a throwaway PostgreSQL
 	@$(GO) run ./scripts/demo bin/host/bootstrap
 
-test: ## all tests, on a real PostgreSQL
+test: ## all tests, on a real PostgreSQL; on SQL Server too where TEST_SQLSERVER_URL is set
+	@[ -n "$$TEST_SQLSERVER_URL" ] || echo 'SQL SERVER IS NOT TESTED: TEST_SQLSERVER_URL is not set; make test-sqlserver starts a server with Docker'
 	$(GO) test $(RACE) -shuffle=on -parallel=16 -timeout=10m ./...
+
+test-sqlserver: ## what needs a SQL Server, on one that Docker starts
+	@scripts/sqlserver-test.sh
 
 lint: ## format, vet and staticcheck
 	@test -z "$$(gofmt -l functions scripts)" || { gofmt -l functions scripts; echo 'run: gofmt -w functions scripts'; exit 1; }
