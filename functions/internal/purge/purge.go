@@ -53,6 +53,8 @@ type Policy struct {
 	MaxRows     int64         // most rows the run deletes, all databases together; 0 is no cap
 	MaxDuration time.Duration // longest run; 0 is until the deadline
 	StopBefore  time.Duration // how long before the context's deadline the run stops
+	BatchTarget time.Duration // time that a batch aims at, by its size below BatchSize; 0 is BatchSize always
+	Concurrency int           // connections that delete at once in one database; below 1 counts as 1
 	Parallel    int           // databases served at once; below 1 counts as 1
 }
 
@@ -66,9 +68,9 @@ type Engine interface {
 	Open(ctx context.Context, database string, claim bool) (Table, error)
 }
 
-// Table is the token table of one database, on one connection. Calls that come
-// at the same time wait for each other. When ctx has a deadline, the server itself gives up
-// shortly before it, and the error is ErrTimeout.
+// Table is the token table of one database, on one connection, for one call at a
+// time. When ctx has a deadline, the server itself gives up shortly before it, and
+// the error is ErrTimeout.
 type Table interface {
 	// Facts answers what Open learned, at no cost.
 	Facts() Facts
