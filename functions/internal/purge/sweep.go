@@ -82,7 +82,12 @@ func (r *run) sweep(ctx context.Context, todo []part) (left []part, failure erro
 		if len(done) == 0 && len(behind) > 0 && len(r.tables) > 1 {
 			// Time to spare: look at what was deleted. The last look, which must
 			// pass over it all, is quick where another has been before.
-			if _, found, err := r.reader().oldest(ctx, behind[0]); err == nil && found != nil {
+			var found Range
+			err := r.guard(ctx, func() (err error) {
+				_, found, err = r.reader().oldest(ctx, behind[0])
+				return err
+			})
+			if err == nil && found != nil {
 				todo = append(todo, part{rows: found})
 			}
 			behind = behind[1:]
@@ -124,9 +129,11 @@ func (r *run) plan(ctx context.Context, todo *[]part, wait bool) (job, error) {
 	}
 	var batch Batch
 	var rest Range
-	err := r.patiently(ctx, func() (err error) {
-		batch, rest, err = r.reader().next(ctx, front.rows, int(granted))
-		return err
+	err := r.guard(ctx, func() error { // so that the grant goes back and what flies is counted
+		return r.patiently(ctx, func() (err error) {
+			batch, rest, err = r.reader().next(ctx, front.rows, int(granted))
+			return err
+		})
 	})
 	if err == nil && batch.Unbounded {
 		r.find(Warning("unbounded-batch", "more rows than a batch may hold share one expiration, and the role may not read what tells them apart: they go in one statement, and with MAX_ROWS set they stay. GRANT SELECT ON dbo.ClientAccessTokens to the role to have them deleted in batches"))
@@ -173,17 +180,14 @@ func (r *run) work(ctx context.Context, c *conn, jobs <-chan job, done chan<- jo
 // for reading; it answers the new ones that delete. Where the server has none to
 // spare, fewer do it all.
 func (r *run) widen(ctx context.Context, concurrency int) (workers []*conn) {
-	had := len(r.tables)
+	deleting := max(1, len(r.tables)-1)
 	for len(r.tables) <= concurrency {
 		if err := r.open(ctx, false); err != nil {
 			r.log.WarnContext(ctx, "no further connection", "error", err.Error())
 			break
 		}
 	}
-	if len(r.tables) == had {
-		return nil
-	}
-	return r.tables[had : len(r.tables)-1]
+	return r.tables[deleting:max(deleting, len(r.tables)-1)]
 }
 
 // sleep rests for d, or until ctx ends.

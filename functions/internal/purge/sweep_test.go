@@ -78,6 +78,41 @@ func TestWithConcurrencyEveryCountStaysExact(t *testing.T) {
 	})
 }
 
+// clumsy panics when it cuts a batch, from some row on.
+type clumsy struct {
+	fake
+	from int
+}
+
+func (f *clumsy) Open(context.Context, string, bool) (Table, error) { return f, nil }
+
+func (f *clumsy) Next(ctx context.Context, r Range, n int) (Batch, Range, error) {
+	if r.(stretch).from >= f.from {
+		panic("hunter2")
+	}
+	return f.fake.Next(ctx, r, n)
+}
+
+func TestAPanicInCuttingKeepsTheCountAndGivesBackTheCap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := &clumsy{fake{rows: 100, takes: time.Second}, 20}, &fake{rows: 100, takes: 5 * time.Second}
+		r := runAll(t.Context(), engines{"a": a, "b": b}, Policy{BatchSize: 10, MaxRows: 120, Parallel: 2}, "a", "b")
+		if d := r.Databases[0]; d.Status != Failed || d.DeletedRows != 20 || a.left() != 80 {
+			t.Errorf("%+v, %d left", d, a.left())
+		}
+		if d := r.Databases[1]; d.Status != Complete || d.DeletedRows != 100 {
+			t.Errorf("%+v", d)
+		}
+	})
+}
+
+// engines is one for each database.
+type engines map[string]Engine
+
+func (e engines) Open(ctx context.Context, database string, claim bool) (Table, error) {
+	return e[database].Open(ctx, database, claim)
+}
+
 func TestAServerWithFewConnectionsToSpareIsNoFailure(t *testing.T) {
 	for most := 1; most < 5; most++ {
 		f := &fake{rows: 2000, most: most}
