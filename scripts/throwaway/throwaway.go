@@ -40,6 +40,9 @@ type Options struct {
 	// installed or DATABASE_URL is set. "" is the version in
 	// TEST_POSTGRES_VERSION, else any.
 	Version string
+	// Own starts a server even where DATABASE_URL is set, for tests that restart
+	// it.
+	Own bool
 	// Progress is told of each step that takes long; nil is nobody.
 	Progress func(string)
 }
@@ -60,7 +63,7 @@ type Postgres struct {
 }
 
 // Start takes the server in DATABASE_URL if that is set, whose user must be a
-// superuser; else it starts one of the machine's own PostgreSQL; else it
+// superuser, unless o says otherwise; else it starts one of the machine's own PostgreSQL; else it
 // downloads PostgreSQL, once, into the user's cache. It answers when the server
 // accepts log-ins; ctx bounds that, not the server's life.
 func Start(ctx context.Context, o Options) (*Postgres, error) {
@@ -70,7 +73,7 @@ func Start(ctx context.Context, o Options) (*Postgres, error) {
 	if o.Version == "" {
 		o.Version = os.Getenv("TEST_POSTGRES_VERSION")
 	}
-	if given := os.Getenv("DATABASE_URL"); given != "" && o.Version == "" {
+	if given := os.Getenv("DATABASE_URL"); given != "" && o.Version == "" && !o.Own {
 		return found(ctx, given)
 	}
 	bin := installed()
