@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -8,7 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"edfi-token-purge/scripts/relay"
+	"edfi-token-purge/scripts/rig"
 	"edfi-token-purge/scripts/standin"
 	"edfi-token-purge/scripts/throwaway"
 )
@@ -34,19 +38,26 @@ type scene struct {
 
 // newScene makes one, on a server that takes a millisecond over each row, so
 // that there is a middle of a run.
-func newScene(t *testing.T, server *throwaway.Postgres, db database, env ...string) *scene {
+func newScene(t *testing.T, on *rig.Rig, env ...string) *scene {
 	t.Helper()
-	s := &scene{database: db, server: server, secret: "fault/" + db.name}
+	db := newOn(t, on, fmt.Sprintf("EdFi_Admin_%d", created.Add(1)), faultExpired, faultLive)
+	s := &scene{database: db, server: on.Postgres, secret: "fault/" + db.name}
 	var err error
 	if s.relay, err = relay.New(s.address()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.relay.Close() })
-	s.login(server.User, server.Password)
+	s.login(s.server.User, s.server.Password)
 	s.slow(t, "1ms")
 	s.witness(t)
-	s.function = s.start(t, append([]string{"SECRET_ID=" + s.secret, fmt.Sprintf("BATCH_SIZE=%d", faultBatch)}, env...)...)
+	s.function = s.start(t, append([]string{fmt.Sprintf("BATCH_SIZE=%d", faultBatch)}, env...)...)
 	return s
+}
+
+// start starts a function that goes by the relay.
+func (s *scene) start(t *testing.T, env ...string) function {
+	t.Helper()
+	return s.database.start(t, append(env, "SECRET_ID="+s.secret)...)
 }
 
 func (s *scene) address() string {
@@ -107,10 +118,13 @@ func (db database) count(t *testing.T, before, published, batch, lost int64) {
 // drain runs the function once more with nothing in its way. It must find
 // the database free, as soon as the server has noticed that the run before is
 // gone, and leave no row that has expired at its cut-off.
-func (db database) drain(t *testing.T, env ...string) (deleted int64) {
+func (db database) drain(t *testing.T) (deleted int64) {
 	t.Helper()
-	f := db.start(t, env...)
-	defer f.Stop()
+	return db.drainWith(t, db.start(t))
+}
+
+func (db database) drainWith(t *testing.T, f function) (deleted int64) {
+	t.Helper()
 	var r databaseResult
 	for range 300 { // the server notices at the next row, not at once
 		reply, lines := f.invoke(t, `{}`)
@@ -139,16 +153,19 @@ func (db database) drain(t *testing.T, env ...string) (deleted int64) {
 
 // A fault strikes a run in the middle of its deleting.
 type fault struct {
-	strike func(t *testing.T, s *scene)
-	before func(t *testing.T, s *scene) // the run; nil is nothing
-	lost   int64                        // acknowledgements that it may swallow
-	status string                       // what becomes of the run; "" is anything
-	env    []string
-	time   time.Duration // until Lambda's timeout; 0 is a minute
+	strike  func(t *testing.T, s *scene)
+	before  func(t *testing.T, s *scene) // the run; nil is nothing
+	lost    int64                        // acknowledgements that it may swallow
+	certain bool                         // and it does
+	undoes  bool                         // what was committed last
+	status  string                       // what becomes of the run; "" is anything
+	env     []string
+	time    time.Duration // until Lambda's timeout; 0 is a minute
+	own     bool          // takes a server of its own
 }
 
 func TestFaults(t *testing.T) {
-	for name, f := range map[string]fault{
+	faults := map[string]fault{
 		"latency": {
 			before: func(_ *testing.T, s *scene) { s.relay.Delay(20 * time.Millisecond) },
 			status: "complete",
@@ -172,7 +189,7 @@ func TestFaults(t *testing.T) {
 		},
 		"a lost acknowledgement": {
 			strike: func(_ *testing.T, s *scene) { s.relay.CutAt(relay.ToClient, "DELETE ") },
-			lost:   1, status: "complete",
+			lost:   1, certain: true, status: "complete",
 		},
 		"pg_terminate_backend": {
 			strike: func(t *testing.T, s *scene) { s.terminate(t) },
@@ -194,12 +211,67 @@ func TestFaults(t *testing.T) {
 			},
 			status: "complete",
 		},
-	} {
+		"a restarted server": {
+			strike: restart((*throwaway.Postgres).Restart),
+			status: "complete", own: true,
+		},
+		"a crashed server": {
+			strike: restart((*throwaway.Postgres).Crash),
+			lost:   1, undoes: true, status: "complete", own: true,
+		},
+	}
+	for _, way := range []relay.Way{relay.ToServer, relay.ToClient} {
+		for i := range 4 { // the log-in is among the first 1,500 bytes
+			faults[fmt.Sprintf("a cut at a random byte %s, %d", way, i)] = fault{
+				before: func(t *testing.T, s *scene) {
+					n := rand.N(1500) + i*1000
+					t.Logf("byte %d", n)
+					s.relay.CutAfter(way, n)
+					t.Cleanup(func() {
+						if s.relay.Cuts() != 1 {
+							t.Error("nothing was cut")
+						}
+					})
+				},
+				lost: 1,
+			}
+		}
+	}
+	for name, f := range faults {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newScene(t, stage.Postgres, newDatabase(t, faultExpired, faultLive), f.env...)
+			on := stage
+			if f.own {
+				on = ownStage(t)
+			}
+			s := newScene(t, on, f.env...)
 			s.suffer(t, f)
 		})
+	}
+}
+
+// ownStage is one whose server others don't use.
+func ownStage(t *testing.T) *rig.Rig {
+	t.Helper()
+	own, err := throwaway.Start(t.Context(), throwaway.Options{Own: true, Settings: map[string]string{"fsync": "off"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { own.Stop() }) //nolint:errcheck // what is left is in a temporary directory
+	return &rig.Rig{Postgres: own, Secrets: stage.Secrets, Binary: stage.Binary}
+}
+
+// restart is a strike that the test's own connection does not survive either.
+func restart(how func(*throwaway.Postgres, context.Context) error) func(*testing.T, *scene) {
+	return func(t *testing.T, s *scene) {
+		err := how(s.server, t.Context())
+		if err == nil {
+			s.conn, err = pgx.Connect(t.Context(), s.server.URL(s.name))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.conn.Close(context.Background()) })
 	}
 }
 
@@ -242,9 +314,18 @@ func (s *scene) suffer(t *testing.T, f fault) {
 	// What the server was told and nobody heard the end of goes on for a moment.
 	s.relay.Heal()
 	s.untilQuiet(t)
-	s.count(t, 0, m.DeletedRows, faultBatch, f.lost)
 	before := s.gone(t)
-	s.count(t, before, s.drain(t), faultBatch, 0)
+	switch {
+	case f.undoes: // no more than a second's worth: that is what the rows allow here
+		if most := before + 1000; m.DeletedRows > most || m.DeletedRows < before-f.lost*faultBatch {
+			t.Errorf("published %d, %d rows left the table", m.DeletedRows, before)
+		}
+	case f.certain && m.DeletedRows != before-f.lost*faultBatch:
+		t.Errorf("published %d, %d rows left the table: %d batches of %d must be missing", m.DeletedRows, before, f.lost, faultBatch)
+	default:
+		s.count(t, 0, m.DeletedRows, faultBatch, f.lost)
+	}
+	s.count(t, before, s.drainWith(t, s.start(t)), faultBatch, 0)
 	if gone := s.gone(t); gone != faultExpired {
 		t.Errorf("%d rows have left, want all %d", gone, faultExpired)
 	}

@@ -555,9 +555,14 @@ func newDatabase(t *testing.T, expired, live int) database {
 
 func newNamed(t *testing.T, name string, expired, live int) database {
 	t.Helper()
+	return newOn(t, stage, name, expired, live)
+}
+
+func newOn(t *testing.T, on *rig.Rig, name string, expired, live int) database {
+	t.Helper()
 	db := database{name: name}
 	var err error
-	if db.conn, err = stage.CreateDatabase(context.Background(), db.name); err == nil {
+	if db.conn, err = on.CreateDatabase(context.Background(), db.name); err == nil {
 		err = edfi.Fill(t.Context(), db.conn, edfi.FillOptions{Expired: expired, Live: live}, nil)
 	}
 	if err != nil {
