@@ -489,6 +489,7 @@ func TestTwoFunctionsAtOnceDoNotMeet(t *testing.T) {
 func TestAKilledFunctionLeavesNoLockAndNoHalfBatch(t *testing.T) {
 	t.Parallel()
 	db := newDatabase(t, 200, 5)
+	db.witness(t)
 	db.slow(t, "20ms")
 	f := db.start(t, "BATCH_SIZE=100")
 	go f.Invoke(t.Context(), `{}`, time.Minute) //nolint:errcheck // it is killed
@@ -498,7 +499,7 @@ func TestAKilledFunctionLeavesNoLockAndNoHalfBatch(t *testing.T) {
 	if left%100 != 0 {
 		t.Errorf("%d rows are left of 200 in batches of 100", left)
 	}
-	db.drain(t)
+	db.drain(t, db.start(t))
 	db.expect(t, 0, 5)
 }
 
