@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -374,5 +376,52 @@ WHERE datname = current_database() AND application_name = 'edfi-token-purge' AND
 			t.Fatal(err)
 		}
 		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func TestADatabaseWhoseClockIsOffIsNotPurged(t *testing.T) {
+	t.Parallel()
+	for off, refused := range map[string]bool{"6 minutes": true, "-6 minutes": true, "4 minutes": false} {
+		db := newDatabase(t, 30, 3)
+		// A role whose search path comes upon another clock before the server's own.
+		db.exec(t, `
+CREATE SCHEMA clock;
+CREATE FUNCTION clock.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS $$ SELECT pg_catalog.clock_timestamp() + interval '`+off+`' $$;
+CREATE ROLE "`+db.name+`" LOGIN SUPERUSER PASSWORD 'clock';
+ALTER ROLE "`+db.name+`" SET search_path = clock, pg_catalog`)
+		id := "clock/" + db.name
+		stage.Secrets.Put(id, fmt.Sprintf(`{"engine":"postgres","host":%q,"port":%d,"username":%q,"password":"clock"}`, stage.Postgres.Host, stage.Postgres.Port, db.name))
+		begin := time.Now()
+		reply, lines := db.start(t, "SECRET_ID="+id).invoke(t, `{}`)
+		m := oneMetric(t, lines)
+		if !refused {
+			if r := db.result(t, reply); r.Status != "complete" || r.DeletedRows != 30 {
+				t.Errorf("%s: %+v", off, r)
+			}
+			continue
+		}
+		expectError(t, reply, "PurgeFailed", "clock-skew")
+		if m.Failures != 1 || m.DeletedRows != 0 {
+			t.Errorf("%s: %+v", off, m)
+		}
+		db.expect(t, 30, 3)
+		ahead, err := time.ParseDuration(strings.Replace(off, " minutes", "m", 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var clocks []time.Time
+		for _, text := range regexp.MustCompile(`\d{4}-\d\d-\d\dT[\d:.]+Z`).FindAllString(reply.Error.Message, -1) {
+			at, err := time.Parse(time.RFC3339, text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			clocks = append(clocks, at)
+		}
+		between := func(at time.Time, off time.Duration) bool { // a second for what is written without fractions
+			return !at.Before(begin.Add(off-time.Second)) && !at.After(time.Now().Add(off))
+		}
+		if len(clocks) != 2 || !between(clocks[0], ahead) || !between(clocks[1], 0) {
+			t.Errorf("%s: both clocks, the database's first, must be in %q", off, reply.Error.Message)
+		}
 	}
 }
