@@ -10,7 +10,7 @@ TOOLS      := $(GO) tool -modfile=scripts/tools/go.mod
 # The race detector needs a C compiler.
 RACE       := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
-.PHONY: help demo test test-sqlserver lint bench build local validate deploy invoke logs destroy clean build-PurgeTokens
+.PHONY: help demo test test-sqlserver soak lint bench build local validate deploy invoke logs destroy clean build-PurgeTokens
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test: ## all tests, on a real PostgreSQL; on SQL Server too where TEST_SQLSERVER
 
 test-sqlserver: ## what needs a SQL Server, on one that Docker starts
 	@scripts/sqlserver-test.sh
+
+soak: ## inserts, runs and faults at random for SOAK=10m; SEED=n makes the same choices again
+	SOAK=$(or $(SOAK),10m) SEED=$(SEED) $(GO) test $(RACE) -v -count=1 -timeout=0 -run 'WhateverHappens' $(FUNCTION)
 
 lint: ## format, vet and staticcheck
 	@test -z "$$(gofmt -l functions scripts)" || { gofmt -l functions scripts; echo 'run: gofmt -w functions scripts'; exit 1; }

@@ -1,19 +1,46 @@
-// Package relay passes TCP connections on and counts round trips.
+// Package relay passes TCP connections on, counts round trips, and does to
+// connections what networks do.
 package relay
 
 import (
+	"bytes"
 	"net"
+	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Relay listens on a free port of the loopback interface and passes each
-// connection on to one server.
+// connection on to one server. Its faults hold for all connections, those that
+// are open included, until Heal.
 type Relay struct {
 	listener    net.Listener
-	server      string
 	trips       atomic.Int64
 	connections atomic.Int64
+	cuts        atomic.Int64
+
+	mu     sync.Mutex
+	server string
+	open   map[net.Conn]bool
+	faults faults
 }
+
+// faults is what is wrong at the moment; the zero value is nothing.
+type faults struct {
+	delay  time.Duration
+	silent bool
+	refuse bool
+	cut    func(way Way, data []byte) (pass int, cut bool)
+}
+
+// Way is where bytes are going.
+type Way string
+
+// The ways.
+const (
+	ToServer Way = "to server"
+	ToClient Way = "to client"
+)
 
 // New starts a relay to the server at host:port.
 func New(server string) (*Relay, error) {
@@ -21,7 +48,7 @@ func New(server string) (*Relay, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Relay{listener: l, server: server}
+	r := &Relay{listener: l, server: server, open: map[net.Conn]bool{}}
 	go r.accept()
 	return r, nil
 }
@@ -35,8 +62,71 @@ func (r *Relay) Counts() (connections, trips int64) {
 	return r.connections.Swap(0), r.trips.Swap(0)
 }
 
+// Cuts answers how often CutAfter and CutAt have struck.
+func (r *Relay) Cuts() int64 { return r.cuts.Load() }
+
 // Close takes no more connections; those that are open live on.
 func (r *Relay) Close() error { return r.listener.Close() }
+
+// PointTo has new connections go to another server.
+func (r *Relay) PointTo(server string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.server = server
+}
+
+// Delay passes on whatever was read at once that much later.
+func (r *Relay) Delay(d time.Duration) { r.set(func(f *faults) { f.delay = d }) }
+
+// Silence passes nothing on any more, and says so to nobody. The connections
+// that it hits stay silent after Heal.
+func (r *Relay) Silence() { r.set(func(f *faults) { f.silent = true }) }
+
+// Refuse ends new connections at once.
+func (r *Relay) Refuse() { r.set(func(f *faults) { f.refuse = true }) }
+
+// Reset resets every open connection.
+func (r *Relay) Reset() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for conn := range r.open {
+		reset(conn)
+	}
+}
+
+// CutAfter resets, once, the connection on which byte number n from now goes
+// that way, and passes on what comes before.
+func (r *Relay) CutAfter(way Way, n int) {
+	r.cutOnce(func(w Way, data []byte) (int, bool) {
+		if w != way {
+			return 0, false
+		}
+		pass := n
+		n -= len(data)
+		return pass, n < 0
+	})
+}
+
+// CutAt resets, once, the connection on which text goes that way, and passes on
+// nothing of what was read with it.
+func (r *Relay) CutAt(way Way, text string) {
+	r.cutOnce(func(w Way, data []byte) (int, bool) {
+		return 0, w == way && bytes.Contains(data, []byte(text))
+	})
+}
+
+func (r *Relay) cutOnce(at func(Way, []byte) (int, bool)) {
+	r.set(func(f *faults) { f.cut = at })
+}
+
+// Heal ends all faults, for new connections and for those that still live.
+func (r *Relay) Heal() { r.set(func(f *faults) { *f = faults{} }) }
+
+func (r *Relay) set(change func(*faults)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	change(&r.faults)
+}
 
 func (r *Relay) accept() {
 	for {
@@ -44,36 +134,80 @@ func (r *Relay) accept() {
 		if err != nil {
 			return
 		}
-		upstream, err := net.Dial("tcp", r.server)
-		if err != nil {
-			client.Close()
+		r.mu.Lock()
+		server, refuse := r.server, r.faults.refuse
+		r.mu.Unlock()
+		if refuse {
+			reset(client)
 			continue
 		}
+		upstream, err := net.Dial("tcp", server)
+		if err != nil {
+			reset(client)
+			continue
+		}
+		r.mu.Lock()
+		r.open[client], r.open[upstream] = true, true
+		r.mu.Unlock()
 		r.connections.Add(1)
 		var answered atomic.Bool
 		answered.Store(true)
-		go pass(upstream, client, func() {
+		go r.pass(ToServer, upstream, client, func() {
 			if answered.Swap(false) {
 				r.trips.Add(1)
 			}
 		})
-		go pass(client, upstream, func() { answered.Store(true) })
+		go r.pass(ToClient, client, upstream, func() { answered.Store(true) })
 	}
 }
 
-func pass(to, from net.Conn, seen func()) {
-	defer to.Close()
+func (r *Relay) pass(way Way, to, from net.Conn, seen func()) {
+	defer func() {
+		to.Close()
+		r.mu.Lock()
+		delete(r.open, to)
+		r.mu.Unlock()
+	}()
 	buffer := make([]byte, 64<<10)
-	for {
+	for silent := false; ; {
 		n, err := from.Read(buffer)
-		if n > 0 {
-			seen()
-			if _, err := to.Write(buffer[:n]); err != nil {
-				return
-			}
-		}
 		if err != nil {
 			return
 		}
+		seen()
+		data, f, cut := r.judge(way, buffer[:n])
+		if silent = silent || f.silent; silent {
+			continue
+		}
+		time.Sleep(f.delay)
+		if _, err := to.Write(data); err != nil {
+			return
+		}
+		if cut {
+			reset(to)
+			reset(from)
+			return
+		}
 	}
+}
+
+// judge answers what of data to pass on, and whether to cut the connection then.
+func (r *Relay) judge(way Way, data []byte) (pass []byte, f faults, cut bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if f = r.faults; f.cut != nil {
+		var n int
+		if n, cut = f.cut(way, data); cut {
+			r.faults.cut, data = nil, data[:n]
+			r.cuts.Add(1)
+		}
+	}
+	return data, f, cut
+}
+
+// reset closes conn so that the other end sees "connection reset by peer" and
+// not an orderly end.
+func reset(conn net.Conn) {
+	conn.(*net.TCPConn).SetLinger(0) //nolint:errcheck // it may have ended already
+	conn.Close()
 }

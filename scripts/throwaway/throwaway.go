@@ -40,6 +40,9 @@ type Options struct {
 	// installed or DATABASE_URL is set. "" is the version in
 	// TEST_POSTGRES_VERSION, else any.
 	Version string
+	// Own starts a server even where DATABASE_URL is set, for tests that restart
+	// it.
+	Own bool
 	// Progress is told of each step that takes long; nil is nobody.
 	Progress func(string)
 }
@@ -60,7 +63,7 @@ type Postgres struct {
 }
 
 // Start takes the server in DATABASE_URL if that is set, whose user must be a
-// superuser; else it starts one of the machine's own PostgreSQL; else it
+// superuser, unless o says otherwise; else it starts one of the machine's own PostgreSQL; else it
 // downloads PostgreSQL, once, into the user's cache. It answers when the server
 // accepts log-ins; ctx bounds that, not the server's life.
 func Start(ctx context.Context, o Options) (*Postgres, error) {
@@ -70,7 +73,7 @@ func Start(ctx context.Context, o Options) (*Postgres, error) {
 	if o.Version == "" {
 		o.Version = os.Getenv("TEST_POSTGRES_VERSION")
 	}
-	if given := os.Getenv("DATABASE_URL"); given != "" && o.Version == "" {
+	if given := os.Getenv("DATABASE_URL"); given != "" && o.Version == "" && !o.Own {
 		return found(ctx, given)
 	}
 	bin := installed()
@@ -133,13 +136,19 @@ func (p *Postgres) LogFile() string {
 
 // Restart stops the server, ending its sessions, and starts it again on the
 // same port and data.
-func (p *Postgres) Restart(ctx context.Context) error {
+func (p *Postgres) Restart(ctx context.Context) error { return p.restart(ctx, syscall.SIGINT) }
+
+// Crash is Restart with no time to write anything down: the server recovers
+// from its log, and what was committed asynchronously just before is lost.
+func (p *Postgres) Crash(ctx context.Context) error { return p.restart(ctx, syscall.SIGQUIT) }
+
+func (p *Postgres) restart(ctx context.Context, how syscall.Signal) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.server == nil {
 		return errors.New("restart postgres: no server of ours runs")
 	}
-	p.end()
+	p.end(how)
 	if err := p.run(ctx); err != nil {
 		return fmt.Errorf("restart postgres: %w%s", err, p.tail())
 	}
@@ -151,7 +160,7 @@ func (p *Postgres) Restart(ctx context.Context) error {
 func (p *Postgres) Stop() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.end()
+	p.end(syscall.SIGINT)
 	if p.dir == "" {
 		return nil
 	}
@@ -254,13 +263,14 @@ func (p *Postgres) run(ctx context.Context) error {
 	}
 }
 
-// end stops the server if one runs: "fast", which ends sessions.
-func (p *Postgres) end() {
+// end stops the server if one runs: SIGINT is "fast", which ends sessions, and
+// SIGQUIT "immediate".
+func (p *Postgres) end(how syscall.Signal) {
 	if p.server == nil {
 		return
 	}
-	// Windows knows no SIGINT, but there is the kill.
-	if p.server.cmd.Process.Signal(syscall.SIGINT) == nil {
+	// Windows knows neither, but there is the kill.
+	if p.server.cmd.Process.Signal(how) == nil {
 		select {
 		case <-p.server.exited:
 		case <-time.After(stopTimeout):

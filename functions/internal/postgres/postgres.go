@@ -184,6 +184,9 @@ func (t *table) Close() {
 		t.conn.Exec(ctx, sqlUnclaim) //nolint:errcheck // it goes with the session at the latest
 	}
 	t.conn.Close(ctx) //nolint:errcheck // nothing is at stake: every batch is committed
+	// After a statement that was given up the driver keeps the socket for some
+	// seconds, and the server with it the claim.
+	t.conn.PgConn().Conn().Close() //nolint:errcheck // as above
 }
 
 // Facts implements [purge.Table].

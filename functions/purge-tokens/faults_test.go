@@ -1,0 +1,427 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"edfi-token-purge/scripts/relay"
+	"edfi-token-purge/scripts/rig"
+	"edfi-token-purge/scripts/standin"
+	"edfi-token-purge/scripts/throwaway"
+)
+
+// What goes wrong between the function and the database, in the middle of a run:
+// the real binary, a real PostgreSQL, and a relay in between that misbehaves.
+// RELIABILITY.md lists these tests.
+
+const (
+	faultExpired = 2000
+	faultLive    = 40
+	faultBatch   = 50
+)
+
+// scene is a database behind a relay, with a function that knows no other way.
+type scene struct {
+	database
+	relay    *relay.Relay
+	server   *throwaway.Postgres
+	secret   string // its id
+	function function
+}
+
+// newScene makes one, on a server that takes a millisecond over each row, so
+// that there is a middle of a run.
+func newScene(t *testing.T, on *rig.Rig, expired int, env ...string) *scene {
+	t.Helper()
+	db := newOn(t, on, fmt.Sprintf("EdFi_Admin_%d", created.Add(1)), expired, faultLive)
+	s := &scene{database: db, server: on.Postgres, secret: "fault/" + db.name}
+	var err error
+	if s.relay, err = relay.New(s.address()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.relay.Close() })
+	s.login(s.server.User, s.server.Password)
+	s.slow(t, "1ms")
+	s.witness(t)
+	s.function = s.start(t, append([]string{fmt.Sprintf("BATCH_SIZE=%d", faultBatch)}, env...)...)
+	return s
+}
+
+// start starts a function that goes by the relay.
+func (s *scene) start(t *testing.T, env ...string) function {
+	t.Helper()
+	return s.database.start(t, append(env, "SECRET_ID="+s.secret)...)
+}
+
+func (s *scene) address() string {
+	return net.JoinHostPort(s.server.Host, strconv.Itoa(int(s.server.Port)))
+}
+
+// login puts a login into the secret, with the relay's address.
+func (s *scene) login(user, password string) {
+	stage.Secrets.Put(s.secret, fmt.Sprintf(`{"engine":"postgres","host":"127.0.0.1","port":%d,"username":%q,"password":%q}`, s.relay.Port(), user, password))
+}
+
+func (db database) exec(t *testing.T, sql string) {
+	t.Helper()
+	if _, err := db.conn.Exec(t.Context(), sql); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// witness remembers every token that the database has or will have.
+func (db database) witness(t *testing.T) {
+	t.Helper()
+	db.exec(t, `
+CREATE SCHEMA witness;
+CREATE TABLE witness.tokens AS SELECT id, expiration FROM dbo.clientaccesstokens;
+CREATE INDEX ON witness.tokens (id);
+CREATE FUNCTION witness.remember() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO witness.tokens SELECT id, expiration FROM fresh; RETURN NULL; END $$;
+CREATE TRIGGER remember AFTER INSERT ON dbo.clientaccesstokens REFERENCING NEW TABLE AS fresh
+FOR EACH STATEMENT EXECUTE FUNCTION witness.remember()`)
+}
+
+// gone answers how many tokens have left the table. That a live one has is the
+// end of the test.
+func (db database) gone(t *testing.T) (rows int64) {
+	t.Helper()
+	var live int64
+	if err := db.conn.QueryRow(t.Context(), `
+SELECT count(*), count(*) FILTER (WHERE expiration > now() AT TIME ZONE 'utc')
+FROM witness.tokens AS w WHERE NOT EXISTS (SELECT FROM dbo.clientaccesstokens AS t WHERE t.id = w.id)`).Scan(&rows, &live); err != nil {
+		t.Fatal(err)
+	}
+	if live > 0 {
+		t.Fatalf("%d live rows are gone", live)
+	}
+	return rows
+}
+
+// count checks what one run published against the rows that left since before:
+// never more, and less only by the batches whose acknowledgement was lost.
+func (db database) count(t *testing.T, before, published, batch, lost int64) {
+	t.Helper()
+	left := db.gone(t) - before
+	if published > left || published < left-lost*batch {
+		t.Errorf("published %d, %d rows left the table; at most %d batches of %d can be missing", published, left, lost, batch)
+	}
+}
+
+// drain runs the function once more with nothing in its way. It must find
+// the database free, as soon as the server has noticed that the run before is
+// gone, and leave no row that has expired at its cut-off, and every other one.
+func (db database) drain(t *testing.T, f function) (deleted int64) {
+	t.Helper()
+	var r databaseResult
+	for range 300 { // the server notices at the next row, not at once
+		reply, lines := f.invoke(t, `{}`)
+		r = db.result(t, reply)
+		if m := oneMetric(t, lines); m.DeletedRows != r.DeletedRows {
+			t.Errorf("published %d rows, answered %d", m.DeletedRows, r.DeletedRows)
+		}
+		if r.StopReason != "already-running" {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if r.Status != "complete" {
+		t.Errorf("the run after the fault: %+v", r)
+		return r.DeletedRows
+	}
+	var forgotten, early int
+	if err := db.conn.QueryRow(t.Context(), `
+SELECT (SELECT count(*) FROM dbo.clientaccesstokens WHERE expiration <= cutoff),
+       (SELECT count(*) FROM witness.tokens AS w WHERE expiration > cutoff AND NOT EXISTS (SELECT FROM dbo.clientaccesstokens AS t WHERE t.id = w.id))
+FROM (SELECT $1::text::timestamptz AT TIME ZONE 'utc' AS cutoff) AS run`, r.Cutoff).Scan(&forgotten, &early); err != nil {
+		t.Fatal(err)
+	}
+	if forgotten > 0 || early > 0 {
+		t.Errorf("%d expired rows are forgotten, %d rows went before they had expired", forgotten, early)
+	}
+	return r.DeletedRows
+}
+
+// A fault strikes a run in the middle of its deleting.
+type fault struct {
+	strike  func(t *testing.T, s *scene)
+	before  func(t *testing.T, s *scene) // the run; nil is nothing
+	lost    int64                        // acknowledgements that it may swallow
+	certain bool                         // and it does
+	undoes  bool                         // what was committed last
+	status  string                       // what becomes of the run; "" is anything
+	env     []string
+	time    time.Duration // until Lambda's timeout; 0 is a minute
+	own     bool          // takes a server of its own
+}
+
+func TestFaults(t *testing.T) {
+	faults := map[string]fault{
+		"latency": {
+			before: func(_ *testing.T, s *scene) { s.relay.Delay(20 * time.Millisecond) },
+			status: "complete",
+		},
+		"a network that goes silent": {
+			strike: func(_ *testing.T, s *scene) { s.relay.Silence() },
+			lost:   1, status: "partial", time: 9 * time.Second, env: []string{"STOP_BEFORE=6s"},
+		},
+		"connections reset": {
+			strike: func(_ *testing.T, s *scene) { s.relay.Reset() },
+			lost:   1, status: "complete",
+		},
+		"a server that is away for a while": {
+			strike: func(_ *testing.T, s *scene) {
+				s.relay.Refuse()
+				s.relay.Reset()
+				time.Sleep(time.Second)
+				s.relay.Heal()
+			},
+			lost: 1, status: "complete",
+		},
+		"a lost acknowledgement": {
+			strike: func(_ *testing.T, s *scene) { s.relay.CutAt(relay.ToClient, "DELETE ") },
+			lost:   1, certain: true, status: "complete",
+		},
+		"pg_terminate_backend": {
+			strike: func(t *testing.T, s *scene) { s.terminate(t) },
+			status: "complete",
+		},
+		"fail-over to another address": {
+			strike: failOver,
+			lost:   1, status: "complete",
+		},
+		"a rotated login": {
+			before: func(t *testing.T, s *scene) {
+				s.exec(t, `CREATE ROLE "`+s.name+`" LOGIN SUPERUSER PASSWORD 'before'`)
+				s.login(s.name, "before")
+			},
+			strike: func(t *testing.T, s *scene) {
+				s.exec(t, `ALTER ROLE "`+s.name+`" PASSWORD 'after'`)
+				s.login(s.name, "after")
+				s.terminate(t)
+			},
+			status: "complete",
+		},
+		"a restarted server": {
+			strike: restart((*throwaway.Postgres).Restart),
+			status: "complete", own: true,
+		},
+		"a crashed server": {
+			strike: restart((*throwaway.Postgres).Crash),
+			lost:   1, undoes: true, status: "complete", own: true,
+		},
+	}
+	for _, way := range []relay.Way{relay.ToServer, relay.ToClient} {
+		for i := range 4 { // the log-in is among the first 1,500 bytes
+			faults[fmt.Sprintf("a cut at a random byte %s, %d", way, i)] = fault{
+				before: func(t *testing.T, s *scene) {
+					n := rand.N(1500) + i*1000
+					t.Logf("byte %d", n)
+					s.relay.CutAfter(way, n)
+					t.Cleanup(func() {
+						if s.relay.Cuts() != 1 {
+							t.Error("nothing was cut")
+						}
+					})
+				},
+				lost: 1,
+			}
+		}
+	}
+	for name, f := range faults {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			on := stage
+			if f.own {
+				on = ownStage(t)
+			}
+			s := newScene(t, on, faultExpired, f.env...)
+			s.suffer(t, f)
+		})
+	}
+}
+
+// ownStage is one whose server others don't use.
+func ownStage(t *testing.T) *rig.Rig {
+	t.Helper()
+	own, err := throwaway.Start(t.Context(), throwaway.Options{Own: true, Settings: map[string]string{"fsync": "off"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { own.Stop() }) //nolint:errcheck // what is left is in a temporary directory
+	return &rig.Rig{Postgres: own, Secrets: stage.Secrets, Binary: stage.Binary}
+}
+
+// restart is a strike that the test's own connection does not survive either.
+func restart(how func(*throwaway.Postgres, context.Context) error) func(*testing.T, *scene) {
+	return func(t *testing.T, s *scene) {
+		err := how(s.server, t.Context())
+		if err == nil {
+			s.conn, err = pgx.Connect(t.Context(), s.server.URL(s.name))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.conn.Close(context.Background()) })
+	}
+}
+
+// outcome is what came of an invocation.
+type outcome struct {
+	reply standin.Reply
+	lines string
+	err   error
+}
+
+// run invokes the function and does not wait for it.
+func (s *scene) run(t *testing.T, event string, timeout time.Duration) <-chan outcome {
+	answered, f := make(chan outcome, 1), s.function
+	go func() {
+		reply, lines, err := f.Invoke(t.Context(), event, timeout)
+		answered <- outcome{reply, lines, err}
+	}()
+	return answered
+}
+
+// suffer has f strike a run, and checks what came of it.
+func (s *scene) suffer(t *testing.T, f fault) {
+	t.Helper()
+	if f.before != nil {
+		f.before(t, s)
+	}
+	if f.time == 0 {
+		f.time = time.Minute
+	}
+	answered := s.run(t, `{}`, f.time)
+	if f.strike != nil {
+		s.untilDeleting(t)
+		time.Sleep(rand.N(500 * time.Millisecond))
+		f.strike(t, s)
+	}
+	a := <-answered
+	if a.err != nil {
+		t.Fatalf("%v\n%s", a.err, a.lines)
+	}
+	m := oneMetric(t, a.lines)
+	if a.reply.Error != nil && f.status != "" {
+		t.Errorf("%+v", *a.reply.Error)
+	} else if a.reply.Error == nil {
+		if r := s.result(t, a.reply); r.Status != f.status && f.status != "" || r.DeletedRows != m.DeletedRows || m.Failures != 0 {
+			t.Errorf("%+v, metric %+v", r, m)
+		}
+	}
+	// What the server was told and nobody heard the end of goes on for a moment.
+	s.relay.Heal()
+	s.untilQuiet(t)
+	before := s.gone(t)
+	switch {
+	case f.undoes: // no more than a second's worth: that is what the rows allow here
+		if most := before + 1000; m.DeletedRows > most || m.DeletedRows < before-f.lost*faultBatch {
+			t.Errorf("published %d, %d rows left the table", m.DeletedRows, before)
+		}
+	case f.certain && m.DeletedRows != before-f.lost*faultBatch:
+		t.Errorf("published %d, %d rows left the table: %d batches of %d must be missing", m.DeletedRows, before, f.lost, faultBatch)
+	default:
+		s.count(t, 0, m.DeletedRows, faultBatch, f.lost)
+	}
+	s.count(t, before, s.drain(t, s.start(t)), faultBatch, 0)
+	if gone := s.gone(t); gone != faultExpired {
+		t.Errorf("%d rows have left, want all %d", gone, faultExpired)
+	}
+}
+
+// terminate ends the function's sessions, as an operator would.
+func (s *scene) terminate(t *testing.T) {
+	t.Helper()
+	s.exec(t, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'edfi-token-purge'")
+}
+
+// failOver is Aurora's: the same data, behind another address.
+func failOver(t *testing.T, s *scene) {
+	t.Helper()
+	promoted, err := relay.New(s.address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { promoted.Close() })
+	s.relay.Refuse()
+	s.relay.Reset()
+	time.Sleep(500 * time.Millisecond)
+	s.relay.PointTo(fmt.Sprintf("127.0.0.1:%d", promoted.Port()))
+	s.relay.Heal()
+	t.Cleanup(func() {
+		if connections, _ := promoted.Counts(); connections == 0 {
+			t.Error("the new address was never asked")
+		}
+	})
+}
+
+// untilQuiet waits for the server to have ended what it does for the function.
+func (db database) untilQuiet(t *testing.T) {
+	t.Helper()
+	for busy := true; busy; {
+		err := db.conn.QueryRow(t.Context(), `
+SELECT EXISTS (SELECT FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = 'edfi-token-purge' AND state <> 'idle')`).Scan(&busy)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func TestADatabaseWhoseClockIsOffIsNotPurged(t *testing.T) {
+	t.Parallel()
+	for off, refused := range map[string]bool{"6 minutes": true, "-6 minutes": true, "4 minutes": false} {
+		db := newDatabase(t, 30, 3)
+		// A role whose search path comes upon another clock before the server's own.
+		db.exec(t, `
+CREATE SCHEMA clock;
+CREATE FUNCTION clock.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS $$ SELECT pg_catalog.clock_timestamp() + interval '`+off+`' $$;
+CREATE ROLE "`+db.name+`" LOGIN SUPERUSER PASSWORD 'clock';
+ALTER ROLE "`+db.name+`" SET search_path = clock, pg_catalog`)
+		id := "clock/" + db.name
+		stage.Secrets.Put(id, fmt.Sprintf(`{"engine":"postgres","host":%q,"port":%d,"username":%q,"password":"clock"}`, stage.Postgres.Host, stage.Postgres.Port, db.name))
+		begin := time.Now()
+		reply, lines := db.start(t, "SECRET_ID="+id).invoke(t, `{}`)
+		m := oneMetric(t, lines)
+		if !refused {
+			if r := db.result(t, reply); r.Status != "complete" || r.DeletedRows != 30 {
+				t.Errorf("%s: %+v", off, r)
+			}
+			continue
+		}
+		expectError(t, reply, "PurgeFailed", "clock-skew")
+		if m.Failures != 1 || m.DeletedRows != 0 {
+			t.Errorf("%s: %+v", off, m)
+		}
+		db.expect(t, 30, 3)
+		ahead, err := time.ParseDuration(strings.Replace(off, " minutes", "m", 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var clocks []time.Time
+		for _, text := range regexp.MustCompile(`\d{4}-\d\d-\d\dT[\d:.]+Z`).FindAllString(reply.Error.Message, -1) {
+			at, err := time.Parse(time.RFC3339, text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			clocks = append(clocks, at)
+		}
+		between := func(at time.Time, off time.Duration) bool { // a second for what is written without fractions
+			return !at.Before(begin.Add(off-time.Second)) && !at.After(time.Now().Add(off))
+		}
+		if len(clocks) != 2 || !between(clocks[0], ahead) || !between(clocks[1], 0) {
+			t.Errorf("%s: both clocks, the database's first, must be in %q", off, reply.Error.Message)
+		}
+	}
+}
