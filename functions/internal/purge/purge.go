@@ -14,6 +14,9 @@
 //	       -> sweep: Next cuts a batch off the front, Delete commits it, and so on
 //	       -> Oldest again: only that look proves that nothing is left
 //
+// A large backlog gets more connections: some delete, one cuts batches ahead. The
+// size of a batch follows the time that batches take.
+//
 // A batch that waits too long for a lock goes to the back of the queue, cut
 // smaller, so that a locked row holds up its neighbours only. Time, the cap on
 // rows and cancellation are looked at between batches; within a batch the
@@ -22,8 +25,8 @@
 // What was deleted is counted after its commit and survives every error:
 // a [DatabaseResult] tells what happened, whatever else went wrong.
 //
-// The adapters (package postgres) are dialect and nothing else. The
-// suite in purgetest says what an adapter must do.
+// The adapters (packages postgres and sqlserver) are dialect and nothing else.
+// The suite in purgetest says what an adapter must do.
 package purge
 
 import (
