@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"regexp"
 	"slices"
@@ -44,7 +45,7 @@ func readConfig(getenv func(string) string) (config, error) {
 		secretID:    env.text("SECRET_ID", ""),
 		databases:   env.selection("DATABASES"),
 		engine:      env.engine("DB_ENGINE"),
-		host:        env.text("DB_HOST", ""),
+		host:        env.host("DB_HOST"),
 		port:        uint16(env.number("DB_PORT", 0, 1, 65535)),
 		plaintext:   env.oneOf("DB_TLS", "verify-full", "disable") == "disable",
 		roots:       env.certificates("DB_CA_BUNDLE"),
@@ -104,6 +105,25 @@ func (e *environment) engine(name string) string {
 		e.fault(name, "must be one of %s", engineNames())
 	}
 	return v
+}
+
+func (e *environment) host(name string) string {
+	v := e.text(name, "")
+	if v != "" && !isHost(v) {
+		e.fault(name, "%s", hostRule)
+	}
+	return v
+}
+
+// hostRule is for whoever puts a URL or a connection string where a host
+// belongs: results and logs show the host, so nothing else may stand there.
+const hostRule = "must be the name or the address of a server, and nothing else"
+
+var hostName = regexp.MustCompile(`^[0-9A-Za-z._-]+$`)
+
+func isHost(text string) bool {
+	_, err := netip.ParseAddr(text)
+	return err == nil || hostName.MatchString(text)
 }
 
 func (e *environment) number(name string, unset, least, most int64) int64 {

@@ -195,6 +195,8 @@ func (h *handler) fetch(ctx context.Context, stage string) (secret.Login, error)
 		return login, fmt.Errorf("the secret's engine is none that this function knows: it must be one of %s", engineNames())
 	case login.Host == "":
 		return login, errors.New("the secret names no host: set DB_HOST")
+	case !isHost(login.Host):
+		return login, errors.New("the secret: host " + hostRule)
 	}
 	login.Port = cmp.Or(login.Port, engine.port)
 	return login, nil

@@ -18,6 +18,7 @@ import (
 	"github.com/aws/aws-lambda-go/lambda/messages"
 
 	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/redact"
 )
 
 const usage = `Deletes expired bearer tokens from the admin databases of an Ed-Fi ODS/API.
@@ -174,7 +175,9 @@ func local(args []string) int {
 	}
 }
 
+// complain says what is wrong. A word of the command line that it quotes may be
+// a database's URL, at the wrong place.
 func complain(code int, err error) int {
-	fmt.Fprintln(os.Stderr, "purge-tokens:", err)
+	fmt.Fprintln(os.Stderr, "purge-tokens:", redact.Text(err.Error()))
 	return code
 }

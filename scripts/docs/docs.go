@@ -1,4 +1,4 @@
-// Package docs reads README.md and RUNBOOK.md, so that tests can hold them
+// Package docs reads README.md and the pages beside it, so that tests can hold them
 // against what there is. Its own tests check links, lists and local commands;
 // those of scripts/stack run the commands that need AWS, those of
 // functions/purge-tokens the queries.
@@ -13,7 +13,7 @@ import (
 )
 
 // Pages are the documents, from the root of the repository.
-var Pages = []string{"README.md", "RUNBOOK.md"}
+var Pages = []string{"README.md", "RUNBOOK.md", "RELIABILITY.md"}
 
 // Root is the root of the repository.
 func Root() string {

@@ -364,3 +364,43 @@ func TestTheLocalCommandsWorkAsWritten(t *testing.T) {
 		t.Errorf("%d expired and %d live rows are left, %v", expired, live, err)
 	}
 }
+
+func TestReliabilityNamesTestsThatThereAre(t *testing.T) {
+	tests := map[string]bool{}
+	var texts []string // of all tests
+	err := filepath.WalkDir(filepath.Join(Root(), "functions"), func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		if err != nil {
+			return err
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.FuncDecl:
+				tests[n.Name.Name] = true
+			case *ast.BasicLit:
+				if s, ok := text(n); ok {
+					texts = append(texts, s)
+				}
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := regexp.MustCompile("`(Test[^`]*)`").FindAllStringSubmatch(page(t, "RELIABILITY.md"), -1)
+	for _, m := range named {
+		test, sub, _ := strings.Cut(m[1], "/")
+		known := func(s string) bool { return strings.HasPrefix(s, sub) }
+		if !tests[test] || !slices.ContainsFunc(texts, known) {
+			t.Errorf("there is no %s", m[1])
+		}
+	}
+	if len(named) < 20 {
+		t.Errorf("only %d tests", len(named))
+	}
+}

@@ -487,7 +487,7 @@ func (t *table) explain(doing string, err error) error {
 	case errors.Is(err, purge.ErrTimeout):
 		return err
 	case errors.As(err, &refused):
-		message := fmt.Sprintf("%s (SQLSTATE %s)", redact.Text(refused.Message, t.server.Password.Reveal()), refused.Code)
+		message := fmt.Sprintf("%s (SQLSTATE %s)", redact.Login(refused.Message, t.server.User, t.server.Password), refused.Code)
 		switch refused.Code {
 		case "55P03", "40P01", "40001": // lock not available, deadlock, serialization
 			return say("%w: SQLSTATE %s", purge.ErrLocked, refused.Code)
@@ -523,5 +523,5 @@ func (t *table) explain(doing string, err error) error {
 	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &network) && network.Timeout() {
 		return say("%w: no answer in time: check host and port, security groups, and that the function runs in the database's VPC", purge.ErrLost)
 	}
-	return say("%w: %s", purge.ErrLost, redact.Text(err.Error(), t.server.Password.Reveal()))
+	return say("%w: %s", purge.ErrLost, redact.Login(err.Error(), t.server.User, t.server.Password))
 }

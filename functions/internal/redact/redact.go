@@ -4,7 +4,9 @@
 package redact
 
 import (
+	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -15,21 +17,38 @@ var (
 	// A token is a UUID; some code writes it without its hyphens.
 	token = regexp.MustCompile(`(?i)[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}`)
 	// Connection strings: user:password@ in a URL, and password=... in a list.
-	userinfo = regexp.MustCompile(`://[^/\s]*@`)
+	userinfo = regexp.MustCompile(`://\S*@`)
 	password = regexp.MustCompile(`(?i)\b(password|pwd|passwd)["']?\s*[=:]\s*('[^']*'|"[^"]*"|[^\s;,]+)`)
 )
 
 // Text answers s without tokens, without the passwords of connection strings,
-// and without the given secrets.
+// and without the given secrets, as they are, in a URL and in quotes.
 func Text(s string, secrets ...string) string {
 	for _, secret := range secrets {
-		if secret != "" {
-			s = strings.ReplaceAll(s, secret, Mark)
+		if secret == "" {
+			continue
+		}
+		quoted := strconv.Quote(secret)
+		for _, form := range []string{secret, url.QueryEscape(secret), url.PathEscape(secret), url.UserPassword("", secret).String()[1:], quoted[1 : len(quoted)-1]} {
+			s = strings.ReplaceAll(s, form, Mark)
 		}
 	}
 	s = token.ReplaceAllString(s, Mark)
 	s = userinfo.ReplaceAllString(s, "://"+Mark+"@")
 	return password.ReplaceAllString(s, "$1="+Mark)
+}
+
+// Login answers s as Text does, without the password, and without the user's
+// name where it stands as a word.
+func Login(s string, user, password Secret) string {
+	s = Text(s, password.Reveal())
+	if name := user.Reveal(); name != "" {
+		word := regexp.MustCompile(`(^|\W)` + regexp.QuoteMeta(name) + `(\W|$)`)
+		for range 2 { // of two in a row, one pass sees but the first
+			s = word.ReplaceAllString(s, "${1}"+Mark+"${2}")
+		}
+	}
+	return s
 }
 
 // Secret is a string that only Reveal shows: it prints as redacted under every

@@ -67,3 +67,17 @@ func TestSecretPrintsAsRedactedUnderEveryVerb(t *testing.T) {
 		t.Error("Reveal does not answer the secret")
 	}
 }
+
+func TestLoginTakesOutTheUserWhereItIsAWord(t *testing.T) {
+	user, password := NewSecret("edfi"), NewSecret(`p/w"@`)
+	for in, want := range map[string]string{
+		`role "edfi" of edfi_admin`:        `role "[redacted]" of edfi_admin`,
+		`edfi edfi, dba.edfi`:              `[redacted] [redacted], dba.[redacted]`,
+		`url p%2Fw%22@, query p%2Fw%22%40`: `url [redacted], query [redacted]`,
+		`quoted "p/w\"@"`:                  `quoted "[redacted]"`,
+	} {
+		if out := Login(in, user, password); out != want {
+			t.Errorf("%s: %s, want %s", in, out, want)
+		}
+	}
+}

@@ -500,7 +500,7 @@ func (t *table) explain(doing string, err error) error {
 	case errors.Is(err, purge.ErrTimeout):
 		return err
 	case errors.As(err, &refused):
-		message := fmt.Sprintf("%s (error %d)", redact.Text(refused.Message, t.server.Password.Reveal()), refused.Number)
+		message := fmt.Sprintf("%s (error %d)", redact.Login(refused.Message, t.server.User, t.server.Password), refused.Number)
 		switch number(refused) {
 		case 1222, 1205, 3960, 601: // lock timeout, deadlock, snapshot conflict, rows that moved
 			return say("%w: error %d", purge.ErrLocked, refused.Number)
@@ -528,7 +528,7 @@ func (t *table) explain(doing string, err error) error {
 	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &network) && network.Timeout() {
 		return say("%w: no answer in time: check host and port, security groups, and that the function runs in the database's VPC", purge.ErrLost)
 	}
-	return say("%w: %s", purge.ErrLost, redact.Text(err.Error(), t.server.Password.Reveal()))
+	return say("%w: %s", purge.ErrLost, redact.Login(err.Error(), t.server.User, t.server.Password))
 }
 
 // number answers what SQL Server would call the error: the first of several, as
