@@ -4,7 +4,9 @@ package relay
 
 import (
 	"bytes"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -89,9 +91,7 @@ func (r *Relay) Refuse() { r.set(func(f *faults) { f.refuse = true }) }
 func (r *Relay) Reset() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for conn := range r.open {
-		reset(conn)
-	}
+	reset(slices.Collect(maps.Keys(r.open))...)
 }
 
 // CutAfter resets, once, the connection on which byte number n from now goes
@@ -184,8 +184,7 @@ func (r *Relay) pass(way Way, to, from net.Conn, seen func()) {
 			return
 		}
 		if cut {
-			reset(to)
-			reset(from)
+			reset(to, from)
 			return
 		}
 	}
@@ -205,9 +204,14 @@ func (r *Relay) judge(way Way, data []byte) (pass []byte, f faults, cut bool) {
 	return data, f, cut
 }
 
-// reset closes conn so that the other end sees "connection reset by peer" and
-// not an orderly end.
-func reset(conn net.Conn) {
-	conn.(*net.TCPConn).SetLinger(0) //nolint:errcheck // it may have ended already
-	conn.Close()
+// reset closes conns so that their other ends see "connection reset by peer" and
+// not an orderly end: which they would see of one that closes because another
+// one did.
+func reset(conns ...net.Conn) {
+	for _, conn := range conns {
+		conn.(*net.TCPConn).SetLinger(0) //nolint:errcheck // it may have ended already
+	}
+	for _, conn := range conns {
+		conn.Close()
+	}
 }

@@ -63,9 +63,10 @@ type Postgres struct {
 }
 
 // Start takes the server in DATABASE_URL if that is set, whose user must be a
-// superuser, unless o says otherwise; else it starts one of the machine's own PostgreSQL; else it
-// downloads PostgreSQL, once, into the user's cache. It answers when the server
-// accepts log-ins; ctx bounds that, not the server's life.
+// superuser, unless o says otherwise; else it starts one of the machine's own
+// PostgreSQL; else it downloads PostgreSQL, once, into the user's cache. It
+// answers when the server accepts log-ins; ctx bounds that, not the server's
+// life.
 func Start(ctx context.Context, o Options) (*Postgres, error) {
 	if o.Progress == nil {
 		o.Progress = func(string) {}
