@@ -32,6 +32,8 @@ var others = map[string]string{
 	"GracePeriod":            "1h30m",
 	"MaxRows":                "1000000",
 	"BatchSize":              "1000",
+	"BatchTarget":            "80ms",
+	"Concurrency":            "2",
 	"ParallelDatabases":      "8",
 	"Pause":                  "50ms",
 	"LockTimeout":            "1s",

@@ -16,8 +16,6 @@ const oldestVersion = 13_00_00
 
 // Check implements [purge.Table].
 func (t *table) Check(ctx context.Context) ([]purge.Finding, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	var (
 		version, zone, role            string
 		triggers, rules, references    string

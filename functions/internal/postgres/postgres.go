@@ -10,7 +10,6 @@ import (
 	"net"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -78,7 +77,6 @@ func (s Server) Open(ctx context.Context, database string, claim bool) (purge.Ta
 type table struct {
 	server   Server
 	database string
-	mu       sync.Mutex // held by each method that uses the connection
 	conn     *pgx.Conn
 	claimed  bool
 	facts    purge.Facts
@@ -219,8 +217,6 @@ func (t *table) Expired(limit time.Time) purge.Range {
 
 // Oldest implements [purge.Table].
 func (t *table) Oldest(ctx context.Context, r purge.Range) (time.Time, purge.Range, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	for _, look := range t.looks(r.(rows)) {
 		var oldest pgtype.Timestamp
 		sql, args := sqlOldest, []any{look.from, look.to}
@@ -272,8 +268,6 @@ func instant(t pgtype.Timestamp) time.Time {
 
 // Count implements [purge.Table].
 func (t *table) Count(ctx context.Context, r purge.Range) (int64, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	var count int64
 	part := r.(rows)
 	err := t.row(ctx, false, &count, sqlCount, part.from, part.to)
@@ -282,8 +276,6 @@ func (t *table) Count(ctx context.Context, r purge.Range) (int64, error) {
 
 // Next implements [purge.Table]: a batch ends where row n+1 begins.
 func (t *table) Next(ctx context.Context, r purge.Range, n int) (purge.Batch, purge.Range, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	part := r.(rows)
 	if part.physical || !t.indexed && t.places {
 		return t.nextPhysical(ctx, part, n)
@@ -397,8 +389,6 @@ func page(number uint32) pgtype.TID { return pgtype.TID{BlockNumber: number, Val
 
 // Delete implements [purge.Table].
 func (t *table) Delete(ctx context.Context, r purge.Range) (int64, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	part := r.(rows)
 	sql, args := sqlDelete, []any{part.from, part.to}
 	if part.physical {

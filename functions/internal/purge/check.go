@@ -33,7 +33,7 @@ func (r *run) check(ctx context.Context, facts Facts, opening time.Duration) err
 	} else {
 		find(Fault("clock-skew", clocks))
 	}
-	findings, err := r.tables[0].Check(ctx)
+	findings, err := r.tables[0].table.Check(ctx)
 	for _, f := range findings {
 		find(f)
 	}
@@ -63,7 +63,7 @@ func (r *run) checkExpired(ctx context.Context) error {
 	counting, cancel := context.WithTimeout(ctx, countPatience)
 	defer cancel()
 	many := fmt.Sprintf("more rows than %s is enough to count", countPatience)
-	switch rows, err := r.reader().Count(counting, found); {
+	switch rows, err := r.reader().count(counting, found); {
 	case err == nil:
 		many = fmt.Sprintf("%d rows", rows)
 	case !errors.Is(err, ErrTimeout):
@@ -81,7 +81,7 @@ func (r *run) checkExpired(ctx context.Context) error {
 // skew compares the database's clock with ours; ok is close enough to delete by.
 func skew(database time.Time) (text string, ok bool) {
 	now := time.Now()
-	text = fmt.Sprintf("the database says %s, this function says %s", instant(database), instant(now))
+	text = fmt.Sprintf("the database says %s, this function says %s", instant(database), instant(now.Truncate(time.Millisecond)))
 	if database.Sub(now).Abs() > MaxClockSkew {
 		return fmt.Sprintf("%s; more than %s apart, so nothing is deleted", text, MaxClockSkew), false
 	}

@@ -14,6 +14,9 @@
 //	       -> sweep: Next cuts a batch off the front, Delete commits it, and so on
 //	       -> Oldest again: only that look proves that nothing is left
 //
+// A large backlog gets more connections: some delete, one cuts batches ahead. The
+// size of a batch follows the time that batches take.
+//
 // A batch that waits too long for a lock goes to the back of the queue, cut
 // smaller, so that a locked row holds up its neighbours only. Time, the cap on
 // rows and cancellation are looked at between batches; within a batch the
@@ -22,8 +25,8 @@
 // What was deleted is counted after its commit and survives every error:
 // a [DatabaseResult] tells what happened, whatever else went wrong.
 //
-// The adapters (package postgres) are dialect and nothing else. The
-// suite in purgetest says what an adapter must do.
+// The adapters (packages postgres and sqlserver) are dialect and nothing else.
+// The suite in purgetest says what an adapter must do.
 package purge
 
 import (
@@ -53,6 +56,8 @@ type Policy struct {
 	MaxRows     int64         // most rows the run deletes, all databases together; 0 is no cap
 	MaxDuration time.Duration // longest run; 0 is until the deadline
 	StopBefore  time.Duration // how long before the context's deadline the run stops
+	BatchTarget time.Duration // time that a batch aims at, by its size below BatchSize; 0 is BatchSize always
+	Concurrency int           // connections that delete at once in one database; below 1 counts as 1
 	Parallel    int           // databases served at once; below 1 counts as 1
 }
 
@@ -66,9 +71,9 @@ type Engine interface {
 	Open(ctx context.Context, database string, claim bool) (Table, error)
 }
 
-// Table is the token table of one database, on one connection. Calls that come
-// at the same time wait for each other. When ctx has a deadline, the server itself gives up
-// shortly before it, and the error is ErrTimeout.
+// Table is the token table of one database, on one connection, for one call at a
+// time. When ctx has a deadline, the server itself gives up shortly before it, and
+// the error is ErrTimeout.
 type Table interface {
 	// Facts answers what Open learned, at no cost.
 	Facts() Facts

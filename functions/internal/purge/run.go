@@ -45,7 +45,7 @@ func Run(ctx context.Context, target Target, policy Policy, report func(Database
 
 	runs := make([]*run, len(target.Databases))
 	for i, d := range target.Databases {
-		r := &run{target: target, policy: policy, database: d, overrun: overrun, cap: shared, log: target.Log.With("database", d.Name)}
+		r := &run{target: target, policy: policy, database: d, overrun: overrun, cap: shared, size: newSize(policy), log: target.Log.With("database", d.Name)}
 		r.res = DatabaseResult{Database: d.Name, Engine: target.Name, Server: target.Server, Findings: append([]Finding{}, target.Findings...)}
 		if noTime {
 			r.find(Warning("no-time", "less time was left than STOP_BEFORE when the run began: raise the function's timeout or lower STOP_BEFORE"))
@@ -102,7 +102,8 @@ type run struct {
 	overrun  StopReason // what it means that the time is over
 	cap      *rowCap
 	log      *slog.Logger
-	tables   []Table   // the first claims the database and deletes; the last reads
+	tables   []*conn   // the first claims the database; the last reads
+	size     size      // of the batches
 	expired  Range     // all that the run may delete
 	left     []part    // what a stopped sweep did not get to
 	shut     bool      // a look met a lock on the whole table, and none got through since
@@ -137,7 +138,7 @@ func (r *run) serve(outer, work context.Context, share time.Duration) (again boo
 		r.lost, r.res.Error = time.Time{}, ""
 		defer func() {
 			for _, t := range r.tables {
-				t.Close()
+				t.table.Close()
 			}
 			r.tables = nil
 		}()
@@ -204,14 +205,14 @@ func (r *run) skip(code, message string) {
 func (r *run) open(ctx context.Context, claim bool) error {
 	t, err := r.target.Engine.Open(ctx, r.res.Database, claim)
 	if err == nil {
-		r.tables = append(r.tables, t)
+		r.tables = append(r.tables, newConn(t))
 	}
 	return err
 }
 
 // reader answers the connection that reads: the one that deletes, too, until
 // the backlog turns out to be large.
-func (r *run) reader() Table { return r.tables[len(r.tables)-1] }
+func (r *run) reader() *conn { return r.tables[len(r.tables)-1] }
 
 // guard makes a panic in do an error: of this database, and of no other.
 func (r *run) guard(ctx context.Context, do func() error) (err error) {
@@ -241,14 +242,14 @@ func (r *run) find(f Finding) {
 
 // act runs the action and answers nil when it was done to the end.
 func (r *run) act(ctx context.Context, opening time.Duration) error {
-	facts := r.tables[0].Facts()
+	facts := r.tables[0].table.Facts()
 	for _, f := range facts.Findings {
 		r.find(f)
 	}
 	if r.res.Cutoff == nil { // else this is another turn of the same run
 		r.res.Cutoff = instant(facts.Now)
 	}
-	r.expired = r.tables[0].Expired(r.res.Cutoff.Add(-r.policy.Grace))
+	r.expired = r.tables[0].table.Expired(r.res.Cutoff.Add(-r.policy.Grace))
 	if r.policy.Action == Check {
 		return r.check(ctx, facts, opening)
 	}
@@ -270,7 +271,7 @@ func (r *run) count(ctx context.Context) error {
 		return err
 	}
 	r.res.OldestExpiration, r.res.OldestLeft = instant(oldest), instant(oldest)
-	rows, err := r.reader().Count(ctx, found)
+	rows, err := r.reader().count(ctx, found)
 	if err != nil {
 		return err
 	}
@@ -285,7 +286,7 @@ func (r *run) count(ctx context.Context) error {
 // oldest looks for the oldest of all expired rows.
 func (r *run) oldest(ctx context.Context) (at time.Time, found Range, err error) {
 	err = r.patiently(ctx, func() (err error) {
-		at, found, err = r.reader().Oldest(ctx, r.expired)
+		at, found, err = r.reader().oldest(ctx, r.expired)
 		return err
 	})
 	return at, found, err
@@ -328,7 +329,7 @@ func (r *run) drain(ctx context.Context) error {
 			return errors.New("rows have expired that DELETE does not remove: look for a trigger, a rule or a row-level security policy on the table")
 		}
 		before := r.res.DeletedRows
-		r.left = []part{{rows: found, batch: r.policy.BatchSize}}
+		r.left = []part{{rows: found}}
 		if r.left, err = r.sweep(ctx, r.left); err != nil {
 			return err
 		}
@@ -350,7 +351,7 @@ func (r *run) lookAtLeftovers(outer context.Context) {
 	}
 	var oldest *Instant
 	for _, p := range left {
-		at, found, err := r.reader().Oldest(ctx, p.rows)
+		at, found, err := r.reader().oldest(ctx, p.rows)
 		if (p.locked || r.shut) && (found != nil || err != nil) {
 			r.find(Warning("locked-rows", "rows stayed locked by other sessions until the run ended: look for a long transaction on the table; the next run tries again"))
 		}

@@ -150,7 +150,10 @@ type failing struct {
 func (f *failing) Open(context.Context, string, bool) (Table, error) { return f, nil }
 
 func (f *failing) Delete(ctx context.Context, r Range) (int64, error) {
-	if f.deletes == f.after {
+	f.mu.Lock()
+	broken := f.deletes >= f.after
+	f.mu.Unlock()
+	if broken {
 		return 0, errors.New("broken")
 	}
 	return f.fake.Delete(ctx, r)

@@ -17,18 +17,18 @@ const (
 	// After a lock error the loop rests up to this long: a deadlock is reported
 	// at once, and two sessions that step back in step meet again.
 	lockedRest = 200 * time.Millisecond
-	// So many batches are cut ahead of the one that is being deleted: as many as
+	// So many batches are cut ahead of those that are being deleted: as many as
 	// go while the ends of some more are read.
 	jobsReady = 4
-	// After so many batches the backlog is large enough to be worth a second
-	// connection, so that one reads while the other deletes.
+	// After so many batches the backlog is large enough to be worth more
+	// connections, so that one reads while the others delete.
 	widenAfter = 8
 )
 
 // part is a stretch of the table still to be swept.
 type part struct {
 	rows   Range
-	batch  int  // most rows a statement deletes here
+	batch  int  // most rows a statement deletes here; 0 is as many as elsewhere
 	locked bool // others held a row of it
 }
 
@@ -37,29 +37,37 @@ type job struct {
 	part
 	granted int64 // rows, out of the cap
 	deleted int64
+	took    time.Duration
 	err     error
 }
 
-// sweep deletes the rows of todo batch by batch: a worker deletes while the
-// next batches are cut. It answers the parts that are still to do: none, unless
-// there is an error.
+// sweep deletes the rows of todo batch by batch: workers delete while the next
+// batches are cut. It answers the parts that are still to do: none, unless there
+// is an error.
 func (r *run) sweep(ctx context.Context, todo []part) (left []part, failure error) {
-	jobs, done := make(chan job, jobsReady), make(chan job, jobsReady)
-	var worker sync.WaitGroup
-	worker.Go(func() { r.work(ctx, r.tables[0], jobs, done) })
-	defer worker.Wait()
+	concurrency := max(1, r.policy.Concurrency)
+	most := jobsReady + concurrency - 1 // jobs in flight
+	jobs, done := make(chan job, most), make(chan job, most)
+	var workers sync.WaitGroup
+	work := func(c *conn) { workers.Go(func() { r.work(ctx, c, jobs, done) }) }
+	for i := range max(1, len(r.tables)-1) {
+		work(r.tables[i])
+	}
+	defer workers.Wait()
 	defer close(jobs)
 
 	var behind []Range // deleted, and not yet looked at again
 	flying := 0        // jobs sent and not yet done
 	for planned := 0; ; {
-		if failure == nil && flying < jobsReady && len(todo) > 0 {
+		if failure == nil && flying < most && len(todo) > 0 {
 			j, err := r.plan(ctx, &todo, flying == 0)
 			if err == nil {
 				jobs <- j
 				flying++
 				if planned++; planned == widenAfter {
-					r.widen(ctx)
+					for _, c := range r.widen(ctx, concurrency) {
+						work(c)
+					}
 				}
 				continue
 			}
@@ -74,8 +82,13 @@ func (r *run) sweep(ctx context.Context, todo []part) (left []part, failure erro
 		if len(done) == 0 && len(behind) > 0 && len(r.tables) > 1 {
 			// Time to spare: look at what was deleted. The last look, which must
 			// pass over it all, is quick where another has been before.
-			if _, found, err := r.reader().Oldest(ctx, behind[0]); err == nil && found != nil {
-				todo = append(todo, part{rows: found, batch: r.policy.BatchSize})
+			var found Range
+			err := r.guard(ctx, func() (err error) {
+				_, found, err = r.reader().oldest(ctx, behind[0])
+				return err
+			})
+			if err == nil && found != nil {
+				todo = append(todo, part{rows: found})
 			}
 			behind = behind[1:]
 			continue
@@ -86,11 +99,13 @@ func (r *run) sweep(ctx context.Context, todo []part) (left []part, failure erro
 		r.res.DeletedRows += j.deleted
 		switch {
 		case errors.Is(j.err, ErrLocked): // the others first, then this in smaller pieces
+			r.size.shrink(j.batch)
 			todo = append(todo, part{j.rows, max(1, j.batch/lockedSplit), true})
 		case j.err != nil:
 			left = append(left, j.part)
 			failure = cmp.Or(failure, j.err)
 		case j.deleted > 0:
+			r.size.learn(j.batch, j.deleted, j.took)
 			r.res.Batches++
 			behind = append(behind, j.rows)
 		}
@@ -104,15 +119,21 @@ func (r *run) plan(ctx context.Context, todo *[]part, wait bool) (job, error) {
 	if err := ctx.Err(); err != nil {
 		return job{}, err
 	}
-	granted := r.cap.take(int64(front.batch), wait)
+	n := r.size.rows
+	if front.batch > 0 {
+		n = min(n, front.batch)
+	}
+	granted := r.cap.take(int64(n), wait)
 	if granted == 0 {
 		return job{}, errMaxRows
 	}
 	var batch Batch
 	var rest Range
-	err := r.patiently(ctx, func() (err error) {
-		batch, rest, err = r.reader().Next(ctx, front.rows, int(granted))
-		return err
+	err := r.guard(ctx, func() error { // so that the grant goes back and what flies is counted
+		return r.patiently(ctx, func() (err error) {
+			batch, rest, err = r.reader().next(ctx, front.rows, int(granted))
+			return err
+		})
 	})
 	if err == nil && batch.Unbounded {
 		r.find(Warning("unbounded-batch", "more rows than a batch may hold share one expiration, and the role may not read what tells them apart: they go in one statement, and with MAX_ROWS set they stay. GRANT SELECT ON dbo.ClientAccessTokens to the role to have them deleted in batches"))
@@ -125,7 +146,7 @@ func (r *run) plan(ctx context.Context, todo *[]part, wait bool) (job, error) {
 		return job{}, err
 	}
 	j := job{part: *front, granted: granted}
-	j.rows = batch.Rows
+	j.rows, j.batch = batch.Rows, n
 	if front.rows = rest; rest == nil {
 		*todo = (*todo)[1:]
 	}
@@ -133,17 +154,16 @@ func (r *run) plan(ctx context.Context, todo *[]part, wait bool) (job, error) {
 }
 
 // work deletes the rows of one job after the other.
-func (r *run) work(ctx context.Context, t Table, jobs <-chan job, done chan<- job) {
+func (r *run) work(ctx context.Context, c *conn, jobs <-chan job, done chan<- job) {
 	var rest time.Duration // before the next one
 	for j := range jobs {
 		sleep(ctx, rest)
-		start := time.Now()
 		j.err = r.guard(ctx, func() (err error) {
-			j.deleted, err = t.Delete(ctx, j.rows)
+			j.deleted, j.took, err = c.delete(ctx, j.rows)
 			return err
 		})
 		r.log.LogAttrs(ctx, slog.LevelDebug, "batch", slog.Int64("rows", j.deleted),
-			slog.Duration("took", time.Since(start)), slog.Bool("failed", j.err != nil))
+			slog.Duration("took", j.took), slog.Bool("failed", j.err != nil))
 		done <- j
 		switch {
 		case errors.Is(j.err, ErrLocked):
@@ -156,15 +176,18 @@ func (r *run) work(ctx context.Context, t Table, jobs <-chan job, done chan<- jo
 	}
 }
 
-// widen gives a large backlog a connection of its own for reading. Where the
-// server has none to spare, one does both.
-func (r *run) widen(ctx context.Context) {
-	if len(r.tables) > 1 {
-		return
+// widen gives a large backlog as many connections as may delete at once, and one
+// for reading; it answers the new ones that delete. Where the server has none to
+// spare, fewer do it all.
+func (r *run) widen(ctx context.Context, concurrency int) (workers []*conn) {
+	deleting := max(1, len(r.tables)-1)
+	for len(r.tables) <= concurrency {
+		if err := r.open(ctx, false); err != nil {
+			r.log.WarnContext(ctx, "no further connection", "error", err.Error())
+			break
+		}
 	}
-	if err := r.open(ctx, false); err != nil {
-		r.log.WarnContext(ctx, "no second connection", "error", err.Error())
-	}
+	return r.tables[deleting:max(deleting, len(r.tables)-1)]
 }
 
 // sleep rests for d, or until ctx ends.

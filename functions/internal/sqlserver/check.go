@@ -14,8 +14,6 @@ const oldestVersion = 14
 
 // Check implements [purge.Table].
 func (t *table) Check(ctx context.Context) ([]purge.Finding, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	var (
 		product, version, edition string
 		triggers, references      string

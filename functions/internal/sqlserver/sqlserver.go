@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"net"
 	"strings"
-	"sync"
 	"time"
 
 	mssql "github.com/microsoft/go-mssqldb"
@@ -64,8 +63,7 @@ func (s Server) Open(ctx context.Context, database string, claim bool) (purge.Ta
 type table struct {
 	server   Server
 	database string
-	mu       sync.Mutex // held by each method that uses the connection
-	pool     *sql.DB    // of the one connection
+	pool     *sql.DB // of the one connection
 	conn     *sql.Conn
 	wire     net.Conn // under conn
 	claimed  bool
@@ -290,8 +288,6 @@ func (t *table) Expired(limit time.Time) purge.Range {
 
 // Oldest implements [purge.Table].
 func (t *table) Oldest(ctx context.Context, r purge.Range) (time.Time, purge.Range, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	for _, look := range t.looks(r.(rows)) {
 		var oldest sql.NullTime
 		if err := t.row(ctx, &oldest, t.on(look, sqlOldest), look.args()...); err != nil {
@@ -321,8 +317,6 @@ func (t *table) looks(r rows) []rows {
 
 // Count implements [purge.Table].
 func (t *table) Count(ctx context.Context, r purge.Range) (int64, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	var count int64
 	err := t.row(ctx, &count, sqlCount, r.(rows).args()...)
 	return count, t.explain("count expired rows", err)
@@ -330,8 +324,6 @@ func (t *table) Count(ctx context.Context, r purge.Range) (int64, error) {
 
 // Next implements [purge.Table]: a batch ends where row n+1 begins.
 func (t *table) Next(ctx context.Context, r purge.Range, n int) (purge.Batch, purge.Range, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	part := r.(rows)
 	if part.byKey || !t.indexed {
 		return t.nextByKey(ctx, part, n)
@@ -389,8 +381,6 @@ func (t *table) on(part rows, sql string) string {
 
 // Delete implements [purge.Table].
 func (t *table) Delete(ctx context.Context, r purge.Range) (int64, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	part := r.(rows)
 	statement := sqlDelete
 	if !t.proven {

@@ -44,11 +44,16 @@ type stage struct{ login string }
 
 const password = `P@ss1;'"word /?#`
 
-func newStage(t *testing.T, login string) stage {
+func needServer(t *testing.T) {
 	t.Helper()
 	if address == nil {
 		t.Skip("SQL SERVER IS NOT TESTED: TEST_SQLSERVER_URL is not set; make test-sqlserver starts a server with Docker")
 	}
+}
+
+func newStage(t *testing.T, login string) stage {
+	t.Helper()
+	needServer(t)
 	master := connect(t, "master")
 	if one[int](t, master, "SELECT COUNT(*) FROM sys.server_principals WHERE name = "+quote(login)) > 0 {
 		must(t, master, "DROP LOGIN "+login)

@@ -29,6 +29,7 @@ func Run(t *testing.T, s Server) {
 		"ADryRunCountsAndDeletesNothing":               testDryRun,
 		"ACheckDeletesNothing":                         testCheck,
 		"ACheckFindsEachDefect":                        testCheckDefects,
+		"SeveralConnectionsDeleteEachRowOnce":          testConcurrency,
 		"TheCapIsKept":                                 testCap,
 		"ACapThatIsJustEnoughDrains":                   testCapEnough,
 		"ASecondPurgerStepsBack":                       testTwoPurgers,
@@ -354,6 +355,42 @@ func testCap(t *testing.T, s Server) {
 		want = 0
 	}
 	expect(t, do(t.Context(), t, s.Engine(), db.Name(), p), purge.Partial, purge.MaxRows, want)
+}
+
+func testConcurrency(t *testing.T, s Server) {
+	const n = 30*batch + 3
+	for name, stage := range map[string]func(Database, time.Time){
+		"windows":  func(db Database, at time.Time) { db.Insert(t, spread(n, at, time.Second)...) },
+		"no index": func(db Database, at time.Time) { db.DropIndex(t); db.Insert(t, spread(n, at, time.Second)...) },
+		"equal":    func(db Database, at time.Time) { db.Insert(t, spread(n, at, 0)...) },
+	} {
+		db := s.Create(t)
+		now := db.Now(t).Truncate(time.Second)
+		live := spread(batch, now.Add(time.Hour), time.Minute)
+		stage(db, now.Add(-time.Hour))
+		db.Insert(t, live...)
+		statements := db.Record(t)
+		p := policy()
+		p.Concurrency = 3
+		expect(t, do(t.Context(), t, s.Engine(), db.Name(), p), purge.Complete, purge.Drained, n)
+		expectLeft(t, db, live...)
+		deleted := 0
+		for _, rows := range statements() {
+			deleted += rows
+		}
+		if deleted != n {
+			t.Errorf("%s: the server deleted %d rows, not %d", name, deleted, n)
+		}
+		if name != "windows" {
+			continue
+		}
+		db.Insert(t, spread(n, now.Add(-time.Hour), time.Second)...)
+		p.MaxRows = 20*batch + 7
+		expect(t, do(t.Context(), t, s.Engine(), db.Name(), p), purge.Partial, purge.MaxRows, int(p.MaxRows))
+		if left := len(db.Expirations(t)); left != n+batch-int(p.MaxRows) {
+			t.Errorf("%d rows are left", left)
+		}
+	}
 }
 
 func testCapEnough(t *testing.T, s Server) {

@@ -1,0 +1,45 @@
+package purge
+
+import (
+	"context"
+	"time"
+)
+
+// conn is a connection to a table that reads and deletes in turn: calls that come
+// at the same time wait for each other.
+type conn struct {
+	table Table
+	turn  chan struct{} // a mutex that the clock of a test can see waiting
+}
+
+func newConn(t Table) *conn { return &conn{t, make(chan struct{}, 1)} }
+
+func (c *conn) lock()   { c.turn <- struct{}{} }
+func (c *conn) unlock() { <-c.turn }
+
+func (c *conn) oldest(ctx context.Context, r Range) (time.Time, Range, error) {
+	c.lock()
+	defer c.unlock()
+	return c.table.Oldest(ctx, r)
+}
+
+func (c *conn) count(ctx context.Context, r Range) (int64, error) {
+	c.lock()
+	defer c.unlock()
+	return c.table.Count(ctx, r)
+}
+
+func (c *conn) next(ctx context.Context, r Range, n int) (Batch, Range, error) {
+	c.lock()
+	defer c.unlock()
+	return c.table.Next(ctx, r, n)
+}
+
+// delete also tells how long the statement took, its turn not counted.
+func (c *conn) delete(ctx context.Context, r Range) (n int64, took time.Duration, err error) {
+	c.lock()
+	defer c.unlock()
+	start := time.Now()
+	n, err = c.table.Delete(ctx, r)
+	return n, time.Since(start), err
+}

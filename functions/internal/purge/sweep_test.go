@@ -1,0 +1,192 @@
+package purge
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestConcurrencyIsThatManyDeletesAtOnceAndNoMore(t *testing.T) {
+	for _, concurrency := range []int{0, 1, 2, 5} {
+		synctest.Test(t, func(t *testing.T) {
+			f := &crowd{fake: fake{rows: 2000, takes: time.Second}}
+			r := runAll(t.Context(), f, Policy{BatchSize: 10, Concurrency: concurrency}, "a")
+			n := max(1, concurrency)
+			if d := r.Databases[0]; d.Status != Complete || d.DeletedRows != 2000 || d.Batches != 200 || f.deletes != 200 {
+				t.Errorf("%d: %+v in %d deletes", n, d, f.deletes)
+			}
+			// The first eight batches go one by one.
+			if took, want := r.DurationMs, int64((200-8)/n*1000+8000); took > want+1000 || took < want/2 {
+				t.Errorf("%d: %d ms, want about %d", n, took, want)
+			}
+			if f.most != n || f.opened != n+1 {
+				t.Errorf("%d: %d deletes at once over %d connections", n, f.most, f.opened)
+			}
+		})
+	}
+}
+
+// crowd counts the deletes at once, and gives each connection a table of its own.
+type crowd struct {
+	fake
+	now, most int
+}
+
+type member struct{ *crowd }
+
+func (c *crowd) Open(ctx context.Context, database string, claim bool) (Table, error) {
+	if _, err := c.fake.Open(ctx, database, claim); err != nil {
+		return nil, err
+	}
+	return member{c}, nil
+}
+
+func (m member) Delete(ctx context.Context, r Range) (int64, error) {
+	m.mu.Lock()
+	m.now++
+	m.crowd.most = max(m.crowd.most, m.now)
+	m.mu.Unlock()
+	defer func() {
+		m.mu.Lock()
+		m.now--
+		m.mu.Unlock()
+	}()
+	return m.fake.Delete(ctx, r)
+}
+
+func TestWithConcurrencyEveryCountStaysExact(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fake{rows: 2000, takes: time.Second}
+		r := runAll(t.Context(), f, Policy{BatchSize: 10, Concurrency: 3, MaxRows: 1234}, "a")
+		if d := r.Databases[0]; d.Status != Partial || d.StopReason != MaxRows || d.DeletedRows != 1234 || f.left() != 766 {
+			t.Errorf("%+v, %d left", d, f.left())
+		}
+		f = &fake{rows: 2000, takes: time.Second}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		r = runAll(ctx, f, Policy{BatchSize: 10, Concurrency: 3, StopBefore: 10 * time.Second}, "a")
+		if d := r.Databases[0]; d.Status != Partial || d.StopReason != Deadline || int(d.DeletedRows) != 2000-f.left() || d.DeletedRows < 500 {
+			t.Errorf("%+v, %d left", d, f.left())
+		}
+		p := &failing{fake: fake{rows: 2000, takes: time.Second}, after: 50}
+		r = runAll(t.Context(), p, Policy{BatchSize: 10, Concurrency: 3}, "a")
+		if d := r.Databases[0]; d.Status != Failed || int(d.DeletedRows) != 2000-p.left() {
+			t.Errorf("%+v, %d left", d, p.left())
+		}
+	})
+}
+
+// clumsy panics when it cuts a batch, from some row on.
+type clumsy struct {
+	fake
+	from int
+}
+
+func (f *clumsy) Open(context.Context, string, bool) (Table, error) { return f, nil }
+
+func (f *clumsy) Next(ctx context.Context, r Range, n int) (Batch, Range, error) {
+	if r.(stretch).from >= f.from {
+		panic("hunter2")
+	}
+	return f.fake.Next(ctx, r, n)
+}
+
+func TestAPanicInCuttingKeepsTheCountAndGivesBackTheCap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := &clumsy{fake{rows: 100, takes: time.Second}, 20}, &fake{rows: 100, takes: 5 * time.Second}
+		r := runAll(t.Context(), engines{"a": a, "b": b}, Policy{BatchSize: 10, MaxRows: 120, Parallel: 2}, "a", "b")
+		if d := r.Databases[0]; d.Status != Failed || d.DeletedRows != 20 || a.left() != 80 {
+			t.Errorf("%+v, %d left", d, a.left())
+		}
+		if d := r.Databases[1]; d.Status != Complete || d.DeletedRows != 100 {
+			t.Errorf("%+v", d)
+		}
+	})
+}
+
+// engines is one for each database.
+type engines map[string]Engine
+
+func (e engines) Open(ctx context.Context, database string, claim bool) (Table, error) {
+	return e[database].Open(ctx, database, claim)
+}
+
+func TestAServerWithFewConnectionsToSpareIsNoFailure(t *testing.T) {
+	for most := 1; most < 5; most++ {
+		f := &fake{rows: 2000, most: most}
+		r := runAll(t.Context(), f, Policy{BatchSize: 10, Concurrency: 4}, "a")
+		if r.Status != Complete || r.DeletedRows != 2000 {
+			t.Errorf("%d: %+v", most, r)
+		}
+	}
+}
+
+// timed takes some time for each row, and keeps the sizes of its batches.
+type timed struct {
+	fake
+	perRow  time.Duration
+	batches []int
+	locked  int // so many deletes meet a lock first
+}
+
+func (f *timed) Open(context.Context, string, bool) (Table, error) { return f, nil }
+
+func (f *timed) Delete(ctx context.Context, r Range) (int64, error) {
+	if f.locked > 0 {
+		f.locked--
+		return 0, ErrLocked
+	}
+	rows := r.(stretch).to - r.(stretch).from
+	f.batches = append(f.batches, rows)
+	sleep(ctx, time.Duration(rows)*f.perRow)
+	return f.fake.Delete(ctx, r)
+}
+
+func TestBatchesTakeTheTimeAimedAt(t *testing.T) {
+	for name, c := range map[string]struct {
+		perRow   time.Duration
+		most     int
+		from, to int // sizes once it has settled
+	}{
+		"fast":               {time.Microsecond, 5000, 5000, 5000},
+		"slow":               {50 * time.Microsecond, 5000, 500, 2000},
+		"very slow":          {10 * time.Millisecond, 5000, leastBatch, leastBatch},
+		"with a low ceiling": {10 * time.Millisecond, 40, 40, 40},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			f := &timed{fake: fake{rows: 60 * c.most}, perRow: c.perRow}
+			r := runAll(t.Context(), f, Policy{BatchSize: c.most, BatchTarget: 50 * time.Millisecond}, "a")
+			if r.Status != Complete || r.DeletedRows != int64(60*c.most) || slices.Max(f.batches) > c.most || f.batches[0] != c.most {
+				t.Errorf("%s: %+v", name, r)
+			}
+			settled := f.batches[len(f.batches)/2 : len(f.batches)-1]
+			if slices.Min(settled) < c.from || slices.Max(settled) > c.to {
+				t.Errorf("%s: batches of %d to %d, want %d to %d", name, slices.Min(settled), slices.Max(settled), c.from, c.to)
+			}
+		})
+	}
+}
+
+func TestBatchesGrowBackAndShrinkAtOnceAtALock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &timed{fake: fake{rows: 40_000}, perRow: time.Microsecond, locked: 1}
+		runAll(t.Context(), f, Policy{BatchSize: 1000, BatchTarget: 50 * time.Millisecond}, "a")
+		half := slices.Index(f.batches, 500)
+		if half < 0 || half > 2*jobsReady || slices.Index(f.batches[half:], 1000) < 0 {
+			t.Errorf("%v", f.batches)
+		}
+	})
+	s := newSize(Policy{BatchSize: 1000})
+	s.learn(1000, 1000, time.Hour)
+	if s.shrink(1000); s.rows != 1000 {
+		t.Errorf("without a target, %d rows", s.rows)
+	}
+	s = newSize(Policy{BatchSize: 1000, BatchTarget: time.Second})
+	s.learn(1000, 1000, time.Hour)
+	s.learn(1000, 1000, time.Hour) // cut before
+	if s.shrink(1000); s.rows != 500 {
+		t.Errorf("halved once, then %d rows", s.rows)
+	}
+}
