@@ -52,7 +52,7 @@ func newScene(t *testing.T, on *rig.Rig, expired int, env ...string) *scene {
 	s.login(s.server.User, s.server.Password)
 	s.slow(t, "1ms")
 	s.witness(t)
-	s.function = s.start(t, append([]string{fmt.Sprintf("BATCH_SIZE=%d", faultBatch)}, env...)...)
+	s.function = s.start(t, append([]string{fmt.Sprintf("BATCH_SIZE=%d", faultBatch), "BATCH_TARGET=0s"}, env...)...)
 	return s
 }
 
@@ -157,7 +157,7 @@ FROM (SELECT $1::text::timestamptz AT TIME ZONE 'utc' AS cutoff) AS run`, r.Cuto
 type fault struct {
 	strike  func(t *testing.T, s *scene)
 	before  func(t *testing.T, s *scene) // the run; nil is nothing
-	lost    int64                        // batches whose acknowledgement it may swallow
+	lost    int64                        // batches whose acknowledgements it may swallow
 	certain bool                         // and does
 	undoes  bool                         // it takes back what was committed last
 	status  string                       // what becomes of the run; "" is anything
@@ -179,6 +179,13 @@ func TestFaults(t *testing.T) {
 		"connections reset": {
 			strike: func(_ *testing.T, s *scene) { s.relay.Reset() },
 			lost:   1, status: "complete",
+		},
+		"connections reset of several that delete": {
+			strike: func(_ *testing.T, s *scene) {
+				time.Sleep(500 * time.Millisecond) // until there are several
+				s.relay.Reset()
+			},
+			lost: 3, status: "complete", env: []string{"CONCURRENCY=3"},
 		},
 		"a server that is away for a while": {
 			strike: func(_ *testing.T, s *scene) {

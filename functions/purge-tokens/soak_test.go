@@ -13,15 +13,17 @@ import (
 	"edfi-token-purge/scripts/relay"
 )
 
-// soakBatch is the largest batch, of which a fault may hide one.
-const soakBatch = 80
+const (
+	soakBatch       = 80 // the largest batch, of which a lost connection may hide one
+	soakConnections = 2  // that delete at once
+)
 
 // A mishap strikes a run at some moment.
 type mishap func(t *testing.T, s *soaked, r *rand.Rand) toll
 
 // toll is what a mishap means for the count.
 type toll struct {
-	lost      int64 // acknowledgements that it may have swallowed
+	lost      int64 // batches whose acknowledgements it may have swallowed
 	killed    bool  // and what the run would have published
 	published int64 // by somebody else
 }
@@ -47,7 +49,7 @@ var mishaps = map[string]mishap{
 	"a reset": func(_ *testing.T, s *soaked, r *rand.Rand) toll {
 		rest(r, 200*time.Millisecond)
 		s.relay.Reset()
-		return toll{lost: 1}
+		return toll{lost: soakConnections}
 	},
 	"a server away": func(_ *testing.T, s *soaked, r *rand.Rand) toll {
 		rest(r, 200*time.Millisecond)
@@ -55,7 +57,7 @@ var mishaps = map[string]mishap{
 		s.relay.Reset()
 		rest(r, 300*time.Millisecond)
 		s.relay.Heal()
-		return toll{lost: 1}
+		return toll{lost: soakConnections}
 	},
 	"pg_terminate_backend": func(t *testing.T, s *soaked, r *rand.Rand) toll {
 		rest(r, 200*time.Millisecond)
@@ -96,7 +98,7 @@ var longMishaps = map[string]mishap{
 	"silence": func(_ *testing.T, s *soaked, r *rand.Rand) toll {
 		rest(r, 200*time.Millisecond)
 		s.relay.Silence()
-		return toll{lost: 1}
+		return toll{lost: soakConnections}
 	},
 }
 
@@ -150,7 +152,7 @@ func TestNoRowIsLostOrForgottenWhateverHappens(t *testing.T) {
 	r := rand.New(rand.NewPCG(seed, 0))
 	names := slices.Sorted(maps.Keys(pool))
 
-	env := []string{fmt.Sprintf("BATCH_SIZE=%d", soakBatch), "PAUSE=1ms"}
+	env := []string{fmt.Sprintf("BATCH_SIZE=%d", soakBatch), fmt.Sprintf("CONCURRENCY=%d", soakConnections), "PAUSE=1ms", "BATCH_TARGET=50ms"}
 	s := &soaked{scene: newScene(t, stage, 100, env...)}
 	s.other = s.database.start(t)
 	happened := map[string]int{}
