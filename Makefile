@@ -7,13 +7,10 @@ BUILD      := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags lambda.n
 FUNCTION   := ./functions/purge-tokens
 TOOLS      := $(GO) tool -modfile=scripts/tools/go.mod
 
-# AWS's own bundle for all regions but those of China and the government.
-FROM       ?= https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem
-
 # The race detector needs a C compiler.
 RACE       := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
-.PHONY: help demo test test-sqlserver soak lint bench build local validate deploy invoke logs destroy update-ca clean build-PurgeTokens
+.PHONY: help demo test test-sqlserver soak lint bench build local validate deploy invoke logs destroy clean build-PurgeTokens
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,9 +59,6 @@ logs: ## the function's log of the last hour; MINUTES=n
 
 destroy: ## remove the stack
 	@scripts/destroy.sh
-
-update-ca: ## renew the built-in root certificates of Amazon RDS; FROM='address file'
-	$(GO) run ./scripts/update-ca $(FROM) functions/internal/roots/rds.pem
 
 clean: ## remove what was built
 	rm -rf bin
