@@ -10,7 +10,7 @@ TOOLS      := $(GO) tool -modfile=scripts/tools/go.mod
 # The race detector needs a C compiler.
 RACE       := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
-.PHONY: help demo test test-sqlserver soak lint bench build local validate deploy invoke logs destroy clean build-PurgeTokens
+.PHONY: help demo test test-sqlserver soak lint bench build local validate deploy invoke logs destroy clean update-ca build-PurgeTokens
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ logs: ## the function's log of the last hour; MINUTES=n
 
 destroy: ## remove the stack
 	@scripts/destroy.sh
+
+update-ca: ## renew the built-in authorities of Amazon RDS; BUNDLE=file FORCE=1
+	$(GO) run ./scripts/update-ca $(if $(filter 1,$(FORCE)),-force) -source='$(SOURCE)' $(BUNDLE)
 
 clean: ## remove what was built
 	rm -rf bin
