@@ -25,6 +25,7 @@ var others = map[string]string{
 	"DbHost":                 "db.example.com",
 	"DbPort":                 "5433",
 	"DbTls":                  "disable",
+	"DbCaLayerArn":           "arn:aws:lambda:us-east-1:123456789012:layer:rds-ca:1",
 	"SubnetIds":              "subnet-0123456789abcdef0,subnet-0123456789abcdef1",
 	"SecurityGroupId":        "sg-0123456789abcdef0",
 	"ScheduleExpression":     "cron(0 3 * * ? *)",
@@ -153,7 +154,6 @@ func TestTheFunctionGetsEveryVariableThatItReads(t *testing.T) {
 		}
 		return true
 	})
-	delete(read, "DB_CA_BUNDLE") // a file, which a build of one's own must bring along
 	delete(read, "AWS_LAMBDA_FUNCTION_NAME")
 	variables := stack.with(t, nil)["PurgeTokens"]["Environment"].(object)["Variables"].(object)
 	got, want := slices.Sorted(maps.Keys(variables)), slices.Sorted(maps.Keys(read))
@@ -180,6 +180,8 @@ func TestTheFunction(t *testing.T) {
 
 	f = stack.with(t, others)["PurgeTokens"]
 	same(t, "VPC", f["VpcConfig"], `{"SubnetIds": ["subnet-0123456789abcdef0", "subnet-0123456789abcdef1"], "SecurityGroupIds": ["sg-0123456789abcdef0"]}`)
+	same(t, "layers", f["Layers"], `["arn:aws:lambda:us-east-1:123456789012:layer:rds-ca:1"]`)
+	same(t, "its file", f["Environment"].(object)["Variables"].(object)["DB_CA_BUNDLE"], `"/opt/ca.pem"`)
 	same(t, "reserve", f["ReservedConcurrentExecutions"], `"1"`)
 }
 
