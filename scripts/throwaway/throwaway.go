@@ -36,6 +36,9 @@ type Options struct {
 	// don't reach a server in DATABASE_URL. fsync is on unless they say
 	// otherwise, for benchmarks must tell the truth.
 	Settings map[string]string
+	// Files are written where Settings find them by name alone, such as
+	// certificates and their key. They too don't reach a server in DATABASE_URL.
+	Files map[string][]byte
 	// Version, such as 17.5.0, is downloaded even where a PostgreSQL is
 	// installed or DATABASE_URL is set. "" is the version in
 	// TEST_POSTGRES_VERSION, else any.
@@ -203,6 +206,12 @@ func (p *Postgres) create(ctx context.Context, o Options) error {
 	}
 	if err := p.configure(o.Settings); err != nil {
 		return err
+	}
+	for name, content := range o.Files {
+		path := filepath.Join(p.data(), name)
+		if err := errors.Join(os.WriteFile(path, content, 0o600), giveAway(path)); err != nil {
+			return err
+		}
 	}
 	for range portAttempts {
 		if p.Port, err = freePort(); err != nil {

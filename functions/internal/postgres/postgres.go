@@ -520,6 +520,9 @@ func (t *table) explain(doing string, err error) error {
 	if errors.As(err, &certificate) {
 		return say("the server's certificate can't be verified: %s; check that the host is the name in the certificate, and give its authority in DB_CA_BUNDLE where it is none of Amazon's", certificate.Err)
 	}
+	if strings.Contains(err.Error(), "server refused TLS connection") { // an error that pgx has no name for
+		return say("server refused TLS connection: turn TLS on there (ssl = on), or set DB_TLS=disable, which sends all in plaintext")
+	}
 	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &network) && network.Timeout() {
 		return say("%w: no answer in time: check host and port, security groups, and that the function runs in the database's VPC", purge.ErrLost)
 	}
