@@ -87,7 +87,11 @@ func serve(ctx context.Context, s *stage, c cleaner, lead time.Duration) (phase,
 		}
 		defer conn.Close(context.Background()) //nolint:errcheck // nothing is under way
 		token := ""
+		// As a pool's are, the connections are used already.
 		if err := issue(ctx, conn, &token); err != nil {
+			return phase{}, err
+		}
+		if err := lookUp(ctx, conn, token); err != nil {
 			return phase{}, err
 		}
 		pool.Go(func() {
@@ -125,7 +129,7 @@ func serve(ctx context.Context, s *stage, c cleaner, lead time.Duration) (phase,
 	})
 	time.Sleep(lead)
 	begin = time.Now()
-	result, err := c.run(ctx, s)
+	_, err := c.run(ctx, s) // the API feels all of it, and not only what it tells
 	ended := time.Since(begin)
 	time.Sleep(lead)
 	close(stop)
@@ -136,7 +140,6 @@ func serve(ctx context.Context, s *stage, c cleaner, lead time.Duration) (phase,
 	if err != nil {
 		return phase{}, err
 	}
-	_ = result // its time is that of the database alone; the API feels the whole
 	for i := range served {
 		served[i].at = (served[i].at - float64(begin.UnixNano())) / 1e9
 	}

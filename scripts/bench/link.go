@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
 	"net"
 	"strconv"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // linkDelay is that of the slow link, there and back: a database in another
@@ -37,6 +40,32 @@ func newSlowLink(host string, port uint16, delay time.Duration) (*slowLink, erro
 }
 
 func (l *slowLink) Port() int { return l.Addr().(*net.TCPAddr).Port }
+
+// roundTrip answers what one takes to the server, through the link if there is
+// one, in ms.
+func roundTrip(ctx context.Context, s *stage, link *slowLink) (float64, error) {
+	config, err := pgx.ParseConfig(s.rig.Postgres.URL("postgres"))
+	if err != nil {
+		return 0, err
+	}
+	if link != nil {
+		config.Port = uint16(link.Port())
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close(ctx) //nolint:errcheck // nothing is under way
+	var ms []float64
+	for range 200 {
+		start := time.Now()
+		if err := conn.Ping(ctx); err != nil {
+			return 0, err
+		}
+		ms = append(ms, time.Since(start).Seconds()*1000)
+	}
+	return median(ms), nil
+}
 
 // passLate writes what it reads, in its order, each piece so much after it
 // came: what comes meanwhile is not held up, as on a real link.

@@ -34,7 +34,6 @@ type plan struct {
 	lead      time.Duration // of the API's load before and after a purge
 	shape     int           // rows of the odd tables
 	live      int           // rows of the table of which 1 % has expired
-	memory    []int         // rows whose purge's memory is compared
 	databases int           // of the empty run over many
 }
 
@@ -122,15 +121,17 @@ func size(ctx context.Context, s *stage, r *report, p plan, rows int, curves []c
 		runs = p.runs
 	}
 	entries := []entry{{plainDelete, runs}, {purgeWith(1), runs}, {purgeWith(2), runs}}
+	var link *slowLink
 	if rows == p.main {
-		link, err := newSlowLink(s.rig.Postgres.Host, s.rig.Postgres.Port, linkDelay)
+		var err error
+		link, err = newSlowLink(s.rig.Postgres.Host, s.rig.Postgres.Port, linkDelay)
 		if err != nil {
 			return nil, nil, err
 		}
 		defer link.Close()
 		for n := range 2 {
 			far := purgeWith(n+1, fmt.Sprintf("DB_PORT=%d", link.Port()))
-			far.name += ", link of 1 ms"
+			far.name += ", slow link"
 			entries = append(entries, entry{far, runs})
 		}
 	}
@@ -144,6 +145,17 @@ func size(ctx context.Context, s *stage, r *report, p plan, rows int, curves []c
 		return nil, nil, err
 	}
 	r.heading(thousands(rows) + " expired rows")
+	if link != nil {
+		near, err := roundTrip(ctx, s, nil)
+		if err != nil {
+			return nil, nil, err
+		}
+		far, err := roundTrip(ctx, s, link)
+		if err != nil {
+			return nil, nil, err
+		}
+		r.line(fmt.Sprintf("A round trip takes %s ms, and over the slow link %s ms.", precise(near), precise(far)))
+	}
 	r.comparison(results)
 	for _, m := range results {
 		curves = addPoint(curves, m.name, rows, median(m.rate))

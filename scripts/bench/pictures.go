@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"image/color"
 	"math"
+	"strconv"
 	"strings"
 
 	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/font"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
@@ -67,10 +69,24 @@ func drawLatency(phases []phase) ([]byte, error) {
 	p.Title.Text = "The slowest of the API's requests in each tenth of a second"
 	p.X.Label.Text, p.Y.Label.Text = "seconds since the start of the purge or the DELETE", "ms"
 	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, powers{}
+	p.X.Tick.Marker = seconds{}
 	p.Add(plotter.NewGrid())
+	until := 0.0 // the end of the longest, and what came after it; idle goes on
+	for _, phase := range phases[min(1, len(phases)):] {
+		until = max(until, phase.served[len(phase.served)-1].at)
+	}
+	low, high := math.Inf(1), 0.0
+	for _, phase := range phases {
+		for _, r := range phase.served {
+			low, high = min(low, r.took), max(high, r.took)
+		}
+	}
 	for i, phase := range phases {
 		var points plotter.XYs
 		for _, r := range phase.served {
+			if r.at > until {
+				break
+			}
 			x := (math.Floor(r.at/step) + 0.5) * step
 			if n := len(points); n == 0 || points[n-1].X < x-step/2 {
 				points = append(points, plotter.XY{X: x, Y: r.took})
@@ -86,14 +102,13 @@ func drawLatency(phases []phase) ([]byte, error) {
 		p.Add(line)
 		p.Legend.Add(phase.name, line)
 		if i > 0 { // idle has no end
-			low, high := p.Y.Min, p.Y.Max
 			end, err := plotter.NewLine(plotter.XYs{{X: phase.seconds, Y: low}, {X: phase.seconds, Y: high}})
 			if err != nil {
 				return nil, err
 			}
 			end.Color, end.Dashes = colours[i], []vg.Length{vg.Points(4), vg.Points(3)}
 			p.Add(end)
-			p.Legend.Add("its end", end)
+			p.Legend.Add(phase.name+" ends", end)
 		}
 	}
 	return svg(p)
@@ -104,16 +119,31 @@ func svg(p *plot.Plot) ([]byte, error) {
 	legend := p.Legend
 	p.Legend = plot.NewLegend()
 	legend.Top, legend.Left = true, true
+	legend.Padding = vg.Points(3)
 	canvas := vgsvg.New(width, height)
 	c := draw.New(canvas)
 	c.FillPolygon(color.White, []vg.Point{{}, {X: width}, {X: width, Y: height}, {Y: height}})
 	box := legend.Rectangle(c)
-	right := box.Max.X - box.Min.X + vg.Points(16)
+	right := box.Max.X - box.Min.X + vg.Points(24)
 	p.Draw(draw.Crop(c, vg.Points(8), -right-vg.Points(8), vg.Points(8), -vg.Points(8)))
-	legend.Draw(draw.Crop(c, width-right, -vg.Points(4), 0, -vg.Points(40)))
+	legend.Draw(draw.Crop(c, width-right, 0, 0, -vg.Points(40)))
 	var b bytes.Buffer
 	_, err := canvas.WriteTo(&b)
-	return b.Bytes(), err
+	// Where Liberation is missing, Arial and Helvetica are as wide.
+	return bytes.ReplaceAll(b.Bytes(), []byte("font-family:Liberation Sans;"), []byte("font-family:Liberation Sans,Arial,Helvetica,sans-serif;")), err
+}
+
+func init() { plot.DefaultFont = font.Font{Typeface: "Liberation", Variant: "Sans"} }
+
+// seconds labels each second.
+type seconds struct{}
+
+func (seconds) Ticks(least, most float64) []plot.Tick {
+	var ticks []plot.Tick
+	for v := math.Ceil(least); v <= most; v++ {
+		ticks = append(ticks, plot.Tick{Value: v, Label: strconv.Itoa(int(v))})
+	}
+	return ticks
 }
 
 // powers labels 1, 2 and 5 times each power of ten in full.

@@ -90,9 +90,9 @@ func (r *report) comparison(results []measured) {
 		if len(m.memory) > 0 {
 			memory = spread(m.memory, decimal)
 		}
-		rows = append(rows, []string{m.name, strconv.Itoa(len(m.rate)), spread(m.rate, rounded), spread(m.ratio, ratio), spread(m.longest, decimal), spread(m.read, decimal), memory})
+		rows = append(rows, []string{m.name, strconv.Itoa(len(m.rate)), spread(m.rate, rounded), spread(m.ratio, ratio), spread(m.longest, decimal), spread(m.pages, decimal), memory})
 	}
-	r.table([]string{"", "runs", "rows/s", "against the plain DELETE", "longest statement, ms", "rows and index entries read for each row", "function's memory, MB"}, rows)
+	r.table([]string{"", "runs", "rows/s", "against the plain DELETE", "longest statement, ms", "pages looked at for each row", "function's memory, MB"}, rows)
 }
 
 func (r *report) latencies(rounds [][]phase) {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -125,8 +124,6 @@ func (c *counter) Write(p []byte) (int, error) {
 	*c += counter(len(p))
 	return len(p), nil
 }
-
-var _ io.Writer = (*counter)(nil)
 
 // many measures the run over many databases that finds nothing in any.
 func many(ctx context.Context, s *stage, r *report, databases int) error {
