@@ -32,31 +32,30 @@ type request struct {
 	insert bool
 }
 
-// besideTheAPI measures the API idle, during the plain DELETE and during the
+// besideTheAPI measures the API alone, during the plain DELETE and during the
 // purge, in turn, and answers the last round.
 func besideTheAPI(ctx context.Context, s *stage, r *report, p plan, t table) ([]phase, error) {
-	var rounds [][]phase
-	for round := range p.apiRuns {
-		var phases []phase
-		idle := 4 * p.lead.Seconds()
-		for _, c := range []cleaner{
-			{"idle", func(context.Context, *stage) (outcome, error) {
-				time.Sleep(time.Duration(idle * float64(time.Second)))
-				return outcome{seconds: idle}, nil
-			}},
-			plainDelete, purgeWith(0),
-		} {
-			say(fmt.Sprintf("%s rows beside the API, round %d of %d: %s", thousands(t.expired), round+1, p.apiRuns, c.name))
-			if err := s.copy(ctx); err != nil {
-				return nil, err
+	cleaners := []cleaner{
+		{"idle", func(context.Context, *stage) (outcome, error) {
+			time.Sleep(p.idle)
+			return outcome{}, nil
+		}},
+		plainDelete, purgeWith(0),
+	}
+	rounds := make([][]phase, p.apiRuns)
+	for round := range rounds {
+		rounds[round] = make([]phase, len(cleaners))
+		for turn := range cleaners {
+			i := (round + turn) % len(cleaners)
+			say(fmt.Sprintf("%s rows beside the API, round %d of %d: %s", thousands(t.expired), round+1, p.apiRuns, cleaners[i].name))
+			err := s.copy(ctx)
+			if err == nil {
+				rounds[round][i], err = serve(ctx, s, cleaners[i], p.idle/4)
 			}
-			phase, err := serve(ctx, s, c, p.lead)
 			if err != nil {
-				return nil, fmt.Errorf("the API, %s: %w", c.name, err)
+				return nil, fmt.Errorf("the API, %s: %w", cleaners[i].name, err)
 			}
-			phases = append(phases, phase)
 		}
-		rounds = append(rounds, phases)
 	}
 	r.heading(fmt.Sprintf("The API while %s rows go", thousands(t.expired)))
 	r.line(fmt.Sprintf("%d requests a second over %d connections, half of which insert a token and half look one up by its id. "+

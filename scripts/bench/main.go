@@ -24,30 +24,31 @@ import (
 
 // plan says how much is measured.
 type plan struct {
-	sizes     []int         // tables of so many expired rows
-	main      int           // the one of them with most runs, and with the slow link
-	runs      int           // at main
-	fewer     int           // runs at other sizes and of other shapes
-	peersFor  time.Duration // a peer that would take longer is left out
-	api       int           // rows that are purged beside the API
+	sizes     []size // of the usual table
+	main      int    // the one of them that is emptied over the slow link too
+	api       int    // the one of them that is emptied beside the API too
 	apiRuns   int
-	lead      time.Duration // of the API's load before and after a purge
-	shape     int           // rows of the odd tables
+	idle      time.Duration // so long the API is alone
+	peersFor  time.Duration // a peer that would take longer is left out
+	shapes    size          // of the odd tables
 	live      int           // rows of the table of which 1 % has expired
 	databases int           // of the empty run over many
 }
 
+// size is how many expired rows a table has, and how often it is emptied.
+type size struct{ rows, runs int }
+
 var (
 	full = plan{
-		sizes: []int{50_000, 250_000, 1_000_000, 4_000_000, 10_000_000}, main: 1_000_000, runs: 5, fewer: 3,
-		peersFor: 20 * time.Second, api: 4_000_000, apiRuns: 3, lead: 2 * time.Second,
-		shape: 1_000_000, live: 4_000_000, databases: 1000,
+		sizes: []size{{50_000, 3}, {250_000, 3}, {1_000_000, 5}, {4_000_000, 3}, {10_000_000, 1}},
+		main:  1_000_000, api: 4_000_000, apiRuns: 3, idle: 5 * time.Second, peersFor: 20 * time.Second,
+		shapes: size{1_000_000, 3}, live: 4_000_000, databases: 1000,
 	}
 	// short only shows that everything works.
 	short = plan{
-		sizes: []int{20_000, 100_000}, main: 100_000, runs: 1, fewer: 1,
-		peersFor: 2 * time.Second, api: 100_000, apiRuns: 1, lead: time.Second / 2,
-		shape: 100_000, live: 100_000, databases: 20,
+		sizes: []size{{20_000, 1}, {100_000, 1}},
+		main:  100_000, api: 100_000, apiRuns: 1, idle: time.Second, peersFor: 2 * time.Second,
+		shapes: size{100_000, 1}, live: 100_000, databases: 20,
 	}
 )
 
@@ -85,8 +86,8 @@ func run(ctx context.Context, binary, deployed, out string, p plan) error {
 	}
 	var curves []curve
 	var load []phase
-	for _, rows := range p.sizes {
-		found, phases, err := size(ctx, s, &r, p, rows, curves)
+	for _, size := range p.sizes {
+		found, phases, err := usual(ctx, s, &r, p, size, curves)
 		if err != nil {
 			return err
 		}
@@ -108,18 +109,15 @@ func run(ctx context.Context, binary, deployed, out string, p plan) error {
 	return r.write(out, curves, load)
 }
 
-// size measures everything that is measured on a table of so many expired
-// rows, and answers the curves with their new points.
-func size(ctx context.Context, s *stage, r *report, p plan, rows int, curves []curve) ([]curve, []phase, error) {
+// usual measures everything on the usual table of a size, and answers the
+// curves with their new points, and what the API met.
+func usual(ctx context.Context, s *stage, r *report, p plan, size size, curves []curve) ([]curve, []phase, error) {
+	rows, runs := size.rows, size.runs
 	t := table{expired: rows, live: rows / 100}
 	if err := s.fill(ctx, t); err != nil {
 		return nil, nil, err
 	}
 	defer s.empty()
-	runs := p.fewer
-	if rows == p.main {
-		runs = p.runs
-	}
 	entries := []entry{{plainDelete, runs}, {purgeWith(1), runs}, {purgeWith(2), runs}}
 	var link *slowLink
 	if rows == p.main {
@@ -160,7 +158,7 @@ func size(ctx context.Context, s *stage, r *report, p plan, rows int, curves []c
 	for _, m := range results {
 		curves = addPoint(curves, m.name, rows, median(m.rate))
 	}
-	if rows != p.api && (p.api != 0 || rows != p.main) {
+	if rows != p.api {
 		return curves, nil, nil
 	}
 	phases, err := besideTheAPI(ctx, s, r, p, t)
@@ -171,15 +169,15 @@ func size(ctx context.Context, s *stage, r *report, p plan, rows int, curves []c
 func shapes(ctx context.Context, s *stage, r *report, p plan) ([]curve, error) {
 	var curves []curve
 	for _, t := range []table{
-		{name: "no index on expiration", expired: p.shape, live: p.shape / 100, noIndex: true},
-		{name: "all expire at one instant", expired: p.shape, live: p.shape / 100, same: true},
-		{name: "an old snapshot is held open", expired: p.shape, live: p.shape / 100, snapshot: true},
+		{name: "no index on expiration", expired: p.shapes.rows, live: p.shapes.rows / 100, noIndex: true},
+		{name: "all expire at one instant", expired: p.shapes.rows, live: p.shapes.rows / 100, same: true},
+		{name: "an old snapshot is held open", expired: p.shapes.rows, live: p.shapes.rows / 100, snapshot: true},
 		{name: fmt.Sprintf("1 %% of %s rows expired", thousands(p.live)), expired: p.live / 100, live: p.live - p.live/100},
 	} {
 		if err := s.fill(ctx, t); err != nil {
 			return nil, err
 		}
-		results, err := compare(ctx, s, t, []entry{{plainDelete, p.fewer}, {purgeWith(1), p.fewer}, {purgeWith(2), p.fewer}})
+		results, err := compare(ctx, s, t, []entry{{plainDelete, p.shapes.runs}, {purgeWith(1), p.shapes.runs}, {purgeWith(2), p.shapes.runs}})
 		s.empty()
 		if err != nil {
 			return nil, err

@@ -22,8 +22,8 @@ const (
 
 // colours can be told apart by those who see few of them.
 var colours = []color.Color{
-	color.RGBA{0, 114, 178, 255}, color.RGBA{213, 94, 0, 255}, color.RGBA{0, 158, 115, 255}, color.RGBA{204, 121, 167, 255},
-	color.RGBA{230, 159, 0, 255}, color.RGBA{86, 180, 233, 255}, color.RGBA{0, 0, 0, 255}, color.RGBA{120, 120, 120, 255},
+	color.RGBA{0, 0, 0, 255}, color.RGBA{213, 94, 0, 255}, color.RGBA{0, 158, 115, 255}, color.RGBA{204, 121, 167, 255},
+	color.RGBA{230, 159, 0, 255}, color.RGBA{86, 180, 233, 255}, color.RGBA{0, 114, 178, 255}, color.RGBA{120, 120, 120, 255},
 }
 
 // render answers the pictures by file name.
@@ -62,56 +62,57 @@ func drawRates(curves []curve) ([]byte, error) {
 	return svg(p)
 }
 
-// drawLatency draws the slowest request of each tenth of a second.
+// drawLatency draws the slowest request of each tenth of a second. Idle has no
+// end, and is drawn as long as the others.
 func drawLatency(phases []phase) ([]byte, error) {
-	const step = 0.1 // s
 	p := plot.New()
 	p.Title.Text = "The slowest of the API's requests in each tenth of a second"
 	p.X.Label.Text, p.Y.Label.Text = "seconds since the start of the purge or the DELETE", "ms"
-	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, powers{}
-	p.X.Tick.Marker = seconds{}
+	p.X.Tick.Marker, p.Y.Tick.Marker = seconds{}, powers{}
+	p.Y.Scale = plot.LogScale{}
 	p.Add(plotter.NewGrid())
-	until := 0.0 // the end of the longest, and what came after it; idle goes on
-	for _, phase := range phases[min(1, len(phases)):] {
+	until := 0.0
+	for _, phase := range phases[1:] {
 		until = max(until, phase.served[len(phase.served)-1].at)
 	}
-	low, high := math.Inf(1), 0.0
-	for _, phase := range phases {
-		for _, r := range phase.served {
-			low, high = min(low, r.took), max(high, r.took)
-		}
-	}
 	for i, phase := range phases {
-		var points plotter.XYs
-		for _, r := range phase.served {
-			if r.at > until {
-				break
-			}
-			x := (math.Floor(r.at/step) + 0.5) * step
-			if n := len(points); n == 0 || points[n-1].X < x-step/2 {
-				points = append(points, plotter.XY{X: x, Y: r.took})
-			} else {
-				points[n-1].Y = max(points[n-1].Y, r.took)
-			}
-		}
-		line, err := plotter.NewLine(points)
+		line, err := plotter.NewLine(slowest(phase.served, until))
 		if err != nil {
 			return nil, err
 		}
 		line.Color, line.Width = colours[i], vg.Points(1.5)
 		p.Add(line)
 		p.Legend.Add(phase.name, line)
-		if i > 0 { // idle has no end
-			end, err := plotter.NewLine(plotter.XYs{{X: phase.seconds, Y: low}, {X: phase.seconds, Y: high}})
-			if err != nil {
-				return nil, err
-			}
-			end.Color, end.Dashes = colours[i], []vg.Length{vg.Points(4), vg.Points(3)}
-			p.Add(end)
-			p.Legend.Add(phase.name+" ends", end)
+	}
+	low, high := p.Y.Min, p.Y.Max
+	for i, phase := range phases[1:] {
+		end, err := plotter.NewLine(plotter.XYs{{X: phase.seconds, Y: low}, {X: phase.seconds, Y: high}})
+		if err != nil {
+			return nil, err
 		}
+		end.Color, end.Dashes = colours[1+i], []vg.Length{vg.Points(4), vg.Points(3)}
+		p.Add(end)
+		p.Legend.Add(phase.name+" ends", end)
 	}
 	return svg(p)
+}
+
+// slowest answers the longest time in each tenth of a second.
+func slowest(served []request, until float64) plotter.XYs {
+	const step = 0.1
+	var points plotter.XYs
+	for _, r := range served {
+		x := (math.Floor(r.at/step) + 0.5) * step
+		switch n := len(points); {
+		case r.at > until:
+			return points
+		case n == 0 || points[n-1].X < x-step/2:
+			points = append(points, plotter.XY{X: x, Y: r.took})
+		default:
+			points[n-1].Y = max(points[n-1].Y, r.took)
+		}
+	}
+	return points
 }
 
 // svg draws the legend beside the plot, on white, for pages that are dark.
@@ -146,7 +147,7 @@ func (seconds) Ticks(least, most float64) []plot.Tick {
 	return ticks
 }
 
-// powers labels 1, 2 and 5 times each power of ten in full.
+// powers labels 1, 2 and 5 times each power of ten.
 type powers struct{}
 
 func (powers) Ticks(least, most float64) []plot.Tick {
@@ -154,13 +155,21 @@ func (powers) Ticks(least, most float64) []plot.Tick {
 	for power := math.Pow(10, math.Floor(math.Log10(least))); power <= most; power *= 10 {
 		for _, times := range []float64{1, 2, 5} {
 			if v := times * power; v >= least*0.999 && v <= most*1.001 {
-				label := strings.TrimSuffix(strings.TrimRight(precise(v), "0"), ".")
-				if v >= 1 {
-					label = thousands(int(math.Round(v)))
-				}
-				ticks = append(ticks, plot.Tick{Value: v, Label: label})
+				ticks = append(ticks, plot.Tick{Value: v, Label: brief(v)})
 			}
 		}
 	}
 	return ticks
+}
+
+// brief writes 2,000,000 as 2 M.
+func brief(v float64) string {
+	unit := ""
+	switch {
+	case v > 0.999e6:
+		v, unit = v/1e6, " M"
+	case v > 0.999e3:
+		v, unit = v/1e3, " k"
+	}
+	return strconv.FormatFloat(v, 'g', 3, 64) + unit
 }

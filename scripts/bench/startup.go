@@ -35,7 +35,7 @@ func startUp(ctx context.Context, s *stage, r *report, deployed string) error {
 		if err := s.copy(ctx); err != nil {
 			return err
 		}
-		if err := s.mark(); err != nil {
+		if err := s.mark(ctx); err != nil {
 			return err
 		}
 		start := time.Now()
