@@ -118,7 +118,8 @@ func TestTheReportIsWrittenBetweenTheMarkersAndNothingElseChanges(t *testing.T) 
 	path := filepath.Join(dir, "BENCHMARKS.md")
 	curves := []curve{{"a & b", plotter.XYs{{X: 10, Y: 1e5}, {X: 100, Y: 1e6}}}}
 	phases := []phase{{"idle", 1, []request{{0.1, 2, true}, {0.5, 3, false}}}, {"purge", 1, []request{{0.1, 2, true}, {0.5, 3, false}}}}
-	var r report
+	r := report{machine: "A machine\n"}
+	r.sum("all", "well")
 	r.heading("New")
 	if err := r.write(dir, curves, phases); err == nil {
 		t.Error("written to no file")
@@ -132,7 +133,7 @@ func TestTheReportIsWrittenBetweenTheMarkersAndNothingElseChanges(t *testing.T) 
 		}
 	}
 	got, err := os.ReadFile(path)
-	if want := "before\n" + written + "\n\n### New\n\n" + untilHere + "\nafter\n"; err != nil || string(got) != want {
+	if want := "before\n" + written + "\nA machine\n\n### In short\n\n|     | median (least to most) |\n| --- | ---------------------: |\n| all |                   well |\n\n### New\n\n" + untilHere + "\nafter\n"; err != nil || string(got) != want {
 		t.Errorf("%v: %s", err, got)
 	}
 	for name, text := range map[string]string{"rows.svg": "a &amp; b", "latency.svg": "purge ends"} {

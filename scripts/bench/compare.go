@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 
@@ -53,10 +54,10 @@ func compare(ctx context.Context, s *stage, t table, entries []entry) ([]measure
 			}
 			rates[i] = float64(t.expired) / seconds
 		}
-		for i, rate := range rates {
-			if rate > 0 {
-				results[i].rate = append(results[i].rate, rate)
-				results[i].ratio = append(results[i].ratio, rate/rates[0])
+		for i, v := range rates {
+			if v > 0 {
+				results[i].rate = append(results[i].rate, v)
+				results[i].ratio = append(results[i].ratio, v/rates[0])
 			}
 		}
 	}
@@ -107,6 +108,18 @@ func addPoint(curves []curve, name string, rows int, rate float64) []curve {
 	}
 	curves[i].points = append(curves[i].points, plotter.XY{X: float64(rows), Y: rate})
 	return curves
+}
+
+// rate answers the point of a curve at so many rows.
+func rate(curves []curve, name string, rows int) float64 {
+	for _, c := range curves {
+		for _, p := range c.points {
+			if c.name == name && int(p.X) == rows {
+				return p.Y
+			}
+		}
+	}
+	return math.NaN()
 }
 
 func median(values []float64) float64 {

@@ -81,7 +81,7 @@ func run(ctx context.Context, binary, deployed, out string, p plan) error {
 	}
 	defer s.close()
 	var r report
-	if err := r.machine(ctx, s); err != nil {
+	if err := r.tellMachine(ctx, s); err != nil {
 		return err
 	}
 	var curves []curve
@@ -94,7 +94,7 @@ func run(ctx context.Context, binary, deployed, out string, p plan) error {
 		curves = found
 		load = append(load, phases...)
 	}
-	found, err := shapes(ctx, s, &r, p)
+	found, err := shapes(ctx, s, &r, p, curves)
 	if err != nil {
 		return err
 	}
@@ -157,6 +157,13 @@ func usual(ctx context.Context, s *stage, r *report, p plan, size size, curves [
 	r.comparison(results)
 	for _, m := range results {
 		curves = addPoint(curves, m.name, rows, median(m.rate))
+		if strings.HasPrefix(m.name, "purge") && rows == p.main {
+			r.sum(fmt.Sprintf("rows/s against the plain DELETE, %s rows: %s", thousands(rows), m.name), spread(m.ratio, ratio))
+			r.sum("its longest statement, ms", spread(m.longest, decimal))
+		}
+		if strings.HasPrefix(m.name, "purge") && rows > p.main {
+			r.sum(fmt.Sprintf("rows/s against those of %s rows, %s rows: %s", thousands(p.main), thousands(rows), m.name), ratio(median(m.rate)/rate(curves, m.name, p.main)))
+		}
 	}
 	if rows != p.api {
 		return curves, nil, nil
@@ -166,7 +173,7 @@ func usual(ctx context.Context, s *stage, r *report, p plan, size size, curves [
 }
 
 // shapes measures tables that are unlike the usual one.
-func shapes(ctx context.Context, s *stage, r *report, p plan) ([]curve, error) {
+func shapes(ctx context.Context, s *stage, r *report, p plan, usual []curve) ([]curve, error) {
 	var curves []curve
 	for _, t := range []table{
 		{name: "no index on expiration", expired: p.shapes.rows, live: p.shapes.rows / 100, noIndex: true},
@@ -185,6 +192,9 @@ func shapes(ctx context.Context, s *stage, r *report, p plan) ([]curve, error) {
 		r.heading(strings.ToUpper(t.name[:1]) + t.name[1:] + ": " + thousands(t.expired) + " expired rows")
 		r.comparison(results)
 		curves = addPoint(curves, "purge, "+t.name, t.expired, median(results[1].rate))
+		if t.expired == p.main {
+			r.sum("rows/s against those of the usual table: "+results[1].name+", "+t.name, ratio(median(results[1].rate)/rate(usual, results[1].name, p.main)))
+		}
 	}
 	return curves, nil
 }

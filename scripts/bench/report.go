@@ -21,8 +21,12 @@ const (
 	untilHere = "<!-- to here -->"
 )
 
-// report is Markdown, printed as it comes.
-type report struct{ text strings.Builder }
+// report is Markdown, printed as it comes; but what it comes to goes first in the file.
+type report struct {
+	machine string
+	inShort [][]string
+	text    strings.Builder
+}
 
 func (r *report) print(text string) {
 	fmt.Print(text)
@@ -33,9 +37,15 @@ func (r *report) heading(text string) { r.print("\n### " + text + "\n") }
 
 func (r *report) line(text string) { r.print("\n" + text + "\n") }
 
-// table pads the columns, for it is read in terminals too. The first is text,
-// the others are numbers.
-func (r *report) table(header []string, rows [][]string) {
+func (r *report) table(header []string, rows [][]string) { r.print(tabulate(header, rows)) }
+
+// sum adds a line to what it all comes to.
+func (r *report) sum(what, value string) { r.inShort = append(r.inShort, []string{what, value}) }
+
+// tabulate pads the columns, for they are read in terminals too. The first is
+// text, the others are numbers.
+func tabulate(header []string, rows [][]string) string {
+	var b strings.Builder
 	rule := make([]string, len(header))
 	width := make([]int, len(header))
 	for column := range header {
@@ -45,7 +55,7 @@ func (r *report) table(header []string, rows [][]string) {
 		rule[column] = strings.Repeat("-", width[column]-1) + ":"
 	}
 	rule[0] = strings.Repeat("-", width[0])
-	r.print("\n")
+	b.WriteString("\n")
 	for i, row := range append([][]string{header, rule}, rows...) {
 		for column, cell := range row {
 			space := strings.Repeat(" ", width[column]-utf8.RuneCountInString(cell))
@@ -54,21 +64,23 @@ func (r *report) table(header []string, rows [][]string) {
 			} else {
 				cell = space + cell
 			}
-			r.print("| " + cell + " ")
+			b.WriteString("| " + cell + " ")
 		}
-		r.print("|\n")
+		b.WriteString("|\n")
 	}
+	return b.String()
 }
 
-// machine tells what the numbers hold for.
-func (r *report) machine(ctx context.Context, s *stage) error {
+// tellMachine tells what the numbers hold for.
+func (r *report) tellMachine(ctx context.Context, s *stage) error {
 	var version string
 	if err := s.admin.QueryRow(ctx, "SELECT current_setting('server_version')").Scan(&version); err != nil {
 		return err
 	}
-	r.print(fmt.Sprintf("%s: PostgreSQL %s with default settings but 512 MB of shared buffers, no autovacuum and no checkpoint during a run; "+
+	r.machine = fmt.Sprintf("%s: PostgreSQL %s with default settings but 512 MB of shared buffers, no autovacuum and no checkpoint during a run; "+
 		"%s, %d processors, %s/%s, server and clients on the same. Medians; in brackets the least and the most.\n",
-		time.Now().UTC().Format(time.DateOnly), version, processor(), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH))
+		time.Now().UTC().Format(time.DateOnly), version, processor(), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH)
+	fmt.Print(r.machine)
 	return nil
 }
 
@@ -115,6 +127,9 @@ func (r *report) latencies(rounds [][]phase) {
 				name = p.name + ": insert"
 			}
 			if requests > 0 {
+				if p.name == "purge" {
+					r.sum("the API's p99 beside the purge, against idle: "+strings.TrimPrefix(name, "purge: "), spread(against, ratio))
+				}
 				rows = append(rows, []string{name, thousands(requests), spread(p50, precise), spread(p99, precise), spread(most, precise), spread(against, ratio)})
 			}
 		}
@@ -125,6 +140,8 @@ func (r *report) latencies(rounds [][]phase) {
 // write puts the report between the markers of dir's BENCHMARKS.md and draws
 // the pictures. Without a directory it draws them all the same, for nobody.
 func (r *report) write(dir string, curves []curve, phases []phase) error {
+	inShort := "\n### In short\n" + tabulate([]string{"", "median (least to most)"}, r.inShort)
+	fmt.Print(inShort)
 	pictures, err := render(curves, phases)
 	if err != nil || dir == "" {
 		return err
@@ -144,7 +161,7 @@ func (r *report) write(dir string, curves []curve, phases []phase) error {
 	if !ok || !closed {
 		return errors.New("BENCHMARKS.md lacks the markers between which the bench writes")
 	}
-	return os.WriteFile(path, []byte(before+written+"\n"+r.text.String()+"\n"+untilHere+after), 0o644)
+	return os.WriteFile(path, []byte(before+written+"\n"+r.machine+inShort+r.text.String()+"\n"+untilHere+after), 0o644)
 }
 
 // spread writes the median, and the least and most of several in brackets.
