@@ -118,7 +118,7 @@ func serve(ctx context.Context, s *stage, c cleaner, lead time.Duration) (phase,
 		first := time.Now()
 		for i := 0; ; i++ {
 			at := first.Add(time.Duration(i) * time.Second / apiRate)
-			time.Sleep(time.Until(at))
+			nap(at)
 			select {
 			case <-stop:
 				return

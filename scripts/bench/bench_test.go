@@ -133,7 +133,7 @@ func TestTheReportIsWrittenBetweenTheMarkersAndNothingElseChanges(t *testing.T) 
 		}
 	}
 	got, err := os.ReadFile(path)
-	if want := "before\n" + written + "\nA machine\n\n### In short\n\n|     | median (least to most) |\n| --- | ---------------------: |\n| all |                   well |\n\n### New\n\n" + untilHere + "\nafter\n"; err != nil || string(got) != want {
+	if want := "before\n" + written + "\nA machine\n\n### In short\n\n|     | median (least to most) |\n| --- | ---------------------: |\n| all |                   well |\n" + pictured + "\n### New\n\n" + untilHere + "\nafter\n"; err != nil || string(got) != want {
 		t.Errorf("%v: %s", err, got)
 	}
 	for name, text := range map[string]string{"rows.svg": "a &amp; b", "latency.svg": "purge ends"} {

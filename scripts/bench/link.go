@@ -90,7 +90,7 @@ func passLate(to, from net.Conn, delay time.Duration) {
 	}()
 	defer to.Close() //nolint:errcheck // the other end is gone
 	for p := range under {
-		time.Sleep(time.Until(p.due))
+		nap(p.due)
 		if _, err := to.Write(p.data); err != nil {
 			break
 		}

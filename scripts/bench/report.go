@@ -19,6 +19,12 @@ import (
 const (
 	written   = "<!-- make bench wrote from here -->"
 	untilHere = "<!-- to here -->"
+
+	pictured = `
+![Rows deleted a second, by the size of the backlog](scripts/bench/rows.svg)
+
+![The slowest of the API's requests in each tenth of a second](scripts/bench/latency.svg)
+`
 )
 
 // report is Markdown, printed as it comes; but what it comes to goes first in the file.
@@ -161,7 +167,7 @@ func (r *report) write(dir string, curves []curve, phases []phase) error {
 	if !ok || !closed {
 		return errors.New("BENCHMARKS.md lacks the markers between which the bench writes")
 	}
-	return os.WriteFile(path, []byte(before+written+"\n"+r.machine+inShort+r.text.String()+"\n"+untilHere+after), 0o644)
+	return os.WriteFile(path, []byte(before+written+"\n"+r.machine+inShort+pictured+r.text.String()+"\n"+untilHere+after), 0o644)
 }
 
 // spread writes the median, and the least and most of several in brackets.
