@@ -4,6 +4,7 @@ import (
 	"archive/zip"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -12,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"edfi-token-purge/scripts/relay"
 )
@@ -47,7 +50,7 @@ func startUp(ctx context.Context, s *stage, r *report, deployed string) error {
 			return err
 		}
 		if first.IsZero() {
-			return fmt.Errorf("the log has no DELETE")
+			return errors.New("the log has no DELETE")
 		}
 		nothing, err := invoke(ctx, s) // nothing is left
 		if err != nil {
@@ -98,7 +101,7 @@ func firstPoll(ctx context.Context, s *stage) (time.Duration, error) {
 	case at := <-polled:
 		return at.Sub(start), nil
 	case <-time.After(10 * time.Second):
-		return 0, fmt.Errorf("the function did not poll")
+		return 0, errors.New("the function did not poll")
 	}
 }
 
@@ -125,16 +128,38 @@ func (c *counter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// makeDatabases makes every step-th of so many databases, from first on.
+func makeDatabases(ctx context.Context, s *stage, first, databases, step int) error {
+	conn, err := pgx.Connect(ctx, s.rig.Postgres.URL("postgres"))
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx) //nolint:errcheck // nothing is under way
+	for i := first; i < databases; i += step {
+		if _, err := conn.Exec(ctx, fmt.Sprintf("CREATE DATABASE admin_%d TEMPLATE "+template, i)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // many measures the run over many databases that finds nothing in any.
 func many(ctx context.Context, s *stage, r *report, databases int) error {
 	say(fmt.Sprintf("making %s databases", thousands(databases)))
 	if err := s.fill(ctx, table{}); err != nil {
 		return err
 	}
-	for i := range databases {
-		if _, err := s.admin.Exec(ctx, fmt.Sprintf("CREATE DATABASE admin_%d TEMPLATE "+template, i)); err != nil {
-			return err
-		}
+	const makers = 4
+	made := make(chan error, makers)
+	for maker := range makers {
+		go func() { made <- makeDatabases(ctx, s, maker, databases, makers) }()
+	}
+	var errs []error
+	for range makers {
+		errs = append(errs, <-made)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
 	}
 	between, err := relay.New(net.JoinHostPort(s.rig.Postgres.Host, strconv.Itoa(int(s.rig.Postgres.Port))))
 	if err != nil {
