@@ -32,6 +32,7 @@ type plan struct {
 	peersFor  time.Duration // a peer that would take longer is left out
 	shapes    size          // of the odd tables
 	live      int           // rows of the table of which 1 % has expired
+	starts    int           // cold ones
 	databases int           // of the empty run over many
 }
 
@@ -42,13 +43,13 @@ var (
 	full = plan{
 		sizes: []size{{50_000, 3}, {250_000, 3}, {1_000_000, 5}, {4_000_000, 3}, {10_000_000, 1}},
 		main:  1_000_000, api: 4_000_000, apiRuns: 3, idle: 5 * time.Second, peersFor: 20 * time.Second,
-		shapes: size{1_000_000, 3}, live: 4_000_000, databases: 1000,
+		shapes: size{1_000_000, 3}, live: 4_000_000, starts: 10, databases: 1000,
 	}
 	// short only shows that everything works.
 	short = plan{
 		sizes: []size{{20_000, 1}, {100_000, 1}},
 		main:  100_000, api: 100_000, apiRuns: 1, idle: time.Second, peersFor: 2 * time.Second,
-		shapes: size{100_000, 1}, live: 100_000, databases: 20,
+		shapes: size{100_000, 1}, live: 100_000, starts: 2, databases: 20,
 	}
 )
 
@@ -99,7 +100,7 @@ func run(ctx context.Context, binary, deployed, out string, p plan) error {
 		return err
 	}
 	curves = append(curves, found...)
-	if err := startUp(ctx, s, &r, deployed); err != nil {
+	if err := startUp(ctx, s, &r, p.starts, deployed); err != nil {
 		return err
 	}
 	if err := many(ctx, s, &r, p.databases); err != nil {

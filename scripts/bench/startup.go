@@ -19,18 +19,15 @@ import (
 	"edfi-token-purge/scripts/relay"
 )
 
-// startUps is how often a cold start is measured: it takes no time.
-const startUps = 10
-
-// startUp measures cold starts, and the binary.
-func startUp(ctx context.Context, s *stage, r *report, deployed string) error {
+// startUp measures so many cold starts, and the binary.
+func startUp(ctx context.Context, s *stage, r *report, starts int, deployed string) error {
 	say("cold starts")
 	if err := s.fill(ctx, table{expired: 50_000}); err != nil {
 		return err
 	}
 	defer s.empty()
 	var polls, deletes, idle []float64
-	for range startUps {
+	for range starts {
 		poll, err := firstPoll(ctx, s)
 		if err != nil {
 			return err
