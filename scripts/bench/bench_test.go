@@ -161,3 +161,28 @@ func TestAPeerThatWouldTakeTooLongIsFoundByItsGrowth(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+func TestTheLogTellsTheLongestStatementAndTheFirstDeleteThatRan(t *testing.T) {
+	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	if _, err := log.WriteString(`api|1000.000|LOG:  duration: 900.000 ms  execute stmt_1: DELETE FROM t
+edfi-token-purge|1001.000|LOG:  duration: 3.000 ms  parse stmt_2: 
+	DELETE FROM t
+edfi-token-purge|1002.000|LOG:  duration: 7.500 ms  execute stmt_2: 
+	DELETE FROM t
+cleaner|1003.000|LOG:  duration: 12.250 ms  statement: DELETE FROM t
+`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := log.Seek(0, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	s := stage{log: log}
+	longest, first, err := s.statements()
+	if err != nil || longest != 12.25 || !first.Equal(time.Unix(1002, 0)) {
+		t.Errorf("%v ms, first %v, %v", longest, first, err)
+	}
+}

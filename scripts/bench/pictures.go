@@ -28,6 +28,7 @@ var colours = []color.Color{
 
 // render answers the pictures by file name.
 func render(curves []curve, phases []phase) (map[string][]byte, error) {
+	plot.DefaultFont = font.Font{Typeface: "Liberation", Variant: "Sans"}
 	rates, err := drawRates(curves)
 	if err != nil {
 		return nil, err
@@ -133,8 +134,6 @@ func svg(p *plot.Plot) ([]byte, error) {
 	// Where Liberation is missing, Arial and Helvetica are as wide.
 	return bytes.ReplaceAll(b.Bytes(), []byte("font-family:Liberation Sans;"), []byte("font-family:Liberation Sans,Arial,Helvetica,sans-serif;")), err
 }
-
-func init() { plot.DefaultFont = font.Font{Typeface: "Liberation", Variant: "Sans"} }
 
 // seconds labels each second.
 type seconds struct{}

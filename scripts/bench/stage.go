@@ -168,7 +168,7 @@ func (s *stage) snapshot(ctx context.Context) (*pgx.Conn, error) {
 	return conn, err
 }
 
-var logged = regexp.MustCompile(`^(?:edfi-token-purge|cleaner)\|([0-9.]+)\|LOG:  duration: ([0-9.]+) ms`)
+var logged = regexp.MustCompile(`^(?:edfi-token-purge|cleaner)\|([0-9.]+)\|LOG:  duration: ([0-9.]+) ms  (\w*)`)
 
 // mark has statements read from here on, and what has expired until now gone.
 func (s *stage) mark(ctx context.Context) error {
@@ -183,7 +183,7 @@ func (s *stage) mark(ctx context.Context) error {
 func (s *stage) statements() (longest float64, first time.Time, err error) {
 	lines := bufio.NewScanner(s.log)
 	lines.Buffer(nil, 1<<20)
-	var ended float64
+	ended, ran := 0.0, false
 	for lines.Scan() {
 		if m := logged.FindStringSubmatch(lines.Text()); m != nil {
 			ms, err := strconv.ParseFloat(m[2], 64)
@@ -194,8 +194,9 @@ func (s *stage) statements() (longest float64, first time.Time, err error) {
 			if ended, err = strconv.ParseFloat(m[1], 64); err != nil {
 				return 0, first, err
 			}
+			ran = m[3] == "execute" || m[3] == "statement" // and is not only being prepared
 		}
-		if first.IsZero() && strings.Contains(lines.Text(), "DELETE FROM") {
+		if first.IsZero() && ran && strings.Contains(lines.Text(), "DELETE FROM") {
 			first = time.UnixMicro(int64(ended * 1e6))
 		}
 	}
