@@ -48,8 +48,8 @@ var (
 	// short only shows that everything works.
 	short = plan{
 		sizes: []size{{20_000, 1}, {100_000, 1}},
-		main:  100_000, api: 100_000, apiRuns: 1, idle: time.Second, peersFor: 2 * time.Second,
-		shapes: size{100_000, 1}, live: 100_000, starts: 2, databases: 20,
+		main:  20_000, api: 100_000, apiRuns: 1, idle: time.Second, peersFor: 2 * time.Second,
+		shapes: size{20_000, 1}, live: 100_000, starts: 2, databases: 20,
 	}
 )
 
