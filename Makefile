@@ -10,7 +10,7 @@ TOOLS      := $(GO) tool -modfile=scripts/tools/go.mod
 # The race detector needs a C compiler.
 RACE       := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
-.PHONY: help demo test test-sqlserver soak lint bench build local validate deploy invoke logs destroy clean update-ca build-PurgeTokens
+.PHONY: help demo test test-sqlserver soak lint bench bench-short build local validate deploy invoke logs destroy clean update-ca build-PurgeTokens
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,8 +33,11 @@ lint: ## format, vet and staticcheck
 	$(GO) vet ./...
 	$(TOOLS) staticcheck ./...
 
-bench: bin/host/bootstrap ## rows a second against one plain DELETE, longest statement
-	$(GO) run ./scripts/bench bin/host/bootstrap
+bench: build bin/host/bootstrap ## measure against one plain DELETE and others; writes BENCHMARKS.md
+	$(GO) run ./scripts/bench -out . -deployed bin/bootstrap bin/host/bootstrap
+
+bench-short: build bin/host/bootstrap ## a little of the same, printed; judges nothing
+	$(GO) run ./scripts/bench -short -deployed bin/bootstrap bin/host/bootstrap
 
 build: ## the Lambda's binary for arm64, bin/bootstrap
 	GOOS=linux GOARCH=arm64 $(BUILD) -o bin/bootstrap $(FUNCTION)
