@@ -10,7 +10,11 @@ TOOLS      := $(GO) tool -modfile=scripts/tools/go.mod
 # The race detector needs a C compiler.
 RACE       := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
-.PHONY: help demo test test-sqlserver soak lint bench bench-short build local validate deploy invoke logs destroy clean update-ca build-PurgeTokens
+# Inputs for each target, a few seconds' worth. Not a time: at its end Go's own
+# fuzzer, before 1.27, now and then fails with "context deadline exceeded".
+FUZZTIME   ?= 10000x
+
+.PHONY: help demo test fuzz test-sqlserver soak lint bench bench-short build local validate deploy invoke logs destroy clean update-ca build-PurgeTokens
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,9 +22,15 @@ help: ## this list
 demo: bin/host/bootstrap ## one scheduled run on this machine alone, against a throwaway PostgreSQL
 	@$(GO) run ./scripts/demo bin/host/bootstrap
 
-test: ## all tests, on a real PostgreSQL; on SQL Server too where TEST_SQLSERVER_URL is set
+test: fuzz ## all tests, on a real PostgreSQL; on SQL Server too where TEST_SQLSERVER_URL is set
 	@[ -n "$$TEST_SQLSERVER_URL" ] || echo 'SQL SERVER IS NOT TESTED: TEST_SQLSERVER_URL is not set; make test-sqlserver starts a server with Docker'
 	$(GO) test $(RACE) -shuffle=on -parallel=16 -timeout=10m ./...
+
+fuzz: ## throw nonsense at the parsers of events, settings and secrets; FUZZTIME=10m for long
+	@mkdir -p bin; grep -ro --include='*_test.go' '^func Fuzz[A-Za-z]*' functions | sort | while IFS=: read -r file target; do \
+		echo "$${target#func }, $(FUZZTIME)"; \
+		$(GO) test -run='^$$' -fuzz="^$${target#func }$$" -fuzztime=$(FUZZTIME) "./$$(dirname "$$file")" >bin/fuzz.log 2>&1 || { cat bin/fuzz.log; exit 1; }; \
+	done
 
 test-sqlserver: ## what needs a SQL Server, on one that Docker starts
 	@scripts/sqlserver-test.sh

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -73,13 +74,27 @@ func TestEveryFaultIsNamedAndNoValueShown(t *testing.T) {
 }
 
 func FuzzReadConfig(f *testing.F) {
-	f.Add("s", "A,B*,!C", "1h", "5", "verify-full")
-	f.Add("", ",", "-1h", "x", "")
-	f.Fuzz(func(t *testing.T, id, databases, duration, number, choice string) {
-		c, err := readConfig(env("SECRET_ID="+id, "DATABASES="+databases, "GRACE_PERIOD="+duration, "STOP_BEFORE="+duration,
-			"BATCH_SIZE="+number, "MAX_ROWS="+number, "DB_TLS="+choice))
-		if err == nil && (c.policy.Grace < 0 || c.policy.BatchSize < 0 || c.policy.MaxRows < 0 || c.secretID == "") {
-			t.Errorf("%+v", c)
+	f.Add("s", "A,B*,!C", "1h", "5", "verify-full", "")
+	f.Add("", ",", "-1h", "x", "", "postgres://u:hunter2@h/d")
+	f.Fuzz(func(t *testing.T, id, databases, duration, number, choice, url string) {
+		names := []string{"SECRET_ID", "DATABASES", "GRACE_PERIOD", "STOP_BEFORE", "BATCH_SIZE", "MAX_ROWS", "DB_PORT", "DB_TLS", "DB_ENGINE", "DATABASE_URL"}
+		values := []string{id, databases, duration, duration, number, number, number, choice, choice, url}
+		// Once as they are, and once with a mark in each that no error may show.
+		for _, mark := range []string{"", "hunter2"} {
+			c, err := readConfig(func(name string) string {
+				if i := slices.Index(names, name); i >= 0 && values[i] != "" {
+					return values[i] + mark
+				}
+				return ""
+			})
+			switch {
+			case err == nil && (c.policy.Grace < 0 || c.policy.StopBefore < 0 || c.policy.BatchSize < 0 || c.policy.MaxRows < 0 || c.secretID == "" && c.login.Host == ""):
+				t.Errorf("%+v", c)
+			case err != nil && !slices.ContainsFunc(names, func(name string) bool { return strings.HasPrefix(err.Error(), name+" ") }):
+				t.Errorf("no variable is named: %v", err)
+			case err != nil && strings.Contains(err.Error(), "hunter2"):
+				t.Errorf("a value is shown: %v", err)
+			}
 		}
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	_ "embed"
 	"errors"
+	"sync"
 )
 
 // RDS instances present certificates of Amazon's RDS authorities, which are in
@@ -14,9 +15,8 @@ import (
 //go:embed rds.pem
 var rds []byte
 
-// Pool answers the system's roots, those of RDS, and those in extra, a PEM
-// file's content; nil is none.
-func Pool(extra []byte) (*x509.CertPool, error) {
+// builtIn is parsed once.
+var builtIn = sync.OnceValues(func() (*x509.CertPool, error) {
 	pool, err := x509.SystemCertPool()
 	if err != nil {
 		pool = x509.NewCertPool() // a system without a store still has RDS
@@ -24,6 +24,17 @@ func Pool(extra []byte) (*x509.CertPool, error) {
 	if !pool.AppendCertsFromPEM(rds) {
 		return nil, errors.New("the embedded bundle holds no certificate")
 	}
+	return pool, nil
+})
+
+// Pool answers the system's roots, those of RDS, and those in extra, a PEM
+// file's content; nil is none.
+func Pool(extra []byte) (*x509.CertPool, error) {
+	base, err := builtIn()
+	if err != nil {
+		return nil, err
+	}
+	pool := base.Clone()
 	if extra != nil && !pool.AppendCertsFromPEM(extra) {
 		return nil, errors.New("the PEM file holds no certificate")
 	}
