@@ -17,8 +17,8 @@ const (
 	// After a lock error the loop rests up to this long: a deadlock is reported
 	// at once, and two sessions that step back in step meet again.
 	lockedRest = 200 * time.Millisecond
-	// So many batches are cut ahead of those that are being deleted: as many as
-	// go while the ends of some more are read.
+	// So many batches for each connection are cut ahead of those that are being
+	// deleted: as many as go while the ends of some more are read.
 	jobsReady = 4
 	// After so many batches the backlog is large enough to be worth more
 	// connections, so that one reads while the others delete.
@@ -46,7 +46,7 @@ type job struct {
 // is an error.
 func (r *run) sweep(ctx context.Context, todo []part) (left []part, failure error) {
 	concurrency := max(1, r.policy.Concurrency)
-	most := jobsReady + concurrency - 1 // jobs in flight
+	most := jobsReady * (concurrency + 1) // jobs in flight
 	jobs, done := make(chan job, most), make(chan job, most)
 	var workers sync.WaitGroup
 	work := func(c *conn) { workers.Go(func() { r.work(ctx, c, jobs, done) }) }
