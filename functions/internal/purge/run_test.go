@@ -313,6 +313,8 @@ type lossy struct {
 }
 
 func (l *lossy) Open(context.Context, string, bool) (Table, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.gone > 0 {
 		l.gone--
 		return nil, fmt.Errorf("connect: %w", ErrLost)
@@ -321,11 +323,14 @@ func (l *lossy) Open(context.Context, string, bool) (Table, error) {
 }
 
 func (l *lossy) Delete(ctx context.Context, r Range) (int64, error) {
+	l.mu.Lock()
 	if l.every > 0 && l.deletes%l.every == l.every-1 {
 		l.deletes++
 		l.gone = l.down
 	}
-	if l.gone > 0 {
+	lost := l.gone > 0
+	l.mu.Unlock()
+	if lost {
 		return 0, fmt.Errorf("delete: %w", ErrLost)
 	}
 	return l.fake.Delete(ctx, r)
