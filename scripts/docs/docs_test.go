@@ -243,6 +243,21 @@ func TestTroubleshootingGoesByErrorsThatThereAre(t *testing.T) {
 	}
 }
 
+func TestTheReadmeJustifiesEveryDependency(t *testing.T) {
+	passage := section(t, page(t, "README.md"), "Build")
+	direct := regexp.MustCompile(`(?m)^\t(\S+) v\S+$`).FindAllStringSubmatch(page(t, "go.mod"), -1)
+	for _, m := range direct {
+		// The last part of a path, but for a version, names a module.
+		name := filepath.Base(regexp.MustCompile(`/v\d+$`).ReplaceAllString(m[1], ""))
+		if !regexp.MustCompile("`([^`]*/)?" + regexp.QuoteMeta(name) + "`").MatchString(passage) {
+			t.Errorf("the README does not say what %s is for", m[1])
+		}
+	}
+	if len(direct) < 5 {
+		t.Errorf("only %d dependencies in go.mod", len(direct))
+	}
+}
+
 func TestEveryAlarmIsExplained(t *testing.T) {
 	alarms := regexp.MustCompile(`AlarmName: !Sub \$\{AWS::StackName\}-(\S+)`).FindAllStringSubmatch(page(t, "template.yaml"), -1)
 	listed := firstColumn(section(t, page(t, "README.md"), "Metrics and alarms"))
