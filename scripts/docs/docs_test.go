@@ -215,7 +215,7 @@ func TestTheReadmeListsEverySetting(t *testing.T) {
 }
 
 // Some errors are those of others, which the function passes on.
-var othersErrors = []string{"no EC2 IMDS role found", "server refused TLS connection"}
+var othersErrors = []string{"no EC2 IMDS role found"}
 
 func TestTroubleshootingGoesByErrorsThatThereAre(t *testing.T) {
 	var texts strings.Builder

@@ -518,7 +518,7 @@ func (t *table) explain(doing string, err error) error {
 	}
 	var certificate *tls.CertificateVerificationError
 	if errors.As(err, &certificate) {
-		return say("the server's certificate can't be verified: %s; check that the host is the name in the certificate, and give its authority in DB_CA_BUNDLE where it is none of Amazon's", certificate.Err)
+		return say("%s", purge.Unverified(certificate.Err.Error()))
 	}
 	if strings.Contains(err.Error(), "server refused TLS connection") { // an error that pgx has no name for
 		return say("server refused TLS connection: turn TLS on there (ssl = on), or set DB_TLS=disable, which sends all in plaintext")

@@ -104,3 +104,16 @@ func Encryption(state *tls.ConnectionState) Finding {
 	}
 	return Info("tls", text)
 }
+
+// Unverified says why a server's certificate was refused, in the words of
+// crypto/x509, and what to do.
+func Unverified(reason string) string {
+	remedy := "give the name that is in it as DB_HOST"
+	switch {
+	case strings.Contains(reason, "unknown authority"):
+		remedy = "give its authority in DB_CA_BUNDLE, if you trust it; Amazon's own are built in, but for some regions"
+	case strings.Contains(reason, "expired"):
+		remedy = "renew it; on RDS, choose a newer authority for the instance"
+	}
+	return "the server's certificate can't be verified: " + reason + "; " + remedy
+}

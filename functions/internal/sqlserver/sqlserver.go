@@ -523,7 +523,7 @@ func (t *table) explain(doing string, err error) error {
 	// The driver keeps but the text.
 	if text := err.Error(); strings.Contains(text, "failed to verify certificate") {
 		_, reason, _ := strings.Cut(text, "failed to verify certificate: ")
-		return say("the server's certificate can't be verified: %s; check that the host is the name in the certificate, and give its authority in DB_CA_BUNDLE where it is none of Amazon's", reason)
+		return say("%s", purge.Unverified(reason))
 	}
 	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &network) && network.Timeout() {
 		return say("%w: no answer in time: check host and port, security groups, and that the function runs in the database's VPC", purge.ErrLost)
