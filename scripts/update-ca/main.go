@@ -103,8 +103,8 @@ func (u update) read(address string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(answer.Body, mostBytes))
 }
 
-// parse answers the authorities in a PEM file by name, each once, and those
-// that are of no use: expired, or of AWS's own tests.
+// parse answers the root authorities in a PEM file by name, each once, and what
+// is of no use: expired, of AWS's own tests, or no root, which the server sends.
 func parse(text []byte, now time.Time) (roots, left []*x509.Certificate, err error) {
 	unread := bytes.Count(text, []byte("-----BEGIN "))
 	for ; ; unread-- {
@@ -125,7 +125,8 @@ func parse(text []byte, now time.Time) (roots, left []*x509.Certificate, err err
 			return nil, nil, fmt.Errorf("%s is no certificate authority", name)
 		case !strings.HasPrefix(name, "Amazon RDS "):
 			return nil, nil, fmt.Errorf("%s is no authority of Amazon RDS", name)
-		case now.After(root.NotAfter), strings.Contains(name, " Beta "), strings.Contains(name, " Preview "):
+		case now.After(root.NotAfter), strings.Contains(name, " Beta "), strings.Contains(name, " Preview "),
+			!bytes.Equal(root.RawIssuer, root.RawSubject):
 			left = append(left, root)
 		case !slices.ContainsFunc(roots, root.Equal):
 			roots = append(roots, root)

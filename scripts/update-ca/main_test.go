@@ -23,13 +23,18 @@ var now = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 // root makes the certificate of an authority, or of a server, in PEM.
 func root(t *testing.T, name string, until time.Time, isCA bool) string {
 	t.Helper()
+	return issued(t, name, name, until, isCA)
+}
+
+func issued(t *testing.T, name, issuer string, until time.Time, isCA bool) string {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: until.AddDate(-9, 0, 0),
 		NotAfter: until, IsCA: isCA, BasicConstraintsValid: true}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	der, err := x509.CreateCertificate(rand.Reader, template, &x509.Certificate{Subject: pkix.Name{CommonName: issuer}}, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +67,8 @@ func TestTheBundleIsRenewedAndTheChangeIsTold(t *testing.T) {
 	stays, comes, goes := root(t, "Amazon RDS b-1 Root CA", later, true), root(t, "Amazon RDS a-1 Root CA", later.AddDate(1, 0, 0), true),
 		root(t, "Amazon RDS c-1 Root CA", later, true)
 	old := root(t, "Amazon RDS d-1 2019 CA", now.AddDate(0, 0, -1), true)
-	after, out, err := renew(t, stays+goes, "text\n"+stays+comes+stays+old+root(t, "Amazon RDS Beta a-1 Root CA", later, true), 200, false)
+	after, out, err := renew(t, stays+goes, "text\n"+stays+comes+stays+old+root(t, "Amazon RDS Beta a-1 Root CA", later, true)+
+		issued(t, "Amazon RDS a-1 CA", "Amazon RDS a-1 Root CA", later, true), 200, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +78,7 @@ func TestTheBundleIsRenewedAndTheChangeIsTold(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s", after, want)
 	}
 	wantOut := "2 authorities, the first expires on 2056-11-24\nleft out: Amazon RDS d-1 2019 CA, until 2026-11-23\n" +
-		"left out: Amazon RDS Beta a-1 Root CA, until 2056-11-24\nadded: Amazon RDS a-1 Root CA, until 2057-11-24\nremoved: Amazon RDS c-1 Root CA, until 2056-11-24\n"
+		"left out: Amazon RDS Beta a-1 Root CA, until 2056-11-24\nleft out: Amazon RDS a-1 CA, until 2056-11-24\nadded: Amazon RDS a-1 Root CA, until 2057-11-24\nremoved: Amazon RDS c-1 Root CA, until 2056-11-24\n"
 	if out != wantOut {
 		t.Errorf("got\n%s\nwant\n%s", out, wantOut)
 	}
