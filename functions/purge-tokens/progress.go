@@ -253,11 +253,14 @@ func (p *progress) expect(rows int64) {
 	p.total += max(0, rows)
 }
 
-// Delete lets a batch that has begun end, although ctx is canceled meanwhile, and
+// Delete lets batches that have begun end, although ctx is canceled meanwhile, and
 // begins none thereafter.
-func (t watchedTable) Delete(ctx context.Context, r purge.Range) (int64, error) {
+func (t watchedTable) Delete(ctx context.Context, batches []purge.Range, answer func(int64, error)) {
 	if errors.Is(ctx.Err(), context.Canceled) {
-		return 0, ctx.Err()
+		for range batches {
+			answer(0, ctx.Err())
+		}
+		return
 	}
 	t.progress.begin()
 	whole := context.WithoutCancel(ctx)
@@ -266,9 +269,10 @@ func (t watchedTable) Delete(ctx context.Context, r purge.Range) (int64, error) 
 		whole, cancel = context.WithDeadline(whole, deadline)
 		defer cancel()
 	}
-	n, err := t.Table.Delete(whole, r)
-	t.progress.add(n)
-	return n, err
+	t.Table.Delete(whole, batches, func(rows int64, err error) {
+		t.progress.add(rows)
+		answer(rows, err)
+	})
 }
 
 func (p *progress) begin() {

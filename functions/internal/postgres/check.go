@@ -22,7 +22,7 @@ func (t *table) Check(ctx context.Context) ([]purge.Finding, error) {
 		rowSecurity, pgAgent, pgCron   bool
 		tableSize, indexes, live, dead int64
 	)
-	if err := t.begin(ctx, false, sqlCheck); err != nil {
+	if err := t.begin(ctx, byIndex, sqlCheck, 1); err != nil {
 		return nil, t.explain("check the database", err)
 	}
 	err := t.conn.QueryRow(ctx, sqlCheck, t.oid).Scan(&version, &zone, &role, &triggers, &rules, &rowSecurity,

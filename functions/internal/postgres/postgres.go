@@ -3,6 +3,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -42,6 +43,12 @@ const (
 	// their index entries stay until VACUUM comes, and a single look over a
 	// million of them takes longer than any batch.
 	lookRows = 50_000
+	// emptiedRows is from how many deleted rows on, for each page of the table, a
+	// look that reads the table itself is quicker than one over all those entries.
+	emptiedRows = 40
+	// lockedAhead is how often the longest wait for a lock must fit into the time
+	// left, for a statement to be sent before the one ahead of it has ended.
+	lockedAhead = 8
 	// chunkPages is how many pages one statement on a physical range covers at
 	// most, 8 MB, so that it stays short where few rows have expired.
 	chunkPages = 1024
@@ -52,6 +59,9 @@ const (
 	// listPages is the same for PostgreSQL 13, where each place is listed.
 	listPages = 16
 )
+
+// errNoAnswer is for what ended without an error of its own.
+var errNoAnswer = errors.New("the connection ended before the answer")
 
 // Server is a PostgreSQL server and the login for it.
 type Server struct {
@@ -65,7 +75,7 @@ type Server struct {
 
 // Open implements [purge.Engine].
 func (s Server) Open(ctx context.Context, database string, claim bool) (purge.Table, error) {
-	t := &table{server: s, database: database, prepared: map[string]bool{}}
+	t := &table{server: s, database: database, prepared: map[string]*pgconn.StatementDescription{}}
 	if err := t.open(ctx, claim); err != nil {
 		t.Close()
 		return nil, err
@@ -87,10 +97,11 @@ type table struct {
 	version  int                // 150004 is 15.4
 	marks    []pgtype.Timestamp // about every lookRows rows, ascending
 	unmarked int                // rows since the last mark
+	cut      int64              // rows of all batches
 	ahead    ahead
-	limits   *limits         // nil is none set
-	prepared map[string]bool // statements
-	began    time.Time       // the last statement
+	limits   *limits // nil is none set
+	prepared map[string]*pgconn.StatementDescription
+	began    time.Time // the last statement
 }
 
 // Databases lists all databases of the server, by way of the one named.
@@ -200,6 +211,15 @@ type rows struct {
 	lower, upper pgtype.TID
 }
 
+// args are the parameters of a statement on r.
+func (r rows) args(more ...any) []any {
+	args := []any{r.from, r.to}
+	if r.physical {
+		args = append(args, r.lower, r.upper)
+	}
+	return append(args, more...)
+}
+
 func timestamp(t time.Time) pgtype.Timestamp {
 	return pgtype.Timestamp{Time: t.UTC(), Valid: true}
 }
@@ -217,13 +237,22 @@ func (t *table) Expired(limit time.Time) purge.Range {
 
 // Oldest implements [purge.Table].
 func (t *table) Oldest(ctx context.Context, r purge.Range) (time.Time, purge.Range, error) {
-	for _, look := range t.looks(r.(rows)) {
+	looks, err := t.looks(ctx, r.(rows))
+	if err != nil {
+		return time.Time{}, nil, t.explain("read the table's size", err)
+	}
+	for _, look := range looks {
 		var oldest pgtype.Timestamp
-		sql, args := sqlOldest, []any{look.from, look.to}
-		if look.physical && t.readsRanges() { // a list of all places would be too long
-			sql, args = sqlOldestPhysical, append(args, look.lower, look.upper)
+		plan, sql, args := byIndex, sqlOldest, look.args()
+		switch {
+		case look.physical && t.readsRanges():
+			plan, sql = byPlace, sqlOldestPhysical
+		case look.physical: // a list of all places would be too long
+			plan, args = inSequence, args[:2]
+		case look.emptied:
+			plan = inSequence
 		}
-		if err := t.row(ctx, look.physical, &oldest, sql, args...); err != nil {
+		if err := t.row(ctx, plan, &oldest, sql, args...); err != nil {
 			return time.Time{}, nil, t.explain("look for expired rows", err)
 		}
 		if !oldest.Valid {
@@ -238,20 +267,36 @@ func (t *table) Oldest(ctx context.Context, r purge.Range) (time.Time, purge.Ran
 	return time.Time{}, nil, nil
 }
 
+// look is a part of a range that one statement looks at.
+type look struct {
+	rows
+	emptied bool // most of the table is deleted, so that reading it all is quicker
+}
+
 // looks splits r at the marks, so that no look passes over too many deleted
-// rows.
-func (t *table) looks(r rows) []rows {
+// rows; or not at all, where they are most of the table.
+func (t *table) looks(ctx context.Context, r rows) (looks []look, err error) {
 	if r.physical || !t.indexed {
-		return []rows{r}
+		return []look{{rows: r}}, nil
 	}
-	var looks []rows
+	if t.cut >= lookRows && r.from.InfinityModifier == pgtype.NegativeInfinity {
+		pages, err := t.pages(ctx)
+		if err != nil || t.cut >= emptiedRows*int64(pages) {
+			return []look{{r, true}}, err
+		}
+	}
 	for _, mark := range t.marks {
 		if before(r.from, mark) && before(mark, r.to) {
-			looks = append(looks, rows{from: r.from, to: mark})
+			looks = append(looks, look{rows: rows{from: r.from, to: mark}})
 			r.from = mark
 		}
 	}
-	return append(looks, r)
+	return append(looks, look{rows: r}), nil
+}
+
+// pages answers how many the table has.
+func (t *table) pages(ctx context.Context) (pages uint32, err error) {
+	return pages, t.row(ctx, byIndex, &pages, sqlPages, t.oid)
 }
 
 func before(a, b pgtype.Timestamp) bool {
@@ -270,7 +315,7 @@ func instant(t pgtype.Timestamp) time.Time {
 func (t *table) Count(ctx context.Context, r purge.Range) (int64, error) {
 	var count int64
 	part := r.(rows)
-	err := t.row(ctx, false, &count, sqlCount, part.from, part.to)
+	err := t.row(ctx, byIndex, &count, sqlCount, part.args()...)
 	return count, t.explain("count expired rows", err)
 }
 
@@ -319,10 +364,10 @@ func (t *table) readAhead(ctx context.Context, part rows, n int) error {
 	if !t.indexed { // each end costs a reading of the whole table
 		most = 1
 	}
-	if err := t.begin(ctx, false, sqlEnds); err != nil {
+	if err := t.begin(ctx, byIndex, sqlEnds, 1); err != nil {
 		return err
 	}
-	read, _ := t.conn.Query(ctx, sqlEnds, part.from, part.to, n, most) // the error comes below
+	read, _ := t.conn.Query(ctx, sqlEnds, part.args(n, most)...) // the error comes below
 	ends, err := pgx.CollectRows(read, pgx.RowTo[pgtype.Timestamp])
 	if err != nil {
 		return err
@@ -340,6 +385,7 @@ func (t *table) readAhead(ctx context.Context, part rows, n int) error {
 
 func (t *table) mark(end pgtype.Timestamp, n int) {
 	last := len(t.marks) - 1
+	t.cut += int64(n)
 	if t.unmarked += n; t.unmarked < lookRows || last >= 0 && !before(t.marks[last], end) {
 		return
 	}
@@ -349,8 +395,8 @@ func (t *table) mark(end pgtype.Timestamp, n int) {
 // nextPhysical is Next by place instead of expiration.
 func (t *table) nextPhysical(ctx context.Context, part rows, n int) (purge.Batch, purge.Range, error) {
 	if !part.physical { // from the first page to the last one of now
-		var pages uint32
-		if err := t.row(ctx, true, &pages, sqlPages, t.oid); err != nil {
+		pages, err := t.pages(ctx)
+		if err != nil {
 			return purge.Batch{}, nil, t.explain("read the table's size", err)
 		}
 		part.physical, part.lower, part.upper = true, page(0), page(pages)
@@ -363,9 +409,12 @@ func (t *table) nextPhysical(ctx context.Context, part rows, n int) (purge.Batch
 	if end := part.lower.BlockNumber + pages; end < part.upper.BlockNumber {
 		batch.upper = page(end)
 	}
-	err := t.row(ctx, true, &batch.upper, t.physical(sqlEndPhysical), batch.from, batch.to, batch.lower, batch.upper, n)
+	err := t.row(ctx, byPlace, &batch.upper, t.physical(sqlEndPhysical), batch.args(n)...)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return purge.Batch{}, nil, t.explain("find the next batch", err)
+	}
+	if err == nil {
+		t.cut += int64(n)
 	}
 	if rest.lower = batch.upper; rest.lower == rest.upper {
 		return purge.Batch{Rows: batch}, nil, nil
@@ -388,48 +437,129 @@ func (t *table) physical(sql string) string {
 func page(number uint32) pgtype.TID { return pgtype.TID{BlockNumber: number, Valid: true} }
 
 // Delete implements [purge.Table].
-func (t *table) Delete(ctx context.Context, r purge.Range) (int64, error) {
-	part := r.(rows)
-	sql, args := sqlDelete, []any{part.from, part.to}
-	if part.physical {
-		sql, args = t.physical(sqlDeletePhysical), append(args, part.lower, part.upper)
+func (t *table) Delete(ctx context.Context, batches []purge.Range, answer func(int64, error)) {
+	for len(batches) > 0 {
+		first, n := batches[0].(rows), 1
+		for n < len(batches) && batches[n].(rows).physical == first.physical {
+			n++
+		}
+		batches = batches[t.deleteAlike(ctx, batches[:n], answer):]
 	}
-	err := t.begin(ctx, part.physical, sql)
-	if err != nil {
-		return 0, t.explain("delete", err)
+}
+
+// deleteAlike deletes batches that are all physical, or none, in a pipeline: each
+// DELETE is followed by a Sync, which commits it, and one is always sent before
+// the answer to the one ahead of it, so that the server need not wait for the
+// link. It answers how many batches it got to before its limits had to be set
+// anew.
+func (t *table) deleteAlike(ctx context.Context, batches []purge.Range, answer func(int64, error)) int {
+	plan, sql := byIndex, sqlDelete
+	if batches[0].(rows).physical {
+		plan, sql = byPlace, t.physical(sqlDeletePhysical)
 	}
-	tag, err := t.conn.Exec(ctx, sql, args...)
-	if err != nil {
-		return 0, t.explain("delete", err)
+	flying := min(t.mostFlying(ctx), len(batches))
+	failure := t.begin(ctx, plan, sql, flying)
+	if failure != nil {
+		for range batches {
+			answer(0, t.explain("delete", failure))
+		}
+		return len(batches)
 	}
-	return tag.RowsAffected(), nil
+	pipeline := t.conn.PgConn().StartPipeline(ctx)
+	defer pipeline.Close() //nolint:errcheck // each statement has told its own
+	var encoded pgx.ExtendedQueryBuilder
+	sent := 0
+	for answered := 0; ; answered++ {
+		for failure == nil && sent < min(answered+flying, len(batches)) && (sent == 0 || t.limits.stand(time.Now())) {
+			if failure = encoded.Build(t.conn.TypeMap(), t.prepared[sql], batches[sent].(rows).args()); failure == nil {
+				pipeline.SendQueryStatement(t.prepared[sql], encoded.ParamValues, encoded.ParamFormats, encoded.ResultFormats)
+				failure = pipeline.Sync()
+			}
+			sent++
+		}
+		if answered == sent {
+			return sent
+		}
+		deleted, err := int64(0), failure
+		if err == nil {
+			deleted, err = committed(pipeline)
+		}
+		answer(deleted, t.explain("delete", err))
+		t.began = time.Now()
+	}
+}
+
+// mostFlying answers how many statements may be with the server at once: two, where
+// both end in time even if each meets a lock.
+func (t *table) mostFlying(ctx context.Context) int {
+	deadline, limited := ctx.Deadline()
+	if limited && time.Until(deadline) < lockedAhead*t.server.LockTimeout {
+		return 1
+	}
+	return 2
+}
+
+// committed reads the answer to a statement and to the Sync behind it.
+func committed(pipeline *pgconn.Pipeline) (deleted int64, failure error) {
+	for {
+		switch result, err := pipeline.GetResults(); answer := result.(type) {
+		case *pgconn.ResultReader:
+			tag, err := answer.Close()
+			deleted, failure = tag.RowsAffected(), err
+		case *pgconn.PipelineSync:
+			if failure != nil {
+				return 0, failure
+			}
+			return deleted, nil
+		default:
+			var refused *pgconn.PgError
+			if failure = cmp.Or(failure, err, errNoAnswer); !errors.As(err, &refused) {
+				return 0, failure
+			}
+		}
+	}
 }
 
 // row reads the one value that sql answers into dest. Preparing pays even where
 // a statement comes but twice: planning looks at the end of the index, where the
 // deleted entries are.
-func (t *table) row(ctx context.Context, physical bool, dest any, sql string, args ...any) error {
-	if err := t.begin(ctx, physical, sql); err != nil {
+func (t *table) row(ctx context.Context, plan plan, dest any, sql string, args ...any) error {
+	if err := t.begin(ctx, plan, sql, 1); err != nil {
 		return err
 	}
 	return t.conn.QueryRow(ctx, sql, args...).Scan(dest)
 }
 
+// plan is how a statement is to read the table: what the planner must not choose
+// is off for the time.
+type plan struct{ index, sequence bool }
+
+var (
+	byIndex    = plan{index: true}
+	byPlace    = plan{}
+	inSequence = plan{sequence: true}
+)
+
 // limits is how long the server lets a statement run, and how it may plan it.
 type limits struct {
 	statement, lock time.Duration // 0 is no limit
-	physical        bool
+	plan            plan
+	atOnce          int // statements that share the time
 	deadline        time.Time
 	until           time.Time // the limits stand until then; zero is for ever
 }
 
-// begin makes ready for sql: the statement is prepared, and the server will give
-// it up in time. Most calls find all in place and cost nothing.
-func (t *table) begin(ctx context.Context, physical bool, sql string) error {
+// stand tells whether the limits hold for a statement that is sent now.
+func (l *limits) stand(now time.Time) bool { return l.until.IsZero() || !now.After(l.until) }
+
+// begin makes ready for sql, of which so many may be with the server at once: the
+// statement is prepared, and the server will give all of them up in time. Most
+// calls find all in place and cost nothing.
+func (t *table) begin(ctx context.Context, plan plan, sql string, atOnce int) error {
 	deadline, _ := ctx.Deadline()
 	now := time.Now()
-	if l := t.limits; l == nil || l.physical != physical || !l.deadline.Equal(deadline) || !l.until.IsZero() && now.After(l.until) {
-		l = &limits{lock: t.server.LockTimeout, physical: physical, deadline: deadline}
+	if l := t.limits; l == nil || l.plan != plan || l.atOnce < atOnce || !l.deadline.Equal(deadline) || !l.stand(now) {
+		l = &limits{lock: t.server.LockTimeout, plan: plan, atOnce: atOnce, deadline: deadline}
 		if !deadline.IsZero() {
 			left := deadline.Sub(now)
 			left -= min(serverFirst, left/4)
@@ -438,20 +568,21 @@ func (t *table) begin(ctx context.Context, physical bool, sql string) error {
 			}
 			// An eighth less than there is, so that the limits need not be set anew
 			// until that eighth is over.
-			l.statement, l.until = left/8*7, now.Add(left/8)
+			l.statement, l.until = left/8*7/time.Duration(atOnce), now.Add(left/8)
 			// The lock's time must be up first, else it looks like a slow statement.
 			l.lock = min(l.lock, l.statement/10*9)
 		}
-		if _, err := t.conn.Exec(ctx, sqlLimits, milliseconds(l.statement), milliseconds(l.lock), onOff(!physical)); err != nil {
+		if _, err := t.conn.Exec(ctx, sqlLimits, milliseconds(l.statement), milliseconds(l.lock), onOff(plan.index), onOff(plan.sequence)); err != nil {
 			return err
 		}
 		t.limits = l
 	}
-	if !t.prepared[sql] {
-		if _, err := t.conn.Prepare(ctx, sql, sql); err != nil {
+	if t.prepared[sql] == nil {
+		statement, err := t.conn.Prepare(ctx, sql, sql)
+		if err != nil {
 			return err
 		}
-		t.prepared[sql] = true
+		t.prepared[sql] = statement
 	}
 	t.began = time.Now()
 	return nil

@@ -342,8 +342,9 @@ func TestAWindowIsReadThroughTheIndexAndARangeByItsPlace(t *testing.T) {
 	tab := opened.(*table)
 	window := tab.Expired(db.Now(t)).(rows)
 	physical := rows{from: window.from, to: window.to, physical: true, lower: page(0), upper: page(10)}
+	emptied := rows{from: window.to, to: window.to} // stands for the look over a table that is empty but for the live rows
 	for sql, part := range map[string]rows{
-		sqlOldest: window, sqlEnds: window, sqlDelete: window,
+		sqlOldest: window, sqlEnds: window, sqlDelete: window, sqlOldest + " ": emptied,
 		tab.physical(sqlOldestPhysical): physical, tab.physical(sqlEndPhysical): physical, tab.physical(sqlDeletePhysical): physical,
 	} {
 		args := []any{part.from, part.to}
@@ -356,27 +357,37 @@ func TestAWindowIsReadThroughTheIndexAndARangeByItsPlace(t *testing.T) {
 		if sql == sqlEnds {
 			args = append(args, 8)
 		}
-		if err := tab.begin(t.Context(), part.physical, sql); err != nil {
+		how, want := byIndex, "ix_clientaccesstokens_expiration"
+		switch {
+		case part.physical && tab.readsRanges():
+			how, want = byPlace, "Tid Range Scan"
+		case part.physical:
+			how, want = byPlace, "Tid Scan"
+		case part == emptied:
+			how, want = inSequence, "Seq Scan"
+		}
+		if err := tab.begin(t.Context(), how, sql, 1); err != nil {
 			t.Fatal(err)
 		}
 		lines, _ := tab.conn.Query(t.Context(), "EXPLAIN "+sql, args...)
 		plan, err := pgx.CollectRows(lines, pgx.RowTo[string])
-		want := "ix_clientaccesstokens_expiration"
-		if part.physical {
-			want = "Tid Range Scan"
-			if !tab.readsRanges() {
-				want = "Tid Scan"
-			}
-		}
 		if text := strings.Join(plan, "\n"); err != nil || !strings.Contains(text, want) || strings.Contains(text, "Sort Key: expiration") {
 			t.Errorf("want %s: %v\n%s\n%s", want, err, sql, text)
 		}
 	}
 }
 
-func TestTheLastLookIsCutAtTheMarks(t *testing.T) {
-	s := newStage(t, "purge_marks", "")
+// A table with few rows on each page is one of which only a part was deleted.
+func TestTheLastLookIsCutAtTheMarksOrReadsATableThatIsAllButEmpty(t *testing.T) {
+	for fill, parts := range map[int]int{10: 3, 100: 1} {
+		testLastLook(t, fill, parts)
+	}
+}
+
+func testLastLook(t *testing.T, fill, parts int) {
+	s := newStage(t, fmt.Sprintf("purge_marks_%d", fill), "")
 	db := s.create(t)
+	must(t, db.conn, fmt.Sprintf("ALTER TABLE dbo.clientaccesstokens SET (fillfactor = %d)", fill))
 	if err := edfi.Fill(t.Context(), db.conn, edfi.FillOptions{Expired: 3 * lookRows, Live: 10}, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -393,15 +404,19 @@ func TestTheLastLookIsCutAtTheMarks(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		n, err := tab.Delete(t.Context(), batch.Rows)
-		if err != nil {
-			t.Fatal(err)
-		}
-		deleted, r = deleted+n, rest
+		tab.Delete(t.Context(), []purge.Range{batch.Rows}, func(n int64, err error) {
+			if deleted += n; err != nil {
+				t.Fatal(err)
+			}
+		})
+		r = rest
 	}
-	looks := tab.looks(all.(rows))
-	if deleted != 3*lookRows || len(looks) != 3 {
-		t.Errorf("%d rows deleted, the last look in %d parts, want 3", deleted, len(looks))
+	looks, err := tab.looks(t.Context(), all.(rows))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if deleted != 3*lookRows || len(looks) != parts || looks[0].emptied != (parts == 1) {
+		t.Errorf("%d rows deleted, the last look in %d parts, want %d; emptied %v", deleted, len(looks), parts, looks[0].emptied)
 	}
 	if from, to := looks[0].from, looks[len(looks)-1].to; from != all.(rows).from || to != all.(rows).to {
 		t.Errorf("the looks cover %v to %v", from, to)
@@ -411,9 +426,13 @@ func TestTheLastLookIsCutAtTheMarks(t *testing.T) {
 			t.Errorf("a gap between looks %d and %d", i, i+1)
 		}
 	}
-	// A row behind the sweep, in the middle of it.
-	db.Insert(t, looks[1].from.Time.Add(time.Microsecond))
-	if oldest, rest, err := tab.Oldest(t.Context(), all); err != nil || rest == nil || !oldest.Equal(looks[1].from.Time.Add(time.Microsecond)) {
+	// Nothing is left, then there is a row behind the sweep, in the middle of it.
+	if oldest, rest, err := tab.Oldest(t.Context(), all); err != nil || rest != nil {
+		t.Errorf("%v, %v, %v", oldest, rest, err)
+	}
+	behind := tab.marks[1].Time.Add(time.Microsecond)
+	db.Insert(t, behind)
+	if oldest, rest, err := tab.Oldest(t.Context(), all); err != nil || rest == nil || !oldest.Equal(behind) {
 		t.Errorf("%v, %v, %v", oldest, rest, err)
 	}
 }

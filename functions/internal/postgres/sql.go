@@ -93,12 +93,14 @@ WHERE active AND command ~* '\mdelete\M.*\mclientaccesstokens\M'`
 
 	sqlUnclaim = `SELECT pg_advisory_unlock(1164200553, 1349874279)`
 
-	// Sent ahead of the statements below, now and then. A physical range must be read as one;
-	// with index scans allowed the planner may prefer the expiration index.
+	// Sent ahead of the statements below, now and then. A physical range must be
+	// read as one; with index scans allowed the planner may prefer the expiration
+	// index. With those off and sequential ones on, a look reads the whole table.
 	sqlLimits = `
 SELECT set_config('statement_timeout', $1, false),
        set_config('lock_timeout', $2, false),
-       set_config('enable_indexscan', $3, false)`
+       set_config('enable_indexscan', $3, false),
+       set_config('enable_seqscan', $4, false)`
 
 	sqlCount = `
 SELECT count(*) FROM dbo.clientaccesstokens

@@ -35,11 +35,14 @@ func (c *conn) next(ctx context.Context, r Range, n int) (Batch, Range, error) {
 	return c.table.Next(ctx, r, n)
 }
 
-// delete also tells how long the statement took, its turn not counted.
-func (c *conn) delete(ctx context.Context, r Range) (n int64, took time.Duration, err error) {
+// delete also tells how long each statement took, its turn not counted.
+func (c *conn) delete(ctx context.Context, batches []Range, answer func(rows int64, took time.Duration, err error)) {
 	c.lock()
 	defer c.unlock()
 	start := time.Now()
-	n, err = c.table.Delete(ctx, r)
-	return n, time.Since(start), err
+	c.table.Delete(ctx, batches, func(rows int64, err error) {
+		now := time.Now()
+		answer(rows, now.Sub(start), err)
+		start = now
+	})
 }

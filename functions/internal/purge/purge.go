@@ -15,7 +15,8 @@
 //	       -> Oldest again: only that look proves that nothing is left
 //
 // A large backlog gets more connections: some delete, one cuts batches ahead. The
-// size of a batch follows the time that batches take.
+// size of a batch follows the time that batches take, and so many of them go to the
+// server at once as take the time aimed at, so that a slow link does not matter.
 //
 // A batch that waits too long for a lock goes to the back of the queue, cut
 // smaller, so that a locked row holds up its neighbours only. Time, the cap on
@@ -87,10 +88,13 @@ type Table interface {
 	// Next cuts a batch of at most n rows off the front of r. rest is what
 	// follows it, nil at the end. A batch may turn out to be empty.
 	Next(ctx context.Context, r Range, n int) (batch Batch, rest Range, err error)
-	// Delete deletes the rows of r, a batch, in one statement, commits, and
-	// answers how many went. The error is ErrLocked when others hold a row:
-	// nothing was deleted then, and a later try may succeed.
-	Delete(ctx context.Context, r Range) (int64, error)
+	// Delete deletes the rows of each of batches, in their order, each in one
+	// statement that is committed by itself, and calls answer for each, in the same
+	// order: how many rows went, or ErrLocked when others hold a row, so that
+	// nothing was deleted and a later try may succeed. It may send some before it
+	// has the answer to those ahead of them; an error of one says nothing of the
+	// next.
+	Delete(ctx context.Context, batches []Range, answer func(rows int64, err error))
 	// Check answers what an operator should know of the database, and as faults
 	// what a purge would fail for. Findings that others need more rights for are
 	// left out.

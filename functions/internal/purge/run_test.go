@@ -68,7 +68,18 @@ func (f *fake) Next(_ context.Context, r Range, n int) (Batch, Range, error) {
 	return Batch{Rows: stretch{s.from, s.from + n}}, stretch{s.from + n, s.to}, nil
 }
 
-func (f *fake) Delete(ctx context.Context, r Range) (int64, error) {
+func (f *fake) Delete(ctx context.Context, batches []Range, answer func(int64, error)) {
+	each(ctx, batches, answer, f.delete)
+}
+
+// each makes Delete of a function that deletes one batch.
+func each(ctx context.Context, batches []Range, answer func(int64, error), one func(context.Context, Range) (int64, error)) {
+	for _, r := range batches {
+		answer(one(ctx, r))
+	}
+}
+
+func (f *fake) delete(ctx context.Context, r Range) (int64, error) {
 	if sleep(ctx, f.takes); ctx.Err() != nil {
 		return 0, ctx.Err()
 	}
@@ -149,14 +160,18 @@ type failing struct {
 
 func (f *failing) Open(context.Context, string, bool) (Table, error) { return f, nil }
 
-func (f *failing) Delete(ctx context.Context, r Range) (int64, error) {
+func (f *failing) Delete(ctx context.Context, batches []Range, answer func(int64, error)) {
+	each(ctx, batches, answer, f.delete)
+}
+
+func (f *failing) delete(ctx context.Context, r Range) (int64, error) {
 	f.mu.Lock()
 	broken := f.deletes >= f.after
 	f.mu.Unlock()
 	if broken {
 		return 0, errors.New("broken")
 	}
-	return f.fake.Delete(ctx, r)
+	return f.fake.delete(ctx, r)
 }
 
 func TestAClockThatIsFarOffDeletesNothing(t *testing.T) {
@@ -322,7 +337,11 @@ func (l *lossy) Open(context.Context, string, bool) (Table, error) {
 	return l, nil
 }
 
-func (l *lossy) Delete(ctx context.Context, r Range) (int64, error) {
+func (l *lossy) Delete(ctx context.Context, batches []Range, answer func(int64, error)) {
+	each(ctx, batches, answer, l.delete)
+}
+
+func (l *lossy) delete(ctx context.Context, r Range) (int64, error) {
 	l.mu.Lock()
 	if l.every > 0 && l.deletes%l.every == l.every-1 {
 		l.deletes++
@@ -333,7 +352,7 @@ func (l *lossy) Delete(ctx context.Context, r Range) (int64, error) {
 	if lost {
 		return 0, fmt.Errorf("delete: %w", ErrLost)
 	}
-	return l.fake.Delete(ctx, r)
+	return l.fake.delete(ctx, r)
 }
 
 func TestALostConnectionIsOpenedAnewWithinTheTimeLeft(t *testing.T) {

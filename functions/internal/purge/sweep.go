@@ -17,9 +17,11 @@ const (
 	// After a lock error the loop rests up to this long: a deadlock is reported
 	// at once, and two sessions that step back in step meet again.
 	lockedRest = 200 * time.Millisecond
+	// So many batches at most go to the server at once.
+	tripMost = 8
 	// So many batches for each connection are cut ahead of those that are being
 	// deleted: as many as go while the ends of some more are read.
-	jobsReady = 4
+	jobsReady = tripMost
 	// After so many batches the backlog is large enough to be worth more
 	// connections, so that one reads while the others delete.
 	widenAfter = 8
@@ -56,8 +58,7 @@ func (r *run) sweep(ctx context.Context, todo []part) (left []part, failure erro
 	defer workers.Wait()
 	defer close(jobs)
 
-	var behind []Range // deleted, and not yet looked at again
-	flying := 0        // jobs sent and not yet done
+	flying := 0 // jobs sent and not yet done
 	for planned := 0; ; {
 		if failure == nil && flying < most && len(todo) > 0 {
 			j, err := r.plan(ctx, &todo, flying == 0)
@@ -79,20 +80,6 @@ func (r *run) sweep(ctx context.Context, todo []part) (left []part, failure erro
 		if flying == 0 {
 			return append(left, todo...), failure
 		}
-		if len(done) == 0 && len(behind) > 0 && len(r.tables) > 1 {
-			// Time to spare: look at what was deleted. The last look, which must
-			// pass over it all, is quick where another has been before.
-			var found Range
-			err := r.guard(ctx, func() (err error) {
-				_, found, err = r.reader().oldest(ctx, behind[0])
-				return err
-			})
-			if err == nil && found != nil {
-				todo = append(todo, part{rows: found})
-			}
-			behind = behind[1:]
-			continue
-		}
 		j := <-done
 		flying--
 		r.cap.settle(j.granted, j.deleted)
@@ -107,7 +94,6 @@ func (r *run) sweep(ctx context.Context, todo []part) (left []part, failure erro
 		case j.deleted > 0:
 			r.size.learn(j.batch, j.deleted, j.took)
 			r.res.Batches++
-			behind = append(behind, j.rows)
 		}
 	}
 }
@@ -153,26 +139,75 @@ func (r *run) plan(ctx context.Context, todo *[]part, wait bool) (job, error) {
 	return j, nil
 }
 
-// work deletes the rows of one job after the other.
+// work deletes the rows of one job after the other, several in one trip to the
+// server where they are quick.
 func (r *run) work(ctx context.Context, c *conn, jobs <-chan job, done chan<- job) {
-	var rest time.Duration // before the next one
-	for j := range jobs {
+	var rest time.Duration // before the next trip
+	most := 1              // jobs of a trip
+	for first := range jobs {
 		sleep(ctx, rest)
-		j.err = r.guard(ctx, func() (err error) {
-			j.deleted, j.took, err = c.delete(ctx, j.rows)
-			return err
-		})
-		r.log.LogAttrs(ctx, slog.LevelDebug, "batch", slog.Int64("rows", j.deleted),
-			slog.Duration("took", j.took), slog.Bool("failed", j.err != nil))
-		done <- j
-		switch {
-		case errors.Is(j.err, ErrLocked):
-			rest = lockedRest/2 + rand.N(lockedRest/2)
-		case j.deleted > 0:
-			rest = r.policy.Pause
-		default:
-			rest = 0
+		// The other workers get their share of what is there.
+		trip := gather(first, jobs, min(most, 1+len(jobs)/max(1, r.policy.Concurrency)))
+		start := time.Now()
+		r.delete(ctx, c, trip)
+		most, rest = r.fitting(time.Since(start)/time.Duration(len(trip))), 0
+		for _, j := range trip {
+			switch {
+			case errors.Is(j.err, ErrLocked):
+				most, rest = 1, lockedRest/2+rand.N(lockedRest/2)
+			case j.deleted > 0:
+				rest = max(rest, r.policy.Pause)
+			}
+			r.log.LogAttrs(ctx, slog.LevelDebug, "batch", slog.Int64("rows", j.deleted),
+				slog.Duration("took", j.took), slog.Bool("failed", j.err != nil))
+			done <- j
 		}
+	}
+}
+
+// fitting answers how many batches a trip may have where one takes so long: as
+// many as take the time that one aims at, so that a stop never waits for longer.
+func (r *run) fitting(took time.Duration) int {
+	if r.policy.Pause > 0 {
+		return 1 // there is a rest between any two
+	}
+	return max(1, min(tripMost, int(r.policy.BatchTarget/max(took, 1))))
+}
+
+// gather answers first and what else is ready, n jobs at most.
+func gather(first job, jobs <-chan job, n int) []job {
+	trip := []job{first}
+	for len(trip) < n {
+		select {
+		case j, more := <-jobs:
+			if !more {
+				return trip
+			}
+			trip = append(trip, j)
+		default:
+			return trip
+		}
+	}
+	return trip
+}
+
+// delete deletes the rows of a trip, and fills in what came of each job.
+func (r *run) delete(ctx context.Context, c *conn, trip []job) {
+	batches := make([]Range, len(trip))
+	for i, j := range trip {
+		batches[i] = j.rows
+	}
+	answered := 0
+	err := r.guard(ctx, func() error {
+		c.delete(ctx, batches, func(rows int64, took time.Duration, err error) {
+			j := &trip[answered]
+			j.deleted, j.took, j.err = rows, took, err
+			answered++
+		})
+		return nil
+	})
+	for i := answered; i < len(trip); i++ {
+		trip[i].err = err // a panic
 	}
 }
 

@@ -43,7 +43,11 @@ func (c *crowd) Open(ctx context.Context, database string, claim bool) (Table, e
 	return member{c}, nil
 }
 
-func (m member) Delete(ctx context.Context, r Range) (int64, error) {
+func (m member) Delete(ctx context.Context, batches []Range, answer func(int64, error)) {
+	each(ctx, batches, answer, m.delete)
+}
+
+func (m member) delete(ctx context.Context, r Range) (int64, error) {
 	m.mu.Lock()
 	m.now++
 	m.crowd.most = max(m.crowd.most, m.now)
@@ -53,7 +57,7 @@ func (m member) Delete(ctx context.Context, r Range) (int64, error) {
 		m.now--
 		m.mu.Unlock()
 	}()
-	return m.fake.Delete(ctx, r)
+	return m.fake.delete(ctx, r)
 }
 
 func TestWithConcurrencyEveryCountStaysExact(t *testing.T) {
@@ -133,7 +137,11 @@ type timed struct {
 
 func (f *timed) Open(context.Context, string, bool) (Table, error) { return f, nil }
 
-func (f *timed) Delete(ctx context.Context, r Range) (int64, error) {
+func (f *timed) Delete(ctx context.Context, batches []Range, answer func(int64, error)) {
+	each(ctx, batches, answer, f.delete)
+}
+
+func (f *timed) delete(ctx context.Context, r Range) (int64, error) {
 	if f.locked > 0 {
 		f.locked--
 		return 0, ErrLocked
@@ -141,7 +149,7 @@ func (f *timed) Delete(ctx context.Context, r Range) (int64, error) {
 	rows := r.(stretch).to - r.(stretch).from
 	f.batches = append(f.batches, rows)
 	sleep(ctx, time.Duration(rows)*f.perRow)
-	return f.fake.Delete(ctx, r)
+	return f.fake.delete(ctx, r)
 }
 
 func TestBatchesTakeTheTimeAimedAt(t *testing.T) {

@@ -380,8 +380,13 @@ func (t *table) on(part rows, sql string) string {
 }
 
 // Delete implements [purge.Table].
-func (t *table) Delete(ctx context.Context, r purge.Range) (int64, error) {
-	part := r.(rows)
+func (t *table) Delete(ctx context.Context, batches []purge.Range, answer func(int64, error)) {
+	for _, batch := range batches {
+		answer(t.delete(ctx, batch.(rows)))
+	}
+}
+
+func (t *table) delete(ctx context.Context, part rows) (int64, error) {
 	statement := sqlDelete
 	if !t.proven {
 		statement = sqlDeleteProving

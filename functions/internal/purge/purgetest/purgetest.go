@@ -168,10 +168,11 @@ func (h hookedTable) Facts() purge.Facts {
 	return facts
 }
 
-func (h hookedTable) Delete(ctx context.Context, r purge.Range) (int64, error) {
-	n, err := h.Table.Delete(ctx, r)
-	if *h.batches++; h.deleted != nil {
-		h.deleted(*h.batches)
-	}
-	return n, err
+func (h hookedTable) Delete(ctx context.Context, batches []purge.Range, answer func(int64, error)) {
+	h.Table.Delete(ctx, batches, func(rows int64, err error) {
+		if *h.batches++; h.deleted != nil {
+			h.deleted(*h.batches)
+		}
+		answer(rows, err)
+	})
 }
