@@ -209,6 +209,7 @@ type rows struct {
 	from, to     pgtype.Timestamp
 	physical     bool
 	lower, upper pgtype.TID
+	count        int64 // of a batch; 0 where it is not known
 }
 
 // args are the parameters of a statement on r.
@@ -330,7 +331,8 @@ func (t *table) Next(ctx context.Context, r purge.Range, n int) (purge.Batch, pu
 			return purge.Batch{}, nil, t.explain("find the next batch", err)
 		}
 	}
-	if len(t.ahead.ends) == 0 { // n rows at most
+	if len(t.ahead.ends) == 0 {
+		part.count = t.ahead.last
 		return purge.Batch{Rows: part}, nil, nil
 	}
 	end := t.ahead.ends[0]
@@ -338,7 +340,7 @@ func (t *table) Next(ctx context.Context, r purge.Range, n int) (purge.Batch, pu
 	switch {
 	case end != part.from:
 		t.mark(end, n)
-		return purge.Batch{Rows: rows{from: part.from, to: end}}, rows{from: end, to: part.to}, nil
+		return purge.Batch{Rows: rows{from: part.from, to: end, count: int64(n)}}, rows{from: end, to: part.to}, nil
 	case t.places: // more than n rows share one expiration: their place tells them apart
 		return t.nextPhysical(ctx, part, n)
 	default:
@@ -352,11 +354,11 @@ type ahead struct {
 	from, to pgtype.Timestamp
 	n        int
 	ends     []pgtype.Timestamp
-	last     bool // behind the ends come n rows at most
+	last     int64 // rows behind the ends; -1 is more than n
 }
 
 func (a ahead) serves(part rows, n int) bool {
-	return a.n == n && a.from == part.from && a.to == part.to && (a.last || len(a.ends) > 0)
+	return a.n == n && a.from == part.from && a.to == part.to && (a.last >= 0 || len(a.ends) > 0)
 }
 
 func (t *table) readAhead(ctx context.Context, part rows, n int) error {
@@ -367,20 +369,19 @@ func (t *table) readAhead(ctx context.Context, part rows, n int) error {
 	if err := t.begin(ctx, byIndex, sqlEnds, 1); err != nil {
 		return err
 	}
-	read, _ := t.conn.Query(ctx, sqlEnds, part.args(n, most)...) // the error comes below
-	ends, err := pgx.CollectRows(read, pgx.RowTo[pgtype.Timestamp])
-	if err != nil {
-		return err
-	}
-	t.ahead = ahead{from: part.from, to: part.to, n: n, ends: ends, last: len(ends) < most}
-	if k := len(ends); k > 0 {
-		before := part.from
-		if k > 1 {
-			before = ends[k-2]
+	t.ahead = ahead{from: part.from, to: part.to, n: n, last: -1}
+	read, _ := t.conn.Query(ctx, sqlEnds, part.args(n, most)...) // the error comes last
+	var end pgtype.Timestamp
+	var rest int64
+	_, err := pgx.ForEachRow(read, []any{&end, &rest}, func() error {
+		if end.Valid {
+			t.ahead.ends = append(t.ahead.ends, end)
+		} else {
+			t.ahead.last = rest
 		}
-		t.ahead.last = t.ahead.last && ends[k-1] != before
-	}
-	return nil
+		return nil
+	})
+	return err
 }
 
 func (t *table) mark(end pgtype.Timestamp, n int) {
@@ -401,6 +402,7 @@ func (t *table) nextPhysical(ctx context.Context, part rows, n int) (purge.Batch
 		}
 		part.physical, part.lower, part.upper = true, page(0), page(pages)
 	}
+	part.count = 0
 	batch, rest := part, part
 	pages := uint32(chunkPages)
 	if !t.readsRanges() {
@@ -414,7 +416,8 @@ func (t *table) nextPhysical(ctx context.Context, part rows, n int) (purge.Batch
 		return purge.Batch{}, nil, t.explain("find the next batch", err)
 	}
 	if err == nil {
-		t.cut += int64(n)
+		batch.count = int64(n)
+		t.cut += batch.count
 	}
 	if rest.lower = batch.upper; rest.lower == rest.upper {
 		return purge.Batch{Rows: batch}, nil, nil
@@ -484,7 +487,10 @@ func (t *table) deleteAlike(ctx context.Context, batches []purge.Range, answer f
 		if err == nil {
 			deleted, err = committed(pipeline)
 		}
-		answer(deleted, t.explain("delete", err))
+		if err = t.explain("delete", err); errors.Is(err, purge.ErrLost) {
+			deleted = batches[answered].(rows).count
+		}
+		answer(deleted, err)
 		t.began = time.Now()
 	}
 }

@@ -111,8 +111,9 @@ WHERE expiration >= $1 AND expiration < $2`
 SELECT min(expiration) FROM dbo.clientaccesstokens
 WHERE expiration >= $1 AND expiration < $2`
 
-	// The expirations at which the next $4 batches of at most $3 rows end. Where
-	// more rows than that share one expiration the last end is the one before it.
+	// The expirations at which the next $4 batches of $3 rows end, and of the last
+	// one, which has no end but the range's own, how many rows it has. Where more
+	// rows than a batch share one expiration the last end is the one before it.
 	sqlEnds = `
 WITH RECURSIVE batch (number, start, finish) AS (
     SELECT 1, $1::timestamp,
@@ -127,7 +128,12 @@ WITH RECURSIVE batch (number, start, finish) AS (
     FROM batch
     WHERE finish > start AND number < $4
 )
-SELECT finish FROM batch WHERE finish IS NOT NULL ORDER BY number`
+SELECT finish,
+       CASE WHEN finish IS NULL THEN (
+           SELECT count(*) FROM dbo.clientaccesstokens
+           WHERE expiration >= start AND expiration < $2)
+       ELSE 0 END
+FROM batch ORDER BY number`
 
 	sqlDelete = `
 DELETE FROM dbo.clientaccesstokens

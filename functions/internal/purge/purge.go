@@ -93,7 +93,8 @@ type Table interface {
 	// order: how many rows went, or ErrLocked when others hold a row, so that
 	// nothing was deleted and a later try may succeed. It may send some before it
 	// has the answer to those ahead of them; an error of one says nothing of the
-	// next.
+	// next. With ErrLost nobody knows whether the server committed, and rows is how
+	// many went if it did, 0 where that is not known either.
 	Delete(ctx context.Context, batches []Range, answer func(rows int64, err error))
 	// Check answers what an operator should know of the database, and as faults
 	// what a purge would fail for. Findings that others need more rights for are

@@ -106,6 +106,7 @@ type run struct {
 	size     size      // of the batches
 	expired  Range     // all that the run may delete
 	left     []part    // what a stopped sweep did not get to
+	unsure   []job     // of which the acknowledgement was lost
 	shut     bool      // a look met a lock on the whole table, and none got through since
 	lost     time.Time // when the connection was; zero while there is one
 	rest     time.Duration
@@ -258,14 +259,17 @@ func (r *run) act(ctx context.Context, opening time.Duration) error {
 	}
 	switch r.policy.Action {
 	case DryRun:
-		return r.count(ctx)
+		return r.dryRun(ctx)
 	default:
+		if err := r.settle(ctx); err != nil {
+			return err
+		}
 		return r.drain(ctx)
 	}
 }
 
-// count is the dry run.
-func (r *run) count(ctx context.Context) error {
+// dryRun counts what a purge would delete.
+func (r *run) dryRun(ctx context.Context) error {
 	oldest, found, err := r.oldest(ctx)
 	if err != nil || found == nil {
 		return err
@@ -307,6 +311,35 @@ func (r *run) patiently(ctx context.Context, do func() error) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// settle finds out what became of the batches whose acknowledgement was lost: one
+// whose rows are gone was committed.
+func (r *run) settle(ctx context.Context) error {
+	for ; len(r.unsure) > 0; r.unsure = r.unsure[1:] {
+		j := r.unsure[0]
+		var found Range
+		err := r.patiently(ctx, func() (err error) {
+			_, found, err = r.reader().oldest(ctx, j.rows)
+			return err
+		})
+		switch {
+		case err != nil:
+			return err
+		case found != nil: // undone
+			r.cap.settle(0, -j.granted)
+		case j.deleted > 0:
+			r.count(j.deleted)
+			r.cap.settle(0, j.deleted-j.granted)
+		}
+	}
+	return nil
+}
+
+// count adds a committed batch.
+func (r *run) count(rows int64) {
+	r.res.DeletedRows += rows
+	r.res.Batches++
 }
 
 // drain deletes until a look finds nothing left. Rows that others put in behind
@@ -399,7 +432,7 @@ func (c *rowCap) take(n int64, wait bool) int64 {
 	return n
 }
 
-// settle ends a grant of which so many rows were used.
+// settle ends a grant of which so many rows were used, or corrects how many were.
 func (c *rowCap) settle(granted, used int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

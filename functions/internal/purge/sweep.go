@@ -82,9 +82,12 @@ func (r *run) sweep(ctx context.Context, todo []part) (left []part, failure erro
 		}
 		j := <-done
 		flying--
-		r.cap.settle(j.granted, j.deleted)
-		r.res.DeletedRows += j.deleted
 		switch {
+		case errors.Is(j.err, ErrLost): // until it is known, all of it counts against the cap
+			r.cap.settle(j.granted, j.granted)
+			r.unsure, left = append(r.unsure, j), append(left, j.part)
+			failure = cmp.Or(failure, j.err)
+			continue
 		case errors.Is(j.err, ErrLocked): // the others first, then this in smaller pieces
 			r.size.shrink(j.batch)
 			todo = append(todo, part{j.rows, max(1, j.batch/lockedSplit), true})
@@ -93,8 +96,9 @@ func (r *run) sweep(ctx context.Context, todo []part) (left []part, failure erro
 			failure = cmp.Or(failure, j.err)
 		case j.deleted > 0:
 			r.size.learn(j.batch, j.deleted, j.took)
-			r.res.Batches++
+			r.count(j.deleted)
 		}
+		r.cap.settle(j.granted, j.deleted)
 	}
 }
 

@@ -100,7 +100,7 @@ func (f *clumsy) Next(ctx context.Context, r Range, n int) (Batch, Range, error)
 func TestAPanicInCuttingKeepsTheCountAndGivesBackTheCap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := &clumsy{fake{rows: 100, takes: time.Second}, 20}, &fake{rows: 100, takes: 5 * time.Second}
-		r := runAll(t.Context(), engines{"a": a, "b": b}, Policy{BatchSize: 10, MaxRows: 120, Parallel: 2}, "a", "b")
+		r := runAll(t.Context(), engines{"a": a, "b": b}, Policy{BatchSize: 10, MaxRows: 130, Parallel: 2}, "a", "b")
 		if d := r.Databases[0]; d.Status != Failed || d.DeletedRows != 20 || a.left() != 80 {
 			t.Errorf("%+v, %d left", d, a.left())
 		}

@@ -410,7 +410,10 @@ func (t *table) delete(ctx context.Context, part rows) (int64, error) {
 		err = tx.Commit()
 	}
 	if err != nil {
-		return 0, t.explain("delete", late(ctx, err))
+		if err = t.explain("delete", late(ctx, err)); !errors.Is(err, purge.ErrLost) {
+			deleted = 0
+		}
+		return deleted, err // of a commit that may have come through
 	}
 	t.proven = t.proven || deleted > 0
 	return deleted, nil
