@@ -18,12 +18,15 @@ type queue struct {
 	waiting []*run // for a turn in this round
 	later   []*run // for one in the next
 	active  int
+	lent    int // connections beyond those of the databases that are served
 }
 
-func newQueue(runs []*run, parallel int) *queue {
-	q := &queue{parallel: parallel, waiting: slices.Clone(runs)}
+func newQueue(parallel int) *queue { return &queue{parallel: parallel} }
+
+// shuffle has all runs wait, in another order each time.
+func (q *queue) shuffle(runs []*run) {
+	q.waiting = slices.Clone(runs)
 	rand.Shuffle(len(q.waiting), func(i, j int) { q.waiting[i], q.waiting[j] = q.waiting[j], q.waiting[i] })
-	return q
 }
 
 // next answers the next database and how long its turn may take; 0 is as long as
@@ -53,7 +56,23 @@ func (q *queue) done(r *run, again bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.active--
+	if r.lent {
+		r.lent = false
+		q.lent--
+	}
 	if again {
 		q.later = append(q.later, r)
 	}
+}
+
+// lend tells whether r may have one more connection than its own until its turn
+// ends: where fewer databases want a turn than may have one at once.
+func (q *queue) lend(r *run) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !r.lent && q.lent+q.active+len(q.waiting)+len(q.later) < q.parallel {
+		r.lent = true
+		q.lent++
+	}
+	return r.lent
 }

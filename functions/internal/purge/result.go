@@ -83,19 +83,21 @@ type DatabaseResult struct {
 	DurationMs       int64      `json:"durationMs"`
 	Findings         []Finding  `json:"findings"`
 
+	// Grace is how long before the database's clock the cut-off lies.
+	Grace time.Duration `json:"-"`
 	// OldestLeft is the expiration of the oldest expired row still there when
 	// the run ended; nil when there is none, or none is known of.
 	OldestLeft *Instant `json:"-"`
 }
 
-// OldestExpiredAge answers how long before the cut-off the oldest row that is
-// still left had expired; 0 when none is left.
+// OldestExpiredAge answers how long ago, when the run began, the oldest row that it
+// left had expired; 0 when it left none.
 func (d DatabaseResult) OldestExpiredAge() time.Duration {
 	if d.OldestLeft == nil || d.Cutoff == nil {
 		return 0
 	}
 	// In whole seconds a difference of any two dates fits; Sub would saturate.
-	seconds := d.Cutoff.Unix() - d.OldestLeft.Unix()
+	seconds := d.Cutoff.Add(d.Grace).Unix() - d.OldestLeft.Unix()
 	const most = int64(1<<63-1) / int64(time.Second)
 	return time.Duration(max(0, min(seconds, most))) * time.Second
 }

@@ -29,6 +29,9 @@ const (
 	lostPatience = 2 * time.Minute
 )
 
+// openPatience is how long a server that can be reached takes to be open at most.
+const openPatience = 2 * time.Second
+
 // errMaxRows ends a sweep although there is time and nothing went wrong.
 var errMaxRows = errors.New("the cap on rows is reached")
 
@@ -40,19 +43,20 @@ func Run(ctx context.Context, target Target, policy Policy, report func(Database
 	start := time.Now()
 	work, overrun, cancel := stopInTime(ctx, policy, start)
 	defer cancel()
-	noTime := work.Err() != nil && ctx.Err() == nil
+	noTime := work.Err() != nil && ctx.Err() == nil && overrun == Deadline
 	shared := newRowCap(policy.MaxRows)
 
 	runs := make([]*run, len(target.Databases))
+	q := newQueue(max(1, policy.Parallel))
 	for i, d := range target.Databases {
-		r := &run{target: target, policy: policy, database: d, overrun: overrun, cap: shared, size: newSize(policy), log: target.Log.With("database", d.Name)}
+		r := &run{target: target, policy: policy, database: d, overrun: overrun, cap: shared, lend: q.lend, size: newSize(policy), log: target.Log.With("database", d.Name)}
 		r.res = DatabaseResult{Database: d.Name, Engine: target.Name, Server: target.Server, Findings: append([]Finding{}, target.Findings...)}
 		if noTime {
 			r.find(Warning("no-time", "less time was left than STOP_BEFORE when the run began: raise the function's timeout or lower STOP_BEFORE"))
 		}
 		runs[i] = r
 	}
-	q := newQueue(runs, max(1, policy.Parallel))
+	q.shuffle(runs)
 	var reporting sync.Mutex
 	var workers sync.WaitGroup
 	for range min(q.parallel, len(runs)) {
@@ -101,9 +105,11 @@ type run struct {
 	database Database
 	overrun  StopReason // what it means that the time is over
 	cap      *rowCap
+	lend     func(*run) bool // of the queue
+	lent     bool            // the last of the tables is for reading alone
 	log      *slog.Logger
 	tables   []*conn   // the first claims the database; the last reads
-	size     size      // of the batches
+	size     *size     // of the batches
 	expired  Range     // all that the run may delete
 	left     []part    // what a stopped sweep did not get to
 	unsure   []job     // of which the acknowledgement was lost
@@ -127,14 +133,20 @@ func (r *run) serve(outer, work context.Context, share time.Duration) (again boo
 	if late != nil && r.res.Status != "" { // there was a turn before
 		return false
 	}
+	turn, cancel := work, func() {}
+	if share > 0 {
+		turn, cancel = context.WithTimeout(work, share)
+	}
+	defer cancel()
 	err := late
 	if late == nil {
-		err = r.guard(work, func() error { return r.open(work, r.policy.Action == Purge) })
+		err = r.guard(turn, func() error { return r.open(turn, r.policy.Action == Purge) })
 	}
-	// A database that was open before is there; one that never was may be out of
-	// reach, which must not look like too little time.
+	// A database that was open before is there, and one that is there opens soon. Any
+	// other may be out of reach, which must not look like too little time.
 	opened, opening := err == nil, time.Since(start)
-	timeout := !opened && work.Err() != nil && r.res.Cutoff != nil && r.lost.IsZero()
+	there := r.res.Cutoff != nil && r.lost.IsZero() || opening < openPatience
+	timeout := !opened && there && turn.Err() != nil
 	if opened {
 		r.lost, r.res.Error = time.Time{}, ""
 		defer func() {
@@ -143,14 +155,10 @@ func (r *run) serve(outer, work context.Context, share time.Duration) (again boo
 			}
 			r.tables = nil
 		}()
-		turn, cancel := work, func() {}
-		if share > 0 {
-			turn, cancel = context.WithTimeout(work, share)
-		}
-		err = r.guard(work, func() error { return r.act(turn, opening) })
+		err = r.guard(turn, func() error { return r.act(turn, opening) })
 		timeout = errors.Is(err, ErrTimeout) || turn.Err() != nil
-		cancel()
 	}
+	over := share > 0 && turn.Err() != nil && work.Err() == nil // the turn alone
 	var unfit Unfit
 	switch {
 	case err == nil:
@@ -160,17 +168,18 @@ func (r *run) serve(outer, work context.Context, share time.Duration) (again boo
 		return false
 	case errors.Is(err, ErrAlreadyRunning) && r.lost.IsZero(): // else it may be our own lost session
 		r.end(Partial, AlreadyRunning)
+		r.guard(turn, func() error { return r.peek(turn) }) //nolint:errcheck // logged; the status stands
 	case errors.Is(err, errMaxRows):
 		r.end(Partial, MaxRows)
 	case errors.Is(outer.Err(), context.Canceled):
 		r.end(Partial, Canceled)
 	case late != nil, timeout:
 		r.end(Partial, r.overrun)
-		again = share > 0 && work.Err() == nil
+		again = over
 	default:
 		r.end(Failed, Errored)
 		r.res.Error = err.Error()
-		again = r.restAfterLoss(work, err)
+		again = over || r.restAfterLoss(work, err)
 	}
 	if r.res.Status != Complete && r.expired != nil && r.policy.Action == Purge && opened {
 		r.guard(outer, func() error { r.lookAtLeftovers(outer); return nil }) //nolint:errcheck // logged; the status stands
@@ -211,9 +220,17 @@ func (r *run) open(ctx context.Context, claim bool) error {
 	return err
 }
 
-// reader answers the connection that reads: the one that deletes, too, until
-// the backlog turns out to be large.
+// reader answers the connection that reads, which deletes as well where none is
+// lent for reading alone.
 func (r *run) reader() *conn { return r.tables[len(r.tables)-1] }
+
+// deleters answers the connections that delete.
+func (r *run) deleters() []*conn {
+	if r.lent && len(r.tables) > 1 {
+		return r.tables[:len(r.tables)-1]
+	}
+	return r.tables
+}
 
 // guard makes a panic in do an error: of this database, and of no other.
 func (r *run) guard(ctx context.Context, do func() error) (err error) {
@@ -248,9 +265,9 @@ func (r *run) act(ctx context.Context, opening time.Duration) error {
 		r.find(f)
 	}
 	if r.res.Cutoff == nil { // else this is another turn of the same run
-		r.res.Cutoff = instant(facts.Now)
+		r.res.Cutoff, r.res.Grace = instant(facts.Now.Add(-r.policy.Grace)), r.policy.Grace
 	}
-	r.expired = r.tables[0].table.Expired(r.res.Cutoff.Add(-r.policy.Grace))
+	r.expired = r.tables[0].table.Expired(r.res.Cutoff.Time)
 	if r.policy.Action == Check {
 		return r.check(ctx, facts, opening)
 	}
@@ -311,6 +328,25 @@ func (r *run) patiently(ctx context.Context, do func() error) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// peek looks at a database that another run holds: one that never lets go must
+// not look as if nothing were left.
+func (r *run) peek(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, closingTime)
+	defer cancel()
+	table, err := r.target.Engine.Open(ctx, r.res.Database, false)
+	if err != nil {
+		return err
+	}
+	defer table.Close()
+	cutoff := table.Facts().Now.Add(-r.policy.Grace)
+	r.res.Cutoff, r.res.Grace = instant(cutoff), r.policy.Grace
+	oldest, found, err := table.Oldest(ctx, table.Expired(cutoff))
+	if err == nil && found != nil {
+		r.res.OldestExpiration, r.res.OldestLeft = instant(oldest), instant(oldest)
+	}
+	return err
 }
 
 // settle finds out what became of the batches whose acknowledgement was lost: one

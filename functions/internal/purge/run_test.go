@@ -190,7 +190,7 @@ func TestAClockThatIsFarOffDeletesNothing(t *testing.T) {
 func TestASmallBacklogTakesOneConnectionAndALargeOneASecond(t *testing.T) {
 	for rows, want := range map[int]int{10 * (widenAfter - 1): 1, 10 * (widenAfter + 1): 2} {
 		f := &fake{rows: rows}
-		if r := runAll(t.Context(), f, Policy{BatchSize: 10}, "a"); r.Status != Complete || f.opened != want {
+		if r := runAll(t.Context(), f, Policy{BatchSize: 10, Parallel: 2}, "a"); r.Status != Complete || f.opened != want {
 			t.Errorf("%d rows: %d connections, want %d; %+v", rows, f.opened, want, r)
 		}
 	}
@@ -198,7 +198,7 @@ func TestASmallBacklogTakesOneConnectionAndALargeOneASecond(t *testing.T) {
 
 func TestWithoutASecondConnectionOneDoes(t *testing.T) {
 	f := &fake{rows: 1000, most: 1}
-	if r := runAll(t.Context(), f, Policy{BatchSize: 10}, "a"); r.Status != Complete || r.DeletedRows != 1000 {
+	if r := runAll(t.Context(), f, Policy{BatchSize: 10, Parallel: 2}, "a"); r.Status != Complete || r.DeletedRows != 1000 {
 		t.Errorf("%+v", r)
 	}
 }
@@ -272,6 +272,92 @@ func TestWithTooLittleTimeEveryDatabaseMakesProgress(t *testing.T) {
 			if f.left() != 0 {
 				t.Errorf("after five runs %s has %d rows left", name, f.left())
 			}
+		}
+	})
+}
+
+// distant takes some time to open, or hangs.
+type distant struct {
+	*fake
+	opens time.Duration
+}
+
+func (d distant) Open(ctx context.Context, database string, claim bool) (Table, error) {
+	if sleep(ctx, d.opens); ctx.Err() != nil {
+		return nil, fmt.Errorf("connect: %w: no answer in time", ErrLost)
+	}
+	return d.fake.Open(ctx, database, claim)
+}
+
+func TestTooLittleTimeIsNoFailureOfTheDatabasesThatWereNotReached(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := engines{}
+		var names []string
+		for i := range 60 {
+			names = append(names, fmt.Sprint("db", i))
+			e[names[i]] = distant{&fake{rows: 10}, 50 * time.Millisecond}
+		}
+		for _, longest := range []time.Duration{time.Nanosecond, 20 * time.Millisecond, 300 * time.Millisecond} {
+			r := runAll(t.Context(), e, Policy{BatchSize: 10, MaxDuration: longest, Parallel: 4}, names...)
+			if r.Status != Partial || r.Err() != nil || r.Databases[0].Findings != nil && len(r.Databases[0].Findings) > 0 {
+				t.Errorf("%s: %s, %v", longest, r.Status, r.Err())
+			}
+		}
+	})
+}
+
+func TestADatabaseThatHangsTakesNoMoreThanItsShare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := engines{"hangs": distant{&fake{}, time.Hour}}
+		names := []string{"hangs"}
+		for i := range 5 {
+			names = append(names, fmt.Sprint("db", i))
+			e[names[i+1]] = distant{&fake{rows: 10, takes: 100 * time.Millisecond}, 50 * time.Millisecond}
+		}
+		for range 10 { // the order is another one each time
+			start := time.Now()
+			r := runAll(t.Context(), e, Policy{BatchSize: 1, MaxDuration: 12 * time.Second, Parallel: 1}, names...)
+			if d := r.Databases[0]; d.Status != Failed || !strings.Contains(d.Error, "no answer") {
+				t.Errorf("%+v", d)
+			}
+			for _, d := range r.Databases[1:] {
+				if d.Status != Complete {
+					t.Errorf("after %s: %+v", time.Since(start), d)
+				}
+			}
+			for _, name := range names[1:] {
+				e[name].(distant).gone = nil
+			}
+		}
+	})
+}
+
+// held is a database that another run holds.
+type held struct{ *fake }
+
+func (h held) Open(ctx context.Context, database string, claim bool) (Table, error) {
+	if claim {
+		return nil, ErrAlreadyRunning
+	}
+	return h.fake.Open(ctx, database, claim)
+}
+
+func TestWhatAnotherRunHoldsAndLeavesIsSeen(t *testing.T) {
+	r := runAll(t.Context(), held{&fake{rows: 3}}, Policy{BatchSize: 10}, "a")
+	if d := r.Databases[0]; d.Status != Partial || d.StopReason != AlreadyRunning || d.OldestExpiredAge() < 59*time.Minute {
+		t.Errorf("%+v", d)
+	}
+	r = runAll(t.Context(), held{&fake{}}, Policy{BatchSize: 10}, "a")
+	if d := r.Databases[0]; d.StopReason != AlreadyRunning || d.OldestExpiredAge() != 0 {
+		t.Errorf("%+v", d)
+	}
+}
+
+func TestTheCutOffIsTheClockLessTheGracePeriodAndTheAgeIsNot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := runAll(t.Context(), &fake{rows: 20}, Policy{BatchSize: 10, MaxRows: 10, Grace: 30 * time.Minute, StopBefore: time.Minute}, "a")
+		if d := r.Databases[0]; !d.Cutoff.Equal(time.Now().Add(-30*time.Minute)) || d.OldestExpiredAge() != time.Hour {
+			t.Errorf("%+v", d)
 		}
 	})
 }

@@ -6,14 +6,16 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 )
 
 const (
-	// A batch that met a lock is tried again in pieces of this part of its
-	// size, so that four tries isolate one locked row among 5,000.
-	lockedSplit = 10
+	// A batch that met a lock, or took longer than there was time, is tried again
+	// in pieces of this part of its size, so that four tries isolate one locked row
+	// among 5,000.
+	splitInto = 10
 	// After a lock error the loop rests up to this long: a deadlock is reported
 	// at once, and two sessions that step back in step meet again.
 	lockedRest = 200 * time.Millisecond
@@ -25,6 +27,13 @@ const (
 	// After so many batches the backlog is large enough to be worth more
 	// connections, so that one reads while the others delete.
 	widenAfter = 8
+)
+
+var (
+	// errOutgrown sends a job back: batches have become much smaller since.
+	errOutgrown = errors.New("the batch is to be cut again")
+	// errNeverFits leaves rows aside: they go together, and are more than the cap.
+	errNeverFits = errors.New("more rows than the cap go together or not at all")
 )
 
 // part is a stretch of the table still to be swept.
@@ -52,16 +61,21 @@ func (r *run) sweep(ctx context.Context, todo []part) (left []part, failure erro
 	jobs, done := make(chan job, most), make(chan job, most)
 	var workers sync.WaitGroup
 	work := func(c *conn) { workers.Go(func() { r.work(ctx, c, jobs, done) }) }
-	for i := range max(1, len(r.tables)-1) {
-		work(r.tables[i])
+	for _, c := range r.deleters() {
+		work(c)
 	}
 	defer workers.Wait()
 	defer close(jobs)
 
-	flying := 0 // jobs sent and not yet done
+	var unfitting error // rows were left aside that no cap allows
+	flying := 0         // jobs sent and not yet done
 	for planned := 0; ; {
 		if failure == nil && flying < most && len(todo) > 0 {
 			j, err := r.plan(ctx, &todo, flying == 0)
+			if errors.Is(err, errNeverFits) {
+				left, unfitting = append(left, j.part), errMaxRows
+				continue
+			}
 			if err == nil {
 				jobs <- j
 				flying++
@@ -78,7 +92,7 @@ func (r *run) sweep(ctx context.Context, todo []part) (left []part, failure erro
 			}
 		}
 		if flying == 0 {
-			return append(left, todo...), failure
+			return append(left, todo...), cmp.Or(failure, unfitting)
 		}
 		j := <-done
 		flying--
@@ -89,13 +103,15 @@ func (r *run) sweep(ctx context.Context, todo []part) (left []part, failure erro
 			failure = cmp.Or(failure, j.err)
 			continue
 		case errors.Is(j.err, ErrLocked): // the others first, then this in smaller pieces
-			r.size.shrink(j.batch)
-			todo = append(todo, part{j.rows, max(1, j.batch/lockedSplit), true})
+			todo = append(todo, part{j.rows, max(1, j.batch/splitInto), true})
+		case errors.Is(j.err, errOutgrown):
+			todo = slices.Insert(todo, 0, part{rows: j.rows, locked: j.locked})
+		case errors.Is(j.err, ErrTimeout) && ctx.Err() == nil && j.batch > 1: // what little time is left takes a little
+			todo = slices.Insert(todo, 0, part{j.rows, max(1, j.batch/splitInto), j.locked})
 		case j.err != nil:
 			left = append(left, j.part)
 			failure = cmp.Or(failure, j.err)
 		case j.deleted > 0:
-			r.size.learn(j.batch, j.deleted, j.took)
 			r.count(j.deleted)
 		}
 		r.cap.settle(j.granted, j.deleted)
@@ -109,7 +125,7 @@ func (r *run) plan(ctx context.Context, todo *[]part, wait bool) (job, error) {
 	if err := ctx.Err(); err != nil {
 		return job{}, err
 	}
-	n := r.size.rows
+	n := r.size.now()
 	if front.batch > 0 {
 		n = min(n, front.batch)
 	}
@@ -126,13 +142,12 @@ func (r *run) plan(ctx context.Context, todo *[]part, wait bool) (job, error) {
 		})
 	})
 	if err == nil && batch.Unbounded {
-		r.find(Warning("unbounded-batch", "more rows than a batch may hold share one expiration, and the role may not read what tells them apart: they go in one statement, and with MAX_ROWS set they stay. GRANT SELECT ON dbo.ClientAccessTokens to the role to have them deleted in batches"))
-		if r.policy.MaxRows > 0 {
-			err = errMaxRows
-		}
+		granted, err = r.admit(ctx, batch.Rows, granted)
 	}
 	if err != nil {
 		r.cap.settle(granted, 0)
+	}
+	if err != nil && !errors.Is(err, errNeverFits) {
 		return job{}, err
 	}
 	j := job{part: *front, granted: granted}
@@ -140,7 +155,34 @@ func (r *run) plan(ctx context.Context, todo *[]part, wait bool) (job, error) {
 	if front.rows = rest; rest == nil {
 		*todo = (*todo)[1:]
 	}
-	return j, nil
+	return j, err
+}
+
+// admit answers the grant for rows that go together or not at all, of which some
+// are granted already.
+func (r *run) admit(ctx context.Context, together Range, granted int64) (int64, error) {
+	var rows int64
+	err := r.guard(ctx, func() error {
+		return r.patiently(ctx, func() (err error) {
+			rows, err = r.reader().count(ctx, together)
+			return err
+		})
+	})
+	if err != nil {
+		return granted, err
+	}
+	if rows > int64(r.policy.BatchSize) {
+		r.find(Warning("unbounded-batch", "more rows than a batch may hold share one expiration, and the role may not read what tells them apart: they go in one statement, and where MAX_ROWS is less they stay. GRANT SELECT ON dbo.ClientAccessTokens to the role to have them deleted in batches"))
+	}
+	granted += r.cap.take(rows-granted, false)
+	switch {
+	case granted >= rows:
+		return granted, nil
+	case rows > r.policy.MaxRows:
+		return granted, errNeverFits
+	default:
+		return granted, errMaxRows
+	}
 }
 
 // work deletes the rows of one job after the other, several in one trip to the
@@ -152,10 +194,22 @@ func (r *run) work(ctx context.Context, c *conn, jobs <-chan job, done chan<- jo
 		sleep(ctx, rest)
 		// The other workers get their share of what is there.
 		trip := gather(first, jobs, min(most, 1+len(jobs)/max(1, r.policy.Concurrency)))
+		trip = slices.DeleteFunc(trip, func(j job) bool {
+			outgrown := r.size.outgrown(j.batch)
+			if outgrown {
+				j.err = errOutgrown
+				done <- j
+			}
+			return outgrown
+		})
+		if len(trip) == 0 {
+			continue
+		}
 		start := time.Now()
 		r.delete(ctx, c, trip)
 		most, rest = r.fitting(time.Since(start)/time.Duration(len(trip))), 0
 		for _, j := range trip {
+			r.size.learn(j.batch, j.deleted, j.took, j.err)
 			switch {
 			case errors.Is(j.err, ErrLocked):
 				most, rest = 1, lockedRest/2+rand.N(lockedRest/2)
@@ -216,17 +270,20 @@ func (r *run) delete(ctx context.Context, c *conn, trip []job) {
 }
 
 // widen gives a large backlog as many connections as may delete at once, and one
-// for reading; it answers the new ones that delete. Where the server has none to
-// spare, fewer do it all.
+// for reading alone, if there is one to lend; it answers the new ones that delete.
+// Where the server has none to spare, fewer do it all.
 func (r *run) widen(ctx context.Context, concurrency int) (workers []*conn) {
-	deleting := max(1, len(r.tables)-1)
-	for len(r.tables) <= concurrency {
+	have := len(r.deleters())
+	if r.lend(r) {
+		concurrency++
+	}
+	for len(r.tables) < concurrency {
 		if err := r.open(ctx, false); err != nil {
 			r.log.WarnContext(ctx, "no further connection", "error", err.Error())
 			break
 		}
 	}
-	return r.tables[deleting:max(deleting, len(r.tables)-1)]
+	return r.deleters()[min(have, len(r.deleters())):]
 }
 
 // sleep rests for d, or until ctx ends.

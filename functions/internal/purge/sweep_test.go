@@ -12,7 +12,7 @@ func TestConcurrencyIsThatManyDeletesAtOnceAndNoMore(t *testing.T) {
 	for _, concurrency := range []int{0, 1, 2, 5} {
 		synctest.Test(t, func(t *testing.T) {
 			f := &crowd{fake: fake{rows: 2000, takes: time.Second}}
-			r := runAll(t.Context(), f, Policy{BatchSize: 10, Concurrency: concurrency}, "a")
+			r := runAll(t.Context(), f, Policy{BatchSize: 10, Concurrency: concurrency, Parallel: 2}, "a")
 			n := max(1, concurrency)
 			if d := r.Databases[0]; d.Status != Complete || d.DeletedRows != 2000 || d.Batches != 200 || f.deletes != 200 {
 				t.Errorf("%d: %+v in %d deletes", n, d, f.deletes)
@@ -28,10 +28,31 @@ func TestConcurrencyIsThatManyDeletesAtOnceAndNoMore(t *testing.T) {
 	}
 }
 
-// crowd counts the deletes at once, and gives each connection a table of its own.
+func TestThereAreNeverMoreConnectionsThanDatabasesAtOnceTimesConcurrency(t *testing.T) {
+	for _, parallel := range []int{1, 2, 4} {
+		for _, concurrency := range []int{1, 3} {
+			synctest.Test(t, func(t *testing.T) {
+				f := &crowd{fake: fake{rows: 300, takes: time.Second}}
+				tables := engines{}
+				var names []string
+				for _, name := range []string{"a", "b", "c", "d", "e"} {
+					tables[name], names = f, append(names, name)
+				}
+				runAll(t.Context(), tables, Policy{BatchSize: 1, Concurrency: concurrency, Parallel: parallel}, names...)
+				if f.mostOpen != parallel*concurrency {
+					t.Errorf("%d connections with %d databases at once and a concurrency of %d", f.mostOpen, parallel, concurrency)
+				}
+			})
+		}
+	}
+}
+
+// crowd counts the deletes and connections at once, and gives each connection a
+// table of its own.
 type crowd struct {
 	fake
-	now, most int
+	now, most      int
+	open, mostOpen int
 }
 
 type member struct{ *crowd }
@@ -40,7 +61,17 @@ func (c *crowd) Open(ctx context.Context, database string, claim bool) (Table, e
 	if _, err := c.fake.Open(ctx, database, claim); err != nil {
 		return nil, err
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.open++
+	c.mostOpen = max(c.mostOpen, c.open)
 	return member{c}, nil
+}
+
+func (m member) Close() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.open--
 }
 
 func (m member) Delete(ctx context.Context, batches []Range, answer func(int64, error)) {
@@ -177,6 +208,88 @@ func TestBatchesTakeTheTimeAimedAt(t *testing.T) {
 	}
 }
 
+func TestBatchesThatWereCutAheadAreCutAgainWhereTheyTakeTooLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &timed{fake: fake{rows: 100_000}, perRow: time.Millisecond}
+		r := runAll(t.Context(), f, Policy{BatchSize: 5000, BatchTarget: time.Second}, "a")
+		if r.Status != Complete || r.DeletedRows != 100_000 || f.batches[0] != 5000 || slices.Max(f.batches[1:]) > 2000 {
+			t.Errorf("%s, %d rows, batches of %v", r.Status, r.DeletedRows, f.batches)
+		}
+	})
+}
+
+// slow gives up a statement that would take longer than seven eighths of the time
+// left, as a server does.
+type slow struct{ timed }
+
+func (f *slow) Open(context.Context, string, bool) (Table, error) { return f, nil }
+
+func (f *slow) Delete(ctx context.Context, batches []Range, answer func(int64, error)) {
+	each(ctx, batches, answer, func(ctx context.Context, r Range) (int64, error) {
+		deadline, _ := ctx.Deadline()
+		limit := time.Until(deadline) / 8 * 7
+		if takes := time.Duration(r.(stretch).to-r.(stretch).from) * f.perRow; takes > limit {
+			sleep(ctx, limit)
+			return 0, ErrTimeout
+		}
+		return f.timed.delete(ctx, r)
+	})
+}
+
+func TestARunTooShortForOneBatchDeletesSomethingAllTheSame(t *testing.T) {
+	for _, target := range []time.Duration{0, 50 * time.Millisecond} {
+		synctest.Test(t, func(t *testing.T) {
+			f := &slow{timed{fake: fake{rows: 15_000}, perRow: time.Millisecond}}
+			r := runAll(t.Context(), f, Policy{BatchSize: 5000, BatchTarget: target, MaxDuration: 5 * time.Second}, "a")
+			if d := r.Databases[0]; d.StopReason != MaxDuration || d.DeletedRows < 100 || int(d.DeletedRows) != 15_000-f.left() {
+				t.Errorf("%+v, %d left", d, f.left())
+			}
+		})
+	}
+}
+
+// coarse has rows that go together or not at all: all of a decade.
+type coarse struct{ fake }
+
+func (f *coarse) Open(context.Context, string, bool) (Table, error) { return f, nil }
+
+func (f *coarse) Count(_ context.Context, r Range) (int64, error) {
+	return int64(r.(stretch).to - r.(stretch).from), nil
+}
+
+func (f *coarse) Next(_ context.Context, r Range, n int) (Batch, Range, error) {
+	s := r.(stretch)
+	decade := min(s.to, s.from-s.from%10+10)
+	batch := Batch{Rows: stretch{s.from, decade}, Unbounded: decade-s.from > n}
+	if decade == s.to {
+		return batch, nil, nil
+	}
+	return batch, stretch{decade, s.to}, nil
+}
+
+func TestRowsThatGoTogetherGoWhereTheCapAllowsAndHoldUpNoOthers(t *testing.T) {
+	for _, c := range []struct {
+		most, batch, want int
+		finding           bool
+	}{
+		{25, 10, 20, false}, // the third ten do not fit any more
+		{100, 10, 30, false},
+		{25, 4, 20, true},
+		{100, 4, 30, true},
+		{7, 4, 0, true}, // none ever fits
+	} {
+		f := &coarse{fake{rows: 30}}
+		r := runAll(t.Context(), f, Policy{BatchSize: c.batch, MaxRows: int64(c.most)}, "a")
+		if d := r.Databases[0]; d.DeletedRows != int64(c.want) || (len(d.Findings) == 1) != c.finding || (d.StopReason == MaxRows) != (c.want < 30) {
+			t.Errorf("%+v: %+v", c, d)
+		}
+	}
+	f := &coarse{fake{rows: 33}} // the last three fit
+	if r := runAll(t.Context(), f, Policy{BatchSize: 4, MaxRows: 7}, "a"); r.DeletedRows != 3 || r.Databases[0].StopReason != MaxRows {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestBatchesGrowBackAndShrinkAtOnceAtALock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &timed{fake: fake{rows: 40_000}, perRow: time.Microsecond, locked: 1}
@@ -187,14 +300,18 @@ func TestBatchesGrowBackAndShrinkAtOnceAtALock(t *testing.T) {
 		}
 	})
 	s := newSize(Policy{BatchSize: 1000})
-	s.learn(1000, 1000, time.Hour)
-	if s.shrink(1000); s.rows != 1000 {
-		t.Errorf("without a target, %d rows", s.rows)
+	s.learn(1000, 1000, time.Hour, nil)
+	s.learn(1000, 0, time.Hour, ErrLocked)
+	if s.now() != 1000 {
+		t.Errorf("without a target, %d rows", s.now())
+	}
+	if s.learn(1000, 0, time.Hour, ErrTimeout); s.now() != 100 {
+		t.Errorf("without a target, %d rows where there was no time for more", s.now())
 	}
 	s = newSize(Policy{BatchSize: 1000, BatchTarget: time.Second})
-	s.learn(1000, 1000, time.Hour)
-	s.learn(1000, 1000, time.Hour) // cut before
-	if s.shrink(1000); s.rows != 500 {
-		t.Errorf("halved once, then %d rows", s.rows)
+	s.learn(1000, 1000, 3*time.Second, nil)
+	s.learn(1000, 1000, 3*time.Second, nil) // cut before
+	if s.learn(1000, 0, 0, ErrLocked); s.now() != 333 {
+		t.Errorf("a third once, then %d rows", s.now())
 	}
 }
