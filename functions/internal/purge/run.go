@@ -149,12 +149,7 @@ func (r *run) serve(outer, work context.Context, share time.Duration) (again boo
 	timeout := !opened && there && turn.Err() != nil
 	if opened {
 		r.lost, r.res.Error = time.Time{}, ""
-		defer func() {
-			for _, t := range r.tables {
-				t.table.Close()
-			}
-			r.tables = nil
-		}()
+		defer r.close(outer)
 		err = r.guard(turn, func() error { return r.act(turn, opening) })
 		timeout = errors.Is(err, ErrTimeout) || turn.Err() != nil
 	}
@@ -181,7 +176,9 @@ func (r *run) serve(outer, work context.Context, share time.Duration) (again boo
 		r.res.Error = err.Error()
 		again = over || r.restAfterLoss(work, err)
 	}
-	if r.res.Status != Complete && r.expired != nil && r.policy.Action == Purge && opened {
+	// One that does not answer any more would take what time there is left.
+	silent := errors.Is(err, ErrLost) || len(r.unsure) > 0
+	if r.res.Status != Complete && r.expired != nil && r.policy.Action == Purge && opened && !silent {
 		r.guard(outer, func() error { r.lookAtLeftovers(outer); return nil }) //nolint:errcheck // logged; the status stands
 	}
 	return again
@@ -218,6 +215,18 @@ func (r *run) open(ctx context.Context, claim bool) error {
 		r.tables = append(r.tables, newConn(t))
 	}
 	return err
+}
+
+// close ends all connections at once: each may take a moment.
+func (r *run) close(ctx context.Context) {
+	var closing sync.WaitGroup
+	for _, t := range r.tables {
+		closing.Go(func() {
+			r.guard(ctx, func() error { t.table.Close(); return nil }) //nolint:errcheck // logged; every batch is committed
+		})
+	}
+	closing.Wait()
+	r.tables = nil
 }
 
 // reader answers the connection that reads, which deletes as well where none is

@@ -144,6 +144,19 @@ func TestAPanicIsThatDatabasesFailureAndItsValueIsNotShown(t *testing.T) {
 	}
 }
 
+// brittle panics when it is closed.
+type brittle struct{ *fake }
+
+func (b brittle) Open(context.Context, string, bool) (Table, error) { return b, nil }
+
+func (brittle) Close() { panic("hunter2") }
+
+func TestAPanicInClosingIsNoEndOfTheProcess(t *testing.T) {
+	if r := runAll(t.Context(), brittle{&fake{rows: 20}}, Policy{BatchSize: 10}, "a"); r.Status != Complete || r.DeletedRows != 20 {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestAnErrorKeepsWhatWasDeletedBeforeIt(t *testing.T) {
 	f := &failing{fake: fake{rows: 100}, after: 3}
 	r := runAll(t.Context(), f, Policy{BatchSize: 10}, "a")
