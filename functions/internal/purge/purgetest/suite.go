@@ -30,6 +30,7 @@ func Run(t *testing.T, s Server) {
 		"ACheckDeletesNothing":                         testCheck,
 		"ACheckFindsEachDefect":                        testCheckDefects,
 		"SeveralConnectionsDeleteEachRowOnce":          testConcurrency,
+		"BatchesSentAheadAreCountedOneByOne":           testAhead,
 		"TheCapIsKept":                                 testCap,
 		"ACapThatIsJustEnoughDrains":                   testCapEnough,
 		"ASecondPurgerStepsBack":                       testTwoPurgers,
@@ -389,6 +390,48 @@ func testConcurrency(t *testing.T, s Server) {
 		expect(t, do(t.Context(), t, s.Engine(), db.Name(), p), purge.Partial, purge.MaxRows, int(p.MaxRows))
 		if left := len(db.Expirations(t)); left != n+batch-int(p.MaxRows) {
 			t.Errorf("%d rows are left", left)
+		}
+	}
+}
+
+// With a target, quick batches are sent to the server several at a time.
+func testAhead(t *testing.T, s Server) {
+	const n = 40*batch + 3
+	p := policy()
+	p.BatchTarget, p.MaxDuration = time.Second, 6*time.Second
+	for name, trouble := range map[string]func(db Database, rows []time.Time) (e hooked, kept []time.Time){
+		"none": func(Database, []time.Time) (hooked, []time.Time) { return hooked{}, nil },
+		"a locked row": func(db Database, rows []time.Time) (hooked, []time.Time) {
+			t.Cleanup(db.Lock(t, rows[n/2]))
+			return hooked{}, rows[n/2 : n/2+1]
+		},
+		"a lost connection": func(db Database, _ []time.Time) (hooked, []time.Time) {
+			return hooked{deleted: func(n int) {
+				if n == 12 {
+					db.Disconnect(t)
+				}
+			}}, nil
+		},
+	} {
+		db := s.Create(t)
+		rows := spread(n, db.Now(t).Add(-time.Hour).Truncate(time.Second), time.Second)
+		db.Insert(t, rows...)
+		statements := db.Record(t)
+		engine, kept := trouble(db, rows)
+		engine.Engine = s.Engine()
+		r := do(t.Context(), t, engine, db.Name(), p)
+		if kept == nil {
+			expect(t, r, purge.Complete, purge.Drained, n)
+		} else {
+			expect(t, r, purge.Partial, purge.MaxDuration, n-len(kept))
+		}
+		expectLeft(t, db, kept...)
+		deleted, most := 0, 0
+		for _, rows := range statements() {
+			deleted, most = deleted+rows, max(most, rows)
+		}
+		if deleted != n-len(kept) || most > batch {
+			t.Errorf("%s: the server deleted %d rows, %d at once", name, deleted, most)
 		}
 	}
 }
