@@ -68,7 +68,8 @@ func (r *run) sweep(ctx context.Context, todo []part) (left []part, failure erro
 	defer close(jobs)
 
 	var unfitting error // rows were left aside that no cap allows
-	flying := 0         // jobs sent and not yet done
+	flying := 0         // jobs cut and not yet done
+	ready := tray{run: r, jobs: jobs}
 	for planned := 0; ; {
 		if failure == nil && flying < most && len(todo) > 0 {
 			j, err := r.plan(ctx, &todo, flying == 0)
@@ -77,9 +78,9 @@ func (r *run) sweep(ctx context.Context, todo []part) (left []part, failure erro
 				continue
 			}
 			if err == nil {
-				jobs <- j
+				ready.add(j)
 				flying++
-				if planned++; planned == widenAfter {
+				if planned++; planned == widenAfter && len(todo) > 0 {
 					for _, c := range r.widen(ctx, concurrency) {
 						work(c)
 					}
@@ -91,6 +92,7 @@ func (r *run) sweep(ctx context.Context, todo []part) (left []part, failure erro
 				failure = err
 			}
 		}
+		ready.send()
 		if flying == 0 {
 			return append(left, todo...), cmp.Or(failure, unfitting)
 		}
@@ -116,6 +118,32 @@ func (r *run) sweep(ctx context.Context, todo []part) (left []part, failure erro
 		}
 		r.cap.settle(j.granted, j.deleted)
 	}
+}
+
+// tray holds jobs back while the connection that cuts them is also the one to
+// delete them, so that the two take turns of several jobs: as many as make a trip,
+// or as were cut in the time of a batch.
+type tray struct {
+	run   *run
+	jobs  chan<- job
+	held  []job
+	since time.Time // the first was cut
+}
+
+func (t *tray) add(j job) {
+	if t.held = append(t.held, j); len(t.held) == 1 {
+		t.since = time.Now()
+	}
+	if t.run.lent || len(t.held) == tripMost || time.Since(t.since) >= t.run.policy.BatchTarget {
+		t.send()
+	}
+}
+
+func (t *tray) send() {
+	for _, j := range t.held {
+		t.jobs <- j
+	}
+	t.held = t.held[:0]
 }
 
 // plan cuts the next batch off todo. With wait it waits for rows that other
