@@ -142,13 +142,17 @@ func (r *run) serve(outer, work context.Context, share time.Duration) (again boo
 	if late == nil {
 		err = r.guard(turn, func() error { return r.open(turn, r.policy.Action == Purge) })
 	}
-	// A database that was open before is there, and one that is there opens soon. Any
-	// other may be out of reach, which must not look like too little time.
+	// A database that was open before is there, unless it was lost, and one that is
+	// there opens soon. Any other may be out of reach, which must not look like too
+	// little time.
 	opened, opening := err == nil, time.Since(start)
-	there := r.res.Cutoff != nil && r.lost.IsZero() || opening < openPatience
+	there := opening < openPatience
+	if r.res.Cutoff != nil {
+		there = r.lost.IsZero()
+	}
 	timeout := !opened && there && turn.Err() != nil
 	if opened {
-		r.lost, r.res.Error = time.Time{}, ""
+		r.lost = time.Time{}
 		defer r.close(outer)
 		err = r.guard(turn, func() error { return r.act(turn, opening) })
 		timeout = errors.Is(err, ErrTimeout) || turn.Err() != nil
@@ -255,7 +259,7 @@ func (r *run) guard(ctx context.Context, do func() error) (err error) {
 var doneReason = map[Action]StopReason{Purge: Drained, DryRun: DryRunDone, Check: CheckDone}
 
 func (r *run) end(status Status, reason StopReason) {
-	r.res.Status, r.res.StopReason = status, reason
+	r.res.Status, r.res.StopReason, r.res.Error = status, reason, ""
 }
 
 func (r *run) find(f Finding) {
