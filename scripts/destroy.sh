@@ -11,6 +11,8 @@ cd "$(dirname "$0")/.."
 source scripts/common.sh
 
 target
+# A deletion of what is not there succeeds, and the mistyped name would go unseen.
+aws cloudformation describe-stacks --stack-name "$STACK" >/dev/null || die "no stack $STACK in this account and region"
 confirm "This deletes the stack $STACK, its log included."
 aws cloudformation delete-stack --stack-name "$STACK"
 aws cloudformation wait stack-delete-complete --stack-name "$STACK"

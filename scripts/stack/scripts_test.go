@@ -143,6 +143,14 @@ func TestScripts(t *testing.T) {
 		}
 	})
 
+	t.Run("destroy fails where there is no such stack", func(t *testing.T) {
+		t.Parallel()
+		_, stderr, err := c.script(t, "destroy.sh", "", "STACK=purge-tokens-nowhere", "YES=1")
+		if err == nil || !strings.Contains(stderr, "no stack purge-tokens-nowhere") || strings.Contains(stderr, "deleted") {
+			t.Errorf("%v\n%s", err, stderr)
+		}
+	})
+
 	t.Run("deploy builds, then deploys where it said", func(t *testing.T) {
 		t.Parallel()
 		dir := t.TempDir()
