@@ -105,10 +105,11 @@ func TestParametersRefuseWhatWouldNotWork(t *testing.T) {
 		"KmsKeyArn":           {"alias/purge", "arn:aws:kms:us-east-1:123456789012:alias/purge", "*"},
 		"DbEngine":            {"mysql"},
 		"DbHost":              {"host name", "host,1433"},
-		"DbPort":              {"0", "100000", "x"},
+		"DbPort":              {"0", "065", "65536", "65600", "66000", "70000", "100000", "x"},
 		"SubnetIds":           {"subnet-1, subnet-2", "vpc-1", "subnet-1,"},
 		"ScheduleExpression":  {"30 minutes", "at(2030-01-01T00:00:00)"},
 		"GracePeriod":         {"", "1", "1d", "-1h", "1 h"},
+		"LockTimeout":         {"", "1", "0s", "0m0s", "0.5ms", "00ms"},
 		"MaxRows":             {"-1"},
 		"BatchSize":           {"0", "1000001", "1e3"},
 		"ReservedConcurrency": {"0", "-1"},
@@ -122,6 +123,16 @@ func TestParametersRefuseWhatWouldNotWork(t *testing.T) {
 		for _, value := range values {
 			if stack.Parameters[name].refuse(value) == nil {
 				t.Errorf("%s takes %q", name, value)
+			}
+		}
+	}
+	for name, values := range map[string][]string{
+		"DbPort":      {"", "1", "1433", "10000", "59999", "64999", "65499", "65529", "65535"},
+		"LockTimeout": {"1ms", "500ms", "2s", "1.5s", "10s", "1m0s"},
+	} {
+		for _, value := range values {
+			if err := stack.Parameters[name].refuse(value); err != nil {
+				t.Errorf("%s: %v", name, err)
 			}
 		}
 	}
@@ -251,7 +262,7 @@ func TestTheRoleMayDoNothingElse(t *testing.T) {
 	}
 	const ec2 = "arn:aws:ec2:us-east-1:123456789012:"
 	network := []string{
-		"Allow ec2:DescribeNetworkInterfaces on *",
+		"Allow ec2:DescribeNetworkInterfaces ec2:DescribeSubnets on *",
 		"Allow ec2:CreateNetworkInterface ec2:DeleteNetworkInterface ec2:AssignPrivateIpAddresses ec2:UnassignPrivateIpAddresses" +
 			" on " + ec2 + "network-interface/* " + ec2 + "security-group/" + others["SecurityGroupId"] + " " + ec2 + "subnet/*",
 		`Deny ec2:* on * if {"ArnEquals":{"lambda:SourceFunctionArn":"arn:aws:lambda:us-east-1:123456789012:function:purge-tokens-test"}}`,
