@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -70,6 +71,10 @@ type Postgres struct {
 // PostgreSQL; else it downloads PostgreSQL, once, into the user's cache. It
 // answers when the server accepts log-ins; ctx bounds that, not the server's
 // life.
+//
+// The command purge-tokens reads the same variable, in which a shell may still
+// have a production server. So one on another machine is refused, unless
+// ALLOW_REMOTE_DATABASE is 1.
 func Start(ctx context.Context, o Options) (*Postgres, error) {
 	if o.Progress == nil {
 		o.Progress = func(string) {}
@@ -105,6 +110,10 @@ func found(ctx context.Context, given string) (*Postgres, error) {
 	if err != nil {
 		return nil, errors.New("DATABASE_URL: not a PostgreSQL address")
 	}
+	if remote(config) && os.Getenv("ALLOW_REMOTE_DATABASE") != "1" {
+		return nil, errors.New("DATABASE_URL: the server is not on this machine, and databases would be created on it: " +
+			"unset DATABASE_URL, or set ALLOW_REMOTE_DATABASE=1 if that is what you mean")
+	}
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("DATABASE_URL: %w", err)
@@ -114,6 +123,21 @@ func found(ctx context.Context, given string) (*Postgres, error) {
 		Host: config.Host, Port: config.Port, User: config.User, Password: config.Password, given: address,
 	}, nil
 }
+
+// remote tells whether any of the hosts is another machine's.
+func remote(config *pgx.ConnConfig) bool {
+	hosts := []string{config.Host}
+	for _, f := range config.Fallbacks {
+		hosts = append(hosts, f.Host)
+	}
+	return slices.ContainsFunc(hosts, func(host string) bool {
+		socket := strings.HasPrefix(host, "/") || strings.HasPrefix(host, "@")
+		return !socket && host != "localhost" && !net.ParseIP(host).IsLoopback()
+	})
+}
+
+// Found tells whether the server is the one in DATABASE_URL, which stays.
+func (p *Postgres) Found() bool { return p.given != nil }
 
 // URL answers the address of a database for the superuser.
 func (p *Postgres) URL(database string) string {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -156,6 +157,29 @@ func TestAWrongSettingIsAnErrorThatQuotesTheLog(t *testing.T) {
 		t.Fatal("it started")
 	}
 	t.Log(err)
+}
+
+func TestAServerOnAnotherMachineIsRefused(t *testing.T) {
+	t.Setenv("TEST_POSTGRES_VERSION", "")
+	for host, refused := range map[string]bool{
+		"db.example.org": true, "10.0.0.1": true, "localhost.example.org": true, "[2001:db8::1]:5432": true,
+		"127.0.0.1:1,db.example.org:1": true,
+		"127.0.0.1:1":                  false, "127.1.2.3:1": false, "[::1]:1": false, "localhost:1": false,
+		"%2Fnowhere": false, "/postgres?host=/nowhere": false,
+	} {
+		t.Setenv("DATABASE_URL", "postgres://wh0isit:s3cr3tc0re@"+host)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		_, err := Start(ctx, Options{}) // nobody listens at the others
+		cancel()
+		if err == nil || strings.Contains(err.Error(), "unset DATABASE_URL") != refused || strings.Contains(err.Error(), "s3cr3tc0re") {
+			t.Errorf("%s: %v", host, err)
+		}
+	}
+	t.Setenv("ALLOW_REMOTE_DATABASE", "1")
+	t.Setenv("DATABASE_URL", "postgres://wh0isit:s3cr3tc0re@db.example.invalid/")
+	if _, err := Start(t.Context(), Options{}); err == nil || strings.Contains(err.Error(), "unset DATABASE_URL") {
+		t.Errorf("allowed: %v", err)
+	}
 }
 
 func TestAServerInTheEnvironmentIsLeftAlone(t *testing.T) {
