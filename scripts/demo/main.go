@@ -24,19 +24,24 @@ import (
 )
 
 // tenants are the databases of the demonstration, and how many expired tokens
-// each holds, and as many live ones. The template is excluded.
+// each holds, and as many live ones. The template is excluded. On a server in
+// DATABASE_URL there may be real ones, so no name or pattern is like theirs.
 var tenants = []struct {
 	name string
 	rows int
 }{
-	{"EdFi_Admin_Tenant1", 30_000},
-	{"EdFi_Admin_Tenant2", 15_000},
-	{"EdFi_Admin_Tenant3", 4_000},
-	{"EdFi_Admin_Template", 1_000},
+	{"EdFi_AdminDemo_Tenant1", 30_000},
+	{"EdFi_AdminDemo_Tenant2", 15_000},
+	{"EdFi_AdminDemo_Tenant3", 4_000},
+	{"EdFi_AdminDemo_Template", 1_000},
 }
 
 const (
-	databases = "EdFi_Admin_*,!EdFi_Admin_Template"
+	databases = "EdFi_AdminDemo_*,!EdFi_AdminDemo_Template"
+
+	// mark is the comment on each database that the demonstration created, the
+	// only ones that it drops.
+	mark = "created by make demo, which also drops it"
 
 	timeout = 5 * time.Minute // the function's, as it is deployed
 
@@ -53,7 +58,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context) error {
+func run(ctx context.Context) (err error) {
 	if len(os.Args) != 2 {
 		return errors.New("usage: demo BOOTSTRAP")
 	}
@@ -64,16 +69,24 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer r.Close()
-	out.step("PostgreSQL", "%s:%d, a throwaway", r.Postgres.Host, r.Postgres.Port)
+	kind := "a throwaway"
+	if r.Postgres.Found() {
+		kind = "the server in DATABASE_URL"
+		if err := drop(ctx, r.Postgres); err != nil { // what a killed demonstration left
+			return err
+		}
+		defer func() { err = errors.Join(err, drop(context.WithoutCancel(ctx), r.Postgres)) }()
+	}
+	out.step("PostgreSQL", "%s:%d, %s", r.Postgres.Host, r.Postgres.Port, kind)
 	out.step("Secrets", "%s holds the login, behind a stand-in for Secrets Manager", rig.SecretID)
 
 	var tables []*table
 	for _, tenant := range tenants {
-		conn, err := r.CreateDatabase(ctx, tenant.name)
+		conn, err := create(context.WithoutCancel(ctx), r, tenant.name) // to its mark, whatever happens
 		if err != nil {
 			return err
 		}
-		defer conn.Close(context.Background()) //nolint:errcheck // the server goes with it
+		defer conn.Close(context.Background()) //nolint:errcheck // its database goes
 		fill := edfi.FillOptions{Expired: tenant.rows, Live: tenant.rows}
 		err = edfi.Fill(ctx, conn, fill, func(done, total int) {
 			out.progress(fmt.Sprintf("%s  %s of %s tokens written", tenant.name, thousands(done), thousands(total)))
@@ -105,13 +118,13 @@ func run(ctx context.Context) error {
 		return err
 	}
 	out.blank()
-	out.line("%-20s %18s %18s", "tokens", "before", "after")
-	out.line("%-20s %9s %8s %9s %8s", "", "expired", "live", "expired", "live")
+	out.line("%-24s %18s %18s", "tokens", "before", "after")
+	out.line("%-24s %9s %8s %9s %8s", "", "expired", "live", "expired", "live")
 	for _, t := range tables {
 		if err := t.count(ctx, &t.after); err != nil {
 			return err
 		}
-		out.line("%-20s %9s %8s %9s %8s", t.name, thousands(t.before.expired), thousands(t.before.live), thousands(t.after.expired), thousands(t.after.live))
+		out.line("%-24s %9s %8s %9s %8s", t.name, thousands(t.before.expired), thousands(t.before.live), thousands(t.after.expired), thousands(t.after.live))
 	}
 	metrics, logs := split(first.written)
 	out.title("The metric lines, in CloudWatch's embedded metric format")
@@ -131,6 +144,40 @@ func run(ctx context.Context) error {
 	}
 	out.title("The same event again finds nothing to do")
 	out.line("%d rows deleted in %d ms", again.DeletedRows, again.DurationMs)
+	return nil
+}
+
+// create makes a database with the mark on it.
+func create(ctx context.Context, r *rig.Rig, name string) (*pgx.Conn, error) {
+	conn, err := r.CreateDatabase(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	_, err = conn.Exec(ctx, fmt.Sprintf("COMMENT ON DATABASE %s IS '%s'", pgx.Identifier{name}.Sanitize(), mark))
+	return conn, err
+}
+
+// drop removes the databases that bear the mark.
+func drop(ctx context.Context, server *throwaway.Postgres) error {
+	conn, err := pgx.Connect(ctx, server.URL("postgres"))
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx) //nolint:errcheck // the statements have ended
+	rows, err := conn.Query(ctx, "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') = $1", mark)
+	if err != nil {
+		return err
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		// Not WITH (FORCE): another demonstration may be at work in it.
+		if _, err := conn.Exec(ctx, "DROP DATABASE "+pgx.Identifier{name}.Sanitize()); err != nil {
+			return fmt.Errorf("drop database %s: %w", name, err)
+		}
+	}
 	return nil
 }
 
