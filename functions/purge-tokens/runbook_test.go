@@ -21,7 +21,8 @@ var queryWords = []string{"fields", "filter", "stats", "sort", "limit", "as", "b
 
 func TestTheRunbookAsksForWhatIsLogged(t *testing.T) {
 	t.Parallel()
-	// Runs that log all that there is: a finding, a failed database, batches.
+	// Runs that log all that there is: a finding, a failed database, batches; and
+	// those that delete nothing.
 	logged := map[string]bool{}
 	values := map[string]bool{}
 	good, bad := newDatabase(t, 30, 3), newDatabase(t, 3, 3)
@@ -33,6 +34,13 @@ func TestTheRunbookAsksForWhatIsLogged(t *testing.T) {
 	}
 	f := start(t, "DATABASES="+good.name+","+bad.name, "BATCH_SIZE=10", "AWS_LAMBDA_LOG_FORMAT=JSON", "AWS_LAMBDA_LOG_LEVEL=DEBUG")
 	_, lines := f.invoke(t, `{}`)
+	for _, action := range []string{"check", "dry-run"} {
+		_, more := f.invoke(t, `{"action":"`+action+`","databases":["`+good.name+`"]}`)
+		lines += more
+	}
+	hasty := good.start(t, "STOP_BEFORE=1h", "AWS_LAMBDA_LOG_FORMAT=JSON") // ends as no-time
+	_, more := hasty.invoke(t, `{}`)
+	lines += more
 	for line := range strings.Lines(lines) {
 		if !strings.HasPrefix(line, "{") { // aws-lambda-go logs an error once more, as text
 			continue
