@@ -17,16 +17,17 @@ const oldestVersion = 13_00_00
 // Check implements [purge.Table].
 func (t *table) Check(ctx context.Context) ([]purge.Finding, error) {
 	var (
-		version, zone, role            string
+		version, zone                  string
 		triggers, rules, references    string
-		rowSecurity, pgAgent, pgCron   bool
+		pgAgent, pgCron                *bool
+		hidden                         bool
 		tableSize, indexes, live, dead int64
 	)
 	if err := t.begin(ctx, byIndex, sqlCheck, 1); err != nil {
 		return nil, t.explain("check the database", err)
 	}
-	err := t.conn.QueryRow(ctx, sqlCheck, t.oid).Scan(&version, &zone, &role, &triggers, &rules, &rowSecurity,
-		&references, &tableSize, &indexes, &live, &dead, &pgAgent, &pgCron)
+	err := t.conn.QueryRow(ctx, sqlCheck, t.oid).Scan(&version, &zone, &triggers, &rules, &references,
+		&tableSize, &indexes, &live, &dead, &pgAgent, &pgCron, &hidden)
 	if err != nil {
 		return nil, t.explain("check the database", err)
 	}
@@ -39,8 +40,7 @@ func (t *table) Check(ctx context.Context) ([]purge.Finding, error) {
 		add(purge.Info("version", "PostgreSQL "+version))
 	}
 	switch {
-	case !t.examined.deletable:
-		add(purge.Fault("no-delete-right", "the login may not delete: GRANT DELETE ON dbo.clientaccesstokens TO "+pgx.Identifier{role}.Sanitize()+"; infra/postgres/role.sql does"))
+	case !t.examined.deletable: // the error says so
 	case t.places:
 		add(purge.Info("rights", "the login may delete tokens, and read them, which takes more than the least right"))
 	default:
@@ -58,16 +58,13 @@ func (t *table) Check(ctx context.Context) ([]purge.Finding, error) {
 		add(purge.Warning("time-zone", "sessions are in "+zone+"; this purge does not mind, but DELETE ... WHERE expiration < now() takes live tokens or leaves expired ones: stop any job that runs it"))
 	}
 	if triggers != "" {
-		add(purge.Warning("delete-trigger", "triggers run for each delete, which costs time and may keep rows: "+triggers))
+		add(purge.Warning("delete-trigger", "triggers run for each delete, which costs time and may keep rows; without them: "+triggers))
 	}
 	if rules != "" {
-		add(purge.Warning("delete-rule", "rules rewrite each delete, so that counts may be wrong: "+rules+"; drop them"))
-	}
-	if rowSecurity {
-		add(purge.Warning("row-security", "row-level security hides rows from the login, so that they stay: ALTER ROLE "+pgx.Identifier{role}.Sanitize()+" BYPASSRLS, or a policy for it"))
+		add(purge.Warning("delete-rule", "rules rewrite each delete, so that counts may be wrong; without them: "+rules))
 	}
 	if references != "" {
-		add(purge.Warning("referenced", "foreign keys lead to the table, which Ed-Fi has none of; they can refuse a delete: "+references))
+		add(purge.Warning("referenced", "foreign keys lead to the table, which Ed-Fi has none of; they can refuse a delete; without them: "+references))
 	}
 	size := fmt.Sprintf("%s and %s of indexes, about %d live and %d dead rows", bytes(tableSize), bytes(indexes), live, dead)
 	if dead > 100_000 && dead > live {
@@ -75,8 +72,11 @@ func (t *table) Check(ctx context.Context) ([]purge.Finding, error) {
 	} else {
 		add(purge.Info("size", size))
 	}
-	jobs, err := t.jobs(ctx, pgAgent, pgCron)
-	return append(found, jobs), t.explain("look for jobs", err)
+	jobs, err := t.jobs(ctx, pgAgent, pgCron, hidden)
+	if err != nil {
+		return found, t.explain("look for jobs", err)
+	}
+	return append(found, jobs), t.examined.mayDelete()
 }
 
 // encryption tells how the connection is secured.
@@ -88,14 +88,19 @@ func (t *table) encryption() purge.Finding {
 	return purge.Encryption(nil)
 }
 
-// jobs tells who else deletes tokens.
-func (t *table) jobs(ctx context.Context, pgAgent, pgCron bool) (purge.Finding, error) {
+// jobs tells who else deletes tokens. Whether the login may read each scheduler's
+// jobs is nil where they are not in this database.
+func (t *table) jobs(ctx context.Context, pgAgent, pgCron *bool, unseen bool) (purge.Finding, error) {
 	var jobs []string
 	for _, kept := range []struct {
-		here bool
-		sql  string
+		readable *bool
+		sql      string
 	}{{pgAgent, sqlJobsOfPgAgent}, {pgCron, sqlJobsOfPgCron}} {
-		if !kept.here {
+		if kept.readable == nil {
+			continue
+		}
+		if !*kept.readable {
+			unseen = true
 			continue
 		}
 		read, _ := t.conn.Query(ctx, kept.sql) // the error comes below
@@ -105,10 +110,14 @@ func (t *table) jobs(ctx context.Context, pgAgent, pgCron bool) (purge.Finding, 
 		}
 		jobs = append(jobs, names...)
 	}
-	if jobs != nil {
-		return purge.Warning("other-cleaner", strings.Join(jobs, ", ")+": deletes tokens too; infra/postgres/stop-old-job.sql stops it"), nil
+	switch {
+	case jobs != nil:
+		return purge.Warning("other-cleaner", "tokens are also deleted by "+strings.Join(jobs, ", ")+"; infra/postgres/stop-old-job.sql stops that"), nil
+	case unseen:
+		return purge.Info("other-cleaner-unseen", "the login may not see all jobs of pgAgent and pg_cron in this database; as an administrator, infra/postgres/stop-old-job.sql finds and stops those that delete tokens"), nil
+	default:
+		return purge.Info("no-other-cleaner", "no job of pgAgent or pg_cron in this database deletes tokens; they may be kept in another one, often postgres"), nil
 	}
-	return purge.Info("no-other-cleaner", "no job of pgAgent or pg_cron that the login may see in this database deletes tokens; they may be kept in another one, often postgres"), nil
 }
 
 func bytes(n int64) string {

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -22,13 +23,16 @@ func TestACheckFindsWhatOnlyPostgreSQLHas(t *testing.T) {
 		clean             string // the code instead, before
 	}{
 		"time zone":    {"ALTER DATABASE %s SET timezone = 'Asia/Tokyo'", "time-zone", "Asia/Tokyo", ""},
-		"trigger":      {"CREATE FUNCTION dbo.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END'; CREATE TRIGGER audit BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION dbo.f()", "delete-trigger", "audit", ""},
-		"rule":         {"CREATE RULE keep AS ON DELETE TO dbo.clientaccesstokens DO INSTEAD NOTHING", "delete-rule", "keep", ""},
-		"row security": {"ALTER TABLE dbo.clientaccesstokens ENABLE ROW LEVEL SECURITY", "row-security", "BYPASSRLS", ""},
-		"foreign key":  {"CREATE TABLE dbo.logs (id uuid REFERENCES dbo.clientaccesstokens)", "referenced", "dbo.logs", ""},
-		"pgAgent":      {pgAgent + ";" + jobs, "other-cleaner", "pgAgent job expired", "no-other-cleaner"},
-		"pg_cron":      {pgCron + ";" + jobs, "other-cleaner", "pg_cron job 1:", "no-other-cleaner"},
-		"unseen jobs":  {pgAgent, "", "", "no-other-cleaner"},
+		"trigger":      {"CREATE FUNCTION dbo.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END'; CREATE TRIGGER \"Audit it\" BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION dbo.f()", "delete-trigger", `ALTER TABLE dbo.clientaccesstokens DISABLE TRIGGER "Audit it";`, ""},
+		"rule":         {"CREATE RULE keep AS ON DELETE TO dbo.clientaccesstokens DO INSTEAD NOTHING", "delete-rule", "ALTER TABLE dbo.clientaccesstokens DISABLE RULE keep;", ""},
+		"row security": {"ALTER TABLE dbo.clientaccesstokens ENABLE ROW LEVEL SECURITY", "row-security", "ALTER ROLE edfi_token_purge BYPASSRLS;", ""},
+		"foreign key":  {`CREATE TABLE dbo."Logs" (id uuid CONSTRAINT "of token" REFERENCES dbo.clientaccesstokens)`, "referenced", `ALTER TABLE dbo."Logs" DROP CONSTRAINT "of token";`, ""},
+		"pgAgent":      {pgAgent + ";" + jobs, "other-cleaner", "tokens are also deleted by pgAgent job expired, pgAgent job nightly, pgAgent job shell; ", "no-other-cleaner"},
+		"pg_cron":      {pgCron + ";" + jobs, "other-cleaner", "pg_cron job 1; ", "no-other-cleaner"},
+		"unseen jobs":  {pgAgent, "info other-cleaner-unseen", "stop-old-job.sql", "no-other-cleaner"},
+		"a part":       {pgAgent + "; GRANT USAGE ON SCHEMA pgagent TO purge_check; GRANT SELECT ON pgagent.pga_jobstep TO purge_check", "info other-cleaner-unseen", "", "no-other-cleaner"},
+		"others' jobs": {pgCron + "; ALTER TABLE cron.job ENABLE ROW LEVEL SECURITY; " + jobs, "info other-cleaner-unseen", "", "no-other-cleaner"},
+		"own jobs":     {pgCron + "; ALTER TABLE cron.job ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON cron.job USING (username = CURRENT_USER); UPDATE cron.job SET username = 'purge_check'; " + jobs, "other-cleaner", "pg_cron job 1; ", "no-other-cleaner"},
 	} {
 		db := s.create(t)
 		before := check(t, s, db.name)
@@ -42,9 +46,9 @@ func TestACheckFindsWhatOnlyPostgreSQLHas(t *testing.T) {
 		}
 		must(t, db.conn, strings.ReplaceAll(c.stage, "%s", pgx.Identifier{db.name}.Sanitize()))
 		after := check(t, s, db.name)
-		want := "warning " + c.code
-		if c.code == "" {
-			want = "info " + c.clean
+		want := c.code
+		if !strings.HasPrefix(want, "info ") {
+			want = "warning " + want
 		}
 		if found := text(after); !strings.Contains(found, want) || !strings.Contains(found, c.text) {
 			t.Errorf("%s: no %s with %q in %s", name, want, c.text, found)
@@ -52,11 +56,58 @@ func TestACheckFindsWhatOnlyPostgreSQLHas(t *testing.T) {
 	}
 }
 
+// The statements that the findings hold are those that mend.
+func TestWhatAFindingSaysMends(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "purge_mended", "")
+	for name, c := range map[string]struct{ stage, code, mends string }{
+		"trigger":      {`CREATE FUNCTION dbo.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; CREATE TRIGGER "Keep it" BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION dbo.f()`, "delete-trigger", `ALTER TABLE .*;`},
+		"rule":         {`CREATE RULE "Keep it" AS ON DELETE TO dbo.clientaccesstokens DO INSTEAD NOTHING`, "delete-rule", `ALTER TABLE .*;`},
+		"foreign key":  {`CREATE TABLE dbo."Logs" (id uuid CONSTRAINT "of token" REFERENCES dbo.clientaccesstokens); INSERT INTO dbo."Logs" SELECT id FROM dbo.clientaccesstokens`, "referenced", `ALTER TABLE .*;`},
+		"index":        {"DROP INDEX dbo.ix_clientaccesstokens_expiration", "missing-expiration-index", `CREATE INDEX .*;`},
+		"row security": {"ALTER TABLE dbo.clientaccesstokens ENABLE ROW LEVEL SECURITY", "row-security", `ALTER ROLE [^;]*;`},
+		"policy":       {"ALTER ROLE purge_mended NOBYPASSRLS; ALTER TABLE dbo.clientaccesstokens ENABLE ROW LEVEL SECURITY", "row-security", `CREATE POLICY .*;`},
+	} {
+		db := s.create(t)
+		db.Insert(t, db.Now(t).Add(-time.Hour))
+		must(t, db.conn, c.stage)
+		found := check(t, s, db.name)
+		at := slices.IndexFunc(found, func(f purge.Finding) bool { return f.Code == c.code })
+		if at < 0 {
+			t.Errorf("%s: no %s in %s", name, c.code, text(found))
+			continue
+		}
+		mend := regexp.MustCompile(c.mends).FindString(found[at].Message)
+		must(t, db.conn, strings.ReplaceAll(mend, "edfi_token_purge", s.role))
+		if found := check(t, s, db.name); name != "policy" && strings.Contains(text(found), c.code) { // a policy for all rows is one, too
+			t.Errorf("%s: %q leaves %s", name, mend, text(found))
+		}
+		if r := run(t, s.server(), db.name); r.Status != purge.Complete || r.DeletedRows != 1 {
+			t.Errorf("%s, after %q: %+v", name, mend, r)
+		}
+	}
+}
+
+func TestRowsThatRowSecurityHidesAreNoCleanTable(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "purge_filtered", "")
+	db := s.create(t)
+	db.Insert(t, db.Now(t).Add(-time.Hour))
+	must(t, db.conn, "ALTER TABLE dbo.clientaccesstokens ENABLE ROW LEVEL SECURITY")
+	for _, action := range []purge.Action{purge.Purge, purge.DryRun, purge.Check} {
+		r := act(t, s.server(), db.name, action)
+		if found := text(r.Findings); r.Status != purge.Complete || strings.Count(found, "warning row-security") != 1 {
+			t.Errorf("%s: %s\n%s", action, r.Status, found)
+		}
+	}
+	if left := len(db.Expirations(t)); left != 1 {
+		t.Errorf("%d rows are left", left)
+	}
+}
+
 func check(t *testing.T, s stage, database string) []purge.Finding {
 	t.Helper()
-	checked := policy
-	checked.Action = purge.Check
-	r := purge.Run(t.Context(), target(s.server(), database), checked, func(purge.DatabaseResult) {}).Databases[0]
+	r := act(t, s.server(), database, purge.Check)
 	if r.Status != purge.Complete {
 		t.Errorf("%+v", r)
 	}

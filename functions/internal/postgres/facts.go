@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -23,6 +22,7 @@ type facts struct {
 	selectExp bool
 	selectAll bool
 	deletable bool
+	filtered  bool // row-level security applies to the login
 	indexed   bool
 }
 
@@ -36,7 +36,7 @@ func (t *table) examine(ctx context.Context) (facts, error) {
 	_, err := results.Exec()
 	if err == nil {
 		err = results.QueryRow().Scan(&f.now, &f.version, &f.standby, &f.oid, &f.plain, &f.typeName,
-			&f.usage, &f.selectExp, &f.selectAll, &f.deletable, &f.indexed)
+			&f.usage, &f.selectExp, &f.selectAll, &f.deletable, &f.filtered, &f.indexed)
 	}
 	if closed := results.Close(); err == nil {
 		err = closed
@@ -51,26 +51,39 @@ func (f facts) fault(database string, writes bool) error {
 	case f.oid == 0:
 		return purge.Unfit{Code: "no-table", Message: fmt.Sprintf("table %s does not exist in database %s: is it an Ed-Fi admin database?", name, database)}
 	case f.typeName == "":
-		return fmt.Errorf("%s has no column expiration", name)
+		return purge.Unfit{Code: "wrong-table", Message: name + " has no column expiration: is it Ed-Fi's table?"}
 	case f.typeName != "timestamp without time zone":
-		return fmt.Errorf("%s.expiration is of type %s; Ed-Fi's is timestamp without time zone, and another type has another notion of expired", name, f.typeName)
+		return purge.Unfit{Code: "wrong-table", Message: fmt.Sprintf("%s.expiration is of type %s; Ed-Fi's is timestamp without time zone, and another type has another notion of expired", name, f.typeName)}
 	case writes && f.standby:
-		return errors.New("the server is a read-only standby: use the writer's endpoint, not a reader's")
-	}
-	var missing []string
-	if !f.usage {
-		missing = append(missing, "USAGE ON SCHEMA dbo")
-	}
-	if !f.selectExp {
-		missing = append(missing, "SELECT (expiration) ON "+name)
-	}
-	if writes && !f.deletable {
-		missing = append(missing, "DELETE ON "+name)
-	}
-	if missing != nil {
-		return fmt.Errorf("permission denied: the role lacks %s; infra/postgres/role.sql grants it", missing)
+		return purge.Unfit{Code: "reader-endpoint", Message: "the server is a read-only standby: use the writer's endpoint, not a reader's", Server: true}
+	case !f.usage || !f.selectExp:
+		return purge.Unfit{Code: "no-select-right", Message: "the login may not read when tokens expire: " + grant}
+	case writes:
+		return f.mayDelete()
 	}
 	return nil
+}
+
+// mayDelete answers nil, or the error for a login that may only read.
+func (f facts) mayDelete() error {
+	if f.deletable {
+		return nil
+	}
+	return purge.Unfit{Code: "no-delete-right", Message: "the login may not delete tokens: " + grant}
+}
+
+// grant gives all that a purge needs. No message names the login that is used.
+const grant = "run infra/postgres/role.sql, or for the role of the login GRANT USAGE ON SCHEMA dbo TO edfi_token_purge; GRANT SELECT (expiration), DELETE ON dbo.clientaccesstokens TO edfi_token_purge;"
+
+// findings are what costs time, or leaves rows behind, in each run.
+func (f facts) findings(places bool) (found []purge.Finding) {
+	if f.filtered {
+		found = append(found, purge.Warning("row-security", "row-level security applies to the login; expired rows that it hides stay: for the role of the login ALTER ROLE edfi_token_purge BYPASSRLS; or CREATE POLICY token_purge ON dbo.clientaccesstokens TO edfi_token_purge USING (true);"))
+	}
+	if !f.indexed {
+		found = append(found, f.missingIndex(places))
+	}
+	return found
 }
 
 // missingIndex is the finding for a table without the index on expiration.

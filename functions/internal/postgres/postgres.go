@@ -144,10 +144,7 @@ func (t *table) open(ctx context.Context, claim bool) error {
 	}
 	t.examined = f
 	t.oid, t.version, t.indexed, t.places = f.oid, f.version, f.indexed, f.selectAll && f.plain
-	t.facts = purge.Facts{Now: f.now.Time}
-	if !t.indexed {
-		t.facts.Findings = []purge.Finding{f.missingIndex(t.places)}
-	}
+	t.facts = purge.Facts{Now: f.now.Time, Findings: f.findings(t.places)}
 	if !claim {
 		return nil
 	}
@@ -634,7 +631,10 @@ func (t *table) explain(doing string, err error) error {
 			}
 			return say("%w: SQLSTATE %s", purge.ErrTimeout, refused.Code)
 		case "28P01", "28000":
-			return say("%w (SQLSTATE %s): check user name and password in the secret, and pg_hba.conf or the requirement of TLS", purge.ErrLogin, refused.Code)
+			if strings.Contains(refused.Message, "pg_hba.conf") { // which is asked before the password
+				return purge.Unfit{Code: "no-access", Message: fmt.Sprintf("pg_hba.conf doesn't let the login into database %s (SQLSTATE %s): let it in there; or, if it says so for a lack of encryption, set DB_TLS to verify-full", t.database, refused.Code)}
+			}
+			return say("%w (SQLSTATE %s): check user name and password in the secret", purge.ErrLogin, refused.Code)
 		case "3D000":
 			return purge.Unfit{Code: "no-database", Message: fmt.Sprintf("database %s does not exist on this server", t.database)}
 		case "42501":

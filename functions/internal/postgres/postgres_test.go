@@ -4,12 +4,14 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -152,8 +154,9 @@ func (d database) DropIndex(t testing.TB) {
 }
 func (d database) DropTable(t testing.TB) { must(t, d.conn, "DROP TABLE dbo.clientaccesstokens") }
 
-func (d database) Revoke(t testing.TB) {
-	must(t, d.conn, "REVOKE DELETE ON dbo.clientaccesstokens FROM "+d.role)
+func (d database) Revoke(t testing.TB, right string) (code string) {
+	must(t, d.conn, "REVOKE "+right+" ON dbo.clientaccesstokens FROM "+d.role)
+	return "no-" + strings.ToLower(right) + "-right"
 }
 
 func (d database) Record(t testing.TB) func() []int {
@@ -279,28 +282,37 @@ func TestTheServersFormOfDatesDoesNotMatter(t *testing.T) {
 func TestALockedTableIsWaitedFor(t *testing.T) {
 	s := newStage(t, "purge_table_lock", "GRANT SELECT ON dbo.clientaccesstokens TO purge_table_lock")
 	for _, index := range []bool{true, false} {
-		db := s.create(t)
-		if !index {
-			db.DropIndex(t)
+		for _, action := range []purge.Action{purge.Purge, purge.DryRun, purge.Check} {
+			t.Run(fmt.Sprintf("%s, index %t", action, index), func(t *testing.T) {
+				t.Parallel()
+				testLockedTable(t, s, action, index)
+			})
 		}
-		db.Insert(t, db.Now(t).Add(-time.Hour))
-		other := connect(t, db.name)
-		must(t, other, "BEGIN; LOCK TABLE dbo.clientaccesstokens IN ACCESS EXCLUSIVE MODE")
-		short := policy
-		short.MaxDuration = 2 * time.Second
-		r := purge.Run(t.Context(), target(s.server(), db.name), short, func(purge.DatabaseResult) {}).Databases[0]
-		if r.Status != purge.Partial || r.StopReason != purge.MaxDuration || len(r.Findings) == 0 || r.Findings[len(r.Findings)-1].Code != "locked-rows" {
-			t.Errorf("locked, index %t: %+v", index, r)
-		}
-		var unlocked sync.WaitGroup
-		unlocked.Go(func() {
-			time.Sleep(time.Second)
-			other.Exec(context.Background(), "ROLLBACK") //nolint:errcheck // the run would say
-		})
-		if r := run(t, s.server(), db.name); r.Status != purge.Complete || r.DeletedRows != 1 {
-			t.Errorf("unlocked, index %t: %+v", index, r)
-		}
-		unlocked.Wait()
+	}
+}
+
+func testLockedTable(t *testing.T, s stage, action purge.Action, index bool) {
+	db := s.create(t)
+	if !index {
+		db.DropIndex(t)
+	}
+	db.Insert(t, db.Now(t).Add(-time.Hour))
+	other := connect(t, db.name)
+	must(t, other, "BEGIN; LOCK TABLE dbo.clientaccesstokens IN ACCESS EXCLUSIVE MODE")
+	short := policy
+	short.Action, short.MaxDuration = action, 2*time.Second
+	r := purge.Run(t.Context(), target(s.server(), db.name), short, func(purge.DatabaseResult) {}).Databases[0]
+	if r.Status != purge.Partial || r.StopReason != purge.MaxDuration || !strings.Contains(text(r.Findings), "warning locked-rows") {
+		t.Errorf("locked: %+v", r)
+	}
+	var unlocked sync.WaitGroup
+	unlocked.Go(func() {
+		time.Sleep(time.Second)
+		other.Exec(context.Background(), "ROLLBACK") //nolint:errcheck // the run would say
+	})
+	r = act(t, s.server(), db.name, action)
+	if unlocked.Wait(); r.Status != purge.Complete || strings.Contains(text(r.Findings), "locked-rows") || (r.DeletedRows == 1) != (action == purge.Purge) {
+		t.Errorf("unlocked: %+v", r)
 	}
 }
 
@@ -515,8 +527,78 @@ func TestAColumnOfAnotherTypeIsRefused(t *testing.T) {
 	s := newStage(t, "purge_types", "")
 	db := s.create(t)
 	must(t, db.conn, "ALTER TABLE dbo.clientaccesstokens ALTER expiration TYPE timestamptz")
-	if r := run(t, s.server(), db.name); r.Status != purge.Failed || !strings.Contains(r.Error, "timestamp with time zone") {
+	for _, want := range []string{"timestamp with time zone", "no column expiration"} {
+		if r := run(t, s.server(), db.name); r.Status != purge.Failed || !strings.Contains(text(r.Findings), "error wrong-table") || !strings.Contains(r.Error, want) {
+			t.Errorf("%+v, want %s", r, want)
+		}
+		must(t, db.conn, "ALTER TABLE dbo.clientaccesstokens DROP IF EXISTS expiration")
+	}
+}
+
+func TestSessionsThatAreReadOnlyByDefaultDelete(t *testing.T) {
+	s := newStage(t, "purge_readonly", "")
+	for _, by := range []string{"ROLE purge_readonly", "DATABASE %s", "ROLE purge_readonly IN DATABASE %s"} {
+		db := s.create(t)
+		db.Insert(t, db.Now(t).Add(-time.Hour))
+		must(t, db.conn, "ALTER "+strings.ReplaceAll(by, "%s", pgx.Identifier{db.name}.Sanitize())+" SET default_transaction_read_only = on")
+		if r := run(t, s.server(), db.name); r.Status != purge.Complete || r.DeletedRows != 1 {
+			t.Errorf("%s: %+v", by, r)
+		}
+		must(t, connect(t, "postgres"), "ALTER ROLE purge_readonly RESET ALL")
+	}
+}
+
+func TestADatabaseThatLetsNobodyInIsListedAsClosed(t *testing.T) {
+	s := newStage(t, "purge_closed", "")
+	admin := connect(t, "postgres")
+	for alter, want := range map[string]string{
+		"ALTER DATABASE %s CONNECTION LIMIT 0":                 "no connections",
+		"ALTER DATABASE %s ALLOW_CONNECTIONS false":            "no connections",
+		"REVOKE CONNECT ON DATABASE %s FROM PUBLIC, " + s.role: "may not connect",
+		"ALTER DATABASE %s IS_TEMPLATE true":                   "template",
+		"ALTER DATABASE %s CONNECTION LIMIT 1":                 "",
+	} {
+		db := s.create(t)
+		named := pgx.Identifier{db.name}.Sanitize()
+		must(t, admin, strings.ReplaceAll(alter, "%s", named))
+		t.Cleanup(func() { must(t, connect(t, "postgres"), "ALTER DATABASE "+named+" IS_TEMPLATE false") })
+		all, err := s.server().Databases(t.Context(), "postgres")
+		at := slices.IndexFunc(all, func(d purge.Database) bool { return d.Name == db.name })
+		if err != nil || at < 0 || !strings.Contains(all[at].Closed, want) || want == "" && all[at].Closed != "" {
+			t.Errorf("%s: %v, %+v, want %q", alter, err, all, want)
+		}
+	}
+	// For a superuser the limit does not hold.
+	db := s.create(t)
+	db.Insert(t, db.Now(t).Add(-time.Hour))
+	must(t, admin, "ALTER DATABASE "+pgx.Identifier{db.name}.Sanitize()+" CONNECTION LIMIT 0; ALTER ROLE purge_closed SUPERUSER")
+	all, err := s.server().Databases(t.Context(), "postgres")
+	if err != nil || slices.Contains(all, purge.Database{Name: db.name, Closed: "it takes no connections"}) {
+		t.Errorf("%v, %+v", err, all)
+	}
+	if r := run(t, s.server(), db.name); r.DeletedRows != 1 {
 		t.Errorf("%+v", r)
+	}
+}
+
+func TestADatabaseThatPgHbaRefusesIsNoBadLogin(t *testing.T) {
+	own, err := throwaway.Start(t.Context(), throwaway.Options{Own: true, Settings: map[string]string{"fsync": "off"},
+		Files: map[string][]byte{"pg_hba.conf": []byte("host postgres all all scram-sha-256\nhost rejected all all reject\n")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Stop() //nolint:errcheck // the test has spoken
+	s := Server{Host: own.Host, Port: own.Port, User: redact.NewSecret(own.User), Password: redact.NewSecret(own.Password)}
+	for _, name := range []string{"rejected", "without an entry"} {
+		_, err := s.Open(t.Context(), name, true)
+		unfit, ok := errors.AsType[purge.Unfit](err)
+		if !ok || unfit.Code != "no-access" || !strings.Contains(unfit.Message, name) || strings.Contains(unfit.Message, own.User) || errors.Is(err, purge.ErrLogin) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	s.Password = redact.NewSecret("hunter2")
+	if _, err := s.Open(t.Context(), "postgres", true); !errors.Is(err, purge.ErrLogin) {
+		t.Errorf("a wrong password: %v", err)
 	}
 }
 
@@ -575,5 +657,12 @@ func target(s Server, databases ...string) purge.Target {
 
 func run(t *testing.T, s Server, database string) purge.DatabaseResult {
 	t.Helper()
-	return purge.Run(t.Context(), target(s, database), policy, func(purge.DatabaseResult) {}).Databases[0]
+	return act(t, s, database, purge.Purge)
+}
+
+func act(t *testing.T, s Server, database string, action purge.Action) purge.DatabaseResult {
+	t.Helper()
+	acting := policy
+	acting.Action = action
+	return purge.Run(t.Context(), target(s, database), acting, func(purge.DatabaseResult) {}).Databases[0]
 }

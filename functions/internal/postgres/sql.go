@@ -8,8 +8,9 @@ const (
 	// bitmap and no sort, so that missing statistics can't turn each batch into a
 	// reading of the whole table; where nothing else serves, they are used
 	// nevertheless. Compiling a statement takes longer than running it. Dates come
-	// in the form that the driver reads. The keepalives let the server find out within a minute that a
-	// function has vanished, and with it the claim.
+	// in the form that the driver reads. A role or a database may make its sessions
+	// read-only by default; a standby stays one. The keepalives let the server find
+	// out within a minute that a function has vanished, and with it the claim.
 	sqlSettings = `
 SELECT set_config(name, value, false)
 FROM (VALUES ('synchronous_commit', 'off'),
@@ -18,15 +19,19 @@ FROM (VALUES ('synchronous_commit', 'off'),
              ('enable_sort', 'off'),
              ('jit', 'off'),
              ('DateStyle', 'ISO'),
+             ('default_transaction_read_only', 'off'),
              ('tcp_keepalives_idle', '30'),
              ('tcp_keepalives_interval', '10'),
              ('tcp_keepalives_count', '3')) AS setting (name, value)`
 
-	// The catalogue, and why a database of it is none to connect to.
+	// The catalogue, and why a database of it is none to connect to. A limit of no
+	// connections, which is how one is closed for a time, does not hold for a
+	// superuser.
 	sqlDatabases = `
 SELECT datname,
        CASE WHEN datistemplate THEN 'it is a template, which nobody may have open'
-            WHEN NOT datallowconn OR datconnlimit = -2 THEN 'it takes no connections'
+            WHEN NOT datallowconn OR datconnlimit = -2
+              OR datconnlimit = 0 AND current_setting('is_superuser') = 'off' THEN 'it takes no connections'
             WHEN NOT has_database_privilege(oid, 'CONNECT') THEN 'the login may not connect to it'
             ELSE '' END
 FROM pg_database
@@ -45,6 +50,7 @@ SELECT clock_timestamp() AT TIME ZONE 'UTC',
        coalesce(has_column_privilege(c.oid, a.attnum, 'SELECT'), false),
        coalesce(has_table_privilege(c.oid, 'SELECT'), false),
        coalesce(has_table_privilege(c.oid, 'DELETE'), false),
+       coalesce(row_security_active(c.oid), false),
        EXISTS (SELECT FROM pg_index i
                JOIN pg_class x ON x.oid = i.indexrelid
                JOIN pg_am m ON m.oid = x.relam
@@ -55,25 +61,32 @@ LEFT JOIN pg_namespace n ON n.nspname = 'dbo'
 LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'clientaccesstokens'
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'expiration'`
 
-	// What a check tells beyond the facts, in one round trip.
+	// What a check tells beyond the facts, in one round trip. At its end: may the
+	// login read the jobs of pgAgent, and of pg_cron (NULL is that they are not kept
+	// here), and are those of others hidden from it, as pg_cron does?
 	sqlCheck = `
+WITH kept AS (
+    SELECT nspname, c.oid, has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') AS readable
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE (nspname, relname) IN (('pgagent', 'pga_job'), ('pgagent', 'pga_jobstep'), ('cron', 'job'))
+)
 SELECT current_setting('server_version'),
        current_setting('TimeZone'),
-       current_user,
-       coalesce((SELECT string_agg(tgname, ', ' ORDER BY tgname) FROM pg_trigger
+       coalesce((SELECT string_agg(format('ALTER TABLE dbo.clientaccesstokens DISABLE TRIGGER %I;', tgname), ' ' ORDER BY tgname)
+                 FROM pg_trigger
                  WHERE tgrelid = c.oid AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 8 <> 0), ''),
-       coalesce((SELECT string_agg(rulename, ', ' ORDER BY rulename) FROM pg_rewrite
+       coalesce((SELECT string_agg(format('ALTER TABLE dbo.clientaccesstokens DISABLE RULE %I;', rulename), ' ' ORDER BY rulename)
+                 FROM pg_rewrite
                  WHERE ev_class = c.oid AND ev_type = '4' AND ev_enabled <> 'D'), ''),
-       row_security_active(c.oid),
-       coalesce((SELECT string_agg(conrelid::regclass::text, ', ') FROM pg_constraint WHERE confrelid = c.oid), ''),
+       coalesce((SELECT string_agg(format('ALTER TABLE %s DROP CONSTRAINT %I;', conrelid::regclass, conname), ' ' ORDER BY conrelid, conname)
+                 FROM pg_constraint WHERE confrelid = c.oid AND conparentid = 0), ''),
        pg_table_size(c.oid), pg_indexes_size(c.oid),
        coalesce(s.n_live_tup, 0), coalesce(s.n_dead_tup, 0),
-       coalesce(has_schema_privilege(pgagent.relnamespace, 'USAGE') AND has_table_privilege(pgagent.oid, 'SELECT'), false),
-       coalesce(has_schema_privilege(cron.relnamespace, 'USAGE') AND has_table_privilege(cron.oid, 'SELECT'), false)
+       (SELECT bool_and(readable) FROM kept WHERE nspname = 'pgagent'),
+       (SELECT bool_and(readable) FROM kept WHERE nspname = 'cron'),
+       coalesce((SELECT bool_or(row_security_active(oid)) FROM kept), false)
 FROM pg_class c
 LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid
-LEFT JOIN (pg_class pgagent JOIN pg_namespace pn ON pn.oid = pgagent.relnamespace AND pn.nspname = 'pgagent') ON pgagent.relname = 'pga_jobstep'
-LEFT JOIN (pg_class cron JOIN pg_namespace cn ON cn.oid = cron.relnamespace AND cn.nspname = 'cron') ON cron.relname = 'job'
 WHERE c.oid = $1`
 
 	// Enabled jobs that delete tokens, where their schedulers are in this database.

@@ -33,11 +33,18 @@ func (r *run) check(ctx context.Context, facts Facts, opening time.Duration) err
 	} else {
 		find(Fault("clock-skew", clocks))
 	}
-	findings, err := r.tables[0].table.Check(ctx)
+	var findings []Finding
+	err := r.patiently(ctx, func() (err error) {
+		findings, err = r.tables[0].table.Check(ctx)
+		return err
+	})
 	for _, f := range findings {
 		find(f)
 	}
-	if err != nil {
+	switch unfit, ok := errors.AsType[Unfit](err); {
+	case ok && (faults != nil || !r.database.Matched):
+		find(Fault(unfit.Code, unfit.Message))
+	case err != nil:
 		return err
 	}
 	if err := r.checkExpired(ctx); err != nil {
@@ -63,7 +70,7 @@ func (r *run) checkExpired(ctx context.Context) error {
 	counting, cancel := context.WithTimeout(ctx, countPatience)
 	defer cancel()
 	many := fmt.Sprintf("more rows than %s is enough to count", countPatience)
-	switch rows, err := r.reader().count(counting, found); {
+	switch rows, err := r.rows(counting, found); {
 	case err == nil:
 		many = fmt.Sprintf("%d rows", rows)
 	case !errors.Is(err, ErrTimeout):

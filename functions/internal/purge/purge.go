@@ -34,6 +34,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -98,7 +99,8 @@ type Table interface {
 	Delete(ctx context.Context, batches []Range, answer func(rows int64, err error))
 	// Check answers what an operator should know of the database, and as faults
 	// what a purge would fail for. Findings that others need more rights for are
-	// left out.
+	// left out. The error is Unfit, beside the findings, where Open with claim would
+	// answer that.
 	Check(ctx context.Context) ([]Finding, error)
 	// Close ends the connection and with it the claim.
 	Close()
@@ -136,19 +138,28 @@ var (
 type Unfit struct {
 	Code    string // of the finding
 	Message string
+	Server  bool // it is the whole server that is unfit: a failure, whatever matched
 }
 
 // Error answers the message.
 func (u Unfit) Error() string { return u.Message }
 
-// Finding is something that an operator should know or mend.
+// Finding is something that an operator should know or mend. The worst stand first.
 type Finding struct {
-	Level   string `json:"level"` // info, warning or, of a check, error
+	Level   string `json:"level"` // error, warning or info
 	Code    string `json:"code"`  // stable, for programs
 	Message string `json:"message"`
 }
 
 const levelError = "error"
+
+// Levels are those of findings, the worst first.
+var Levels = []string{levelError, "warning", "info"}
+
+// bySeverity compares two findings: the worse one is less.
+func bySeverity(a, b Finding) int {
+	return slices.Index(Levels, a.Level) - slices.Index(Levels, b.Level)
+}
 
 // Info makes a finding of level info.
 func Info(code, message string) Finding { return Finding{"info", code, message} }

@@ -47,7 +47,7 @@ type Result struct {
 
 // Group is a finding, and in how many databases it was made.
 type Group struct {
-	Finding       // the message is that of the first database
+	Finding       // the worst of them, of the first database that has it
 	Databases int `json:"databases"`
 }
 
@@ -63,8 +63,12 @@ func (r *Result) add(i int, d DatabaseResult) {
 		if at < 0 {
 			at, r.Findings = len(r.Findings), append(r.Findings, Group{Finding: f})
 		}
-		r.Findings[at].Databases++
+		g := &r.Findings[at]
+		if g.Databases++; bySeverity(f, g.Finding) < 0 {
+			g.Finding = f
+		}
 	}
+	slices.SortStableFunc(r.Findings, func(a, b Group) int { return bySeverity(a.Finding, b.Finding) })
 }
 
 // DatabaseResult is what a run did in one database.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 )
@@ -162,7 +163,7 @@ func (r *run) serve(outer, work context.Context, share time.Duration) (again boo
 	switch {
 	case err == nil:
 		r.end(Complete, doneReason[r.policy.Action])
-	case errors.As(err, &unfit) && r.database.Matched:
+	case errors.As(err, &unfit) && r.database.Matched && !unfit.Server:
 		r.skip(unfit.Code, unfit.Error())
 		return false
 	case errors.Is(err, ErrAlreadyRunning) && r.lost.IsZero(): // else it may be our own lost session
@@ -176,9 +177,11 @@ func (r *run) serve(outer, work context.Context, share time.Duration) (again boo
 		r.end(Partial, r.overrun)
 		again = over
 	default:
-		r.end(Failed, Errored)
-		r.res.Error = err.Error()
+		r.fail(err)
 		again = over || r.restAfterLoss(work, err)
+	}
+	if r.res.Status == Partial && r.shut && r.policy.Action != Purge { // a purge looks once more
+		r.find(lockedRows)
 	}
 	// One that does not answer any more would take what time there is left.
 	silent := errors.Is(err, ErrLost) || len(r.unsure) > 0
@@ -204,6 +207,18 @@ func (r *run) restAfterLoss(work context.Context, err error) bool {
 	sleep(work, r.rest)
 	r.rest = min(2*r.rest, lostRestMost)
 	return work.Err() == nil
+}
+
+// lockedRows is found where a run stopped and met locks to the end.
+var lockedRows = Warning("locked-rows", "rows stayed locked by other sessions until the run ended: look for a long transaction on the table; the next run tries again")
+
+// fail ends a run by an error. One with a code is a finding too.
+func (r *run) fail(err error) {
+	r.end(Failed, Errored)
+	r.res.Error = err.Error()
+	if unfit, ok := errors.AsType[Unfit](err); ok {
+		r.find(Fault(unfit.Code, unfit.Message))
+	}
 }
 
 // skip ends a run in a database that a pattern matched and that can't be purged.
@@ -269,6 +284,7 @@ func (r *run) find(f Finding) {
 		}
 	}
 	r.res.Findings = append(r.res.Findings, f)
+	slices.SortStableFunc(r.res.Findings, bySeverity)
 }
 
 // act runs the action and answers nil when it was done to the end.
@@ -285,6 +301,7 @@ func (r *run) act(ctx context.Context, opening time.Duration) error {
 		return r.check(ctx, facts, opening)
 	}
 	if clocks, ok := skew(facts.Now); !ok {
+		r.find(Fault("clock-skew", clocks))
 		return fmt.Errorf("clock-skew: %s", clocks)
 	}
 	switch r.policy.Action {
@@ -305,7 +322,7 @@ func (r *run) dryRun(ctx context.Context) error {
 		return err
 	}
 	r.res.OldestExpiration, r.res.OldestLeft = instant(oldest), instant(oldest)
-	rows, err := r.reader().count(ctx, found)
+	rows, err := r.rows(ctx, found)
 	if err != nil {
 		return err
 	}
@@ -324,6 +341,15 @@ func (r *run) oldest(ctx context.Context) (at time.Time, found Range, err error)
 		return err
 	})
 	return at, found, err
+}
+
+// rows counts those in found.
+func (r *run) rows(ctx context.Context, found Range) (rows int64, err error) {
+	err = r.patiently(ctx, func() (err error) {
+		rows, err = r.reader().count(ctx, found)
+		return err
+	})
+	return rows, err
 }
 
 // patiently repeats do while the table as a whole is locked.
@@ -435,7 +461,7 @@ func (r *run) lookAtLeftovers(outer context.Context) {
 	for _, p := range left {
 		at, found, err := r.reader().oldest(ctx, p.rows)
 		if (p.locked || r.shut) && (found != nil || err != nil) {
-			r.find(Warning("locked-rows", "rows stayed locked by other sessions until the run ended: look for a long transaction on the table; the next run tries again"))
+			r.find(lockedRows)
 		}
 		if err != nil {
 			return

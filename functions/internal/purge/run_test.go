@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -191,7 +192,7 @@ func TestAClockThatIsFarOffDeletesNothing(t *testing.T) {
 	for _, skew := range []time.Duration{6 * time.Minute, -6 * time.Minute} {
 		f := &fake{rows: 5, skew: skew}
 		r := runAll(t.Context(), f, Policy{BatchSize: 10}, "a")
-		if d := r.Databases[0]; d.Status != Failed || !strings.Contains(d.Error, "clock-skew") || f.left() != 5 {
+		if d := r.Databases[0]; d.Status != Failed || !strings.Contains(d.Error, "clock-skew") || len(d.Findings) != 1 || d.Findings[0].Code != "clock-skew" || f.left() != 5 {
 			t.Errorf("%+v", d)
 		}
 	}
@@ -389,9 +390,10 @@ func TestASlowDatabaseGetsTheTimeThatTheOthersLeave(t *testing.T) {
 
 func TestOnlyWhatAPatternMatchedIsSkipped(t *testing.T) {
 	for matched, want := range map[bool]Status{true: Skipped, false: Failed} {
-		target := Target{Engine: unfit{}, Databases: []Database{{Name: "x", Matched: matched}}, Log: slog.New(slog.DiscardHandler)}
+		target := Target{Engine: unfit{Code: "no-table", Message: "there is none"}, Databases: []Database{{Name: "x", Matched: matched}}, Log: slog.New(slog.DiscardHandler)}
 		r := Run(t.Context(), target, Policy{Action: Purge, BatchSize: 1}, func(DatabaseResult) {})
-		if d := r.Databases[0]; d.Status != want || (len(d.Findings) == 1) != matched || (r.Err() == nil) != matched {
+		level := map[Status]string{Skipped: "info", Failed: "error"}[want]
+		if d := r.Databases[0]; d.Status != want || !slices.Equal(d.Findings, []Finding{{level, "no-table", "there is none"}}) || (r.Err() == nil) != matched {
 			t.Errorf("%+v", d)
 		}
 		if matched && (r.Status != Complete || r.Findings[0].Databases != 1) {
@@ -400,10 +402,43 @@ func TestOnlyWhatAPatternMatchedIsSkipped(t *testing.T) {
 	}
 }
 
-type unfit struct{}
+func TestAWholeServerThatIsUnfitIsNotSkipped(t *testing.T) {
+	target := Target{Engine: unfit{Code: "reader-endpoint", Message: "take the writer's", Server: true}, Databases: []Database{{Name: "x", Matched: true}}, Log: slog.New(slog.DiscardHandler)}
+	r := Run(t.Context(), target, Policy{Action: Purge, BatchSize: 1}, func(DatabaseResult) {})
+	if r.Status != Failed || !slices.Equal(r.Databases[0].Findings, []Finding{Fault("reader-endpoint", "take the writer's")}) {
+		t.Errorf("%+v", r)
+	}
+}
 
-func (unfit) Open(context.Context, string, bool) (Table, error) {
-	return nil, Unfit{"no-table", "there is none"}
+type unfit Unfit
+
+func (u unfit) Open(context.Context, string, bool) (Table, error) { return nil, Unfit(u) }
+
+func TestTheWorstFindingsStandFirst(t *testing.T) {
+	var r run
+	for _, f := range []Finding{Info("a", ""), Warning("b", ""), Info("c", ""), Fault("d", ""), Warning("e", ""), Fault("f", "")} {
+		r.find(f)
+	}
+	order := func(findings []Finding) (codes string) {
+		for _, f := range findings {
+			codes += f.Code
+		}
+		return codes
+	}
+	if got := order(r.res.Findings); got != "dfbeac" {
+		t.Error(got)
+	}
+	// Of a code that has several levels, the worst counts.
+	result := Result{Databases: make([]DatabaseResult, 2)}
+	result.add(0, DatabaseResult{Findings: []Finding{Warning("b", ""), Info("a", "")}})
+	result.add(1, DatabaseResult{Findings: []Finding{Fault("d", ""), Warning("a", "worse"), Info("c", "")}})
+	var got []Finding
+	for _, g := range result.Findings {
+		got = append(got, g.Finding)
+	}
+	if order(got) != "dbac" || result.Findings[2].Databases != 2 || got[2].Message != "worse" {
+		t.Errorf("%+v", result.Findings)
+	}
 }
 
 func TestFailuresWithOneCauseStandTogether(t *testing.T) {

@@ -40,10 +40,8 @@ func (t *table) Check(ctx context.Context) ([]purge.Finding, error) {
 	} else {
 		add(purge.Info("version", product))
 	}
-	if t.examined.deletable {
+	if t.examined.deletable { // else the error says so
 		add(purge.Info("rights", "the login may read and delete tokens"))
-	} else {
-		add(purge.Fault("no-delete-right", "the login may not delete: GRANT DELETE ON dbo.ClientAccessTokens TO its user; infra/sqlserver/role.sql does"))
 	}
 	if t.examined.updates == readOnly {
 		add(purge.Fault("reader-endpoint", "the database is read-only: use the writer's endpoint"))
@@ -53,10 +51,10 @@ func (t *table) Check(ctx context.Context) ([]purge.Finding, error) {
 	}
 	add(purge.Info("time-zone", fmt.Sprintf("the server's clock is %+d minutes from UTC; tokens are kept and compared in UTC", offset)))
 	if triggers != "" {
-		add(purge.Warning("delete-trigger", "triggers on the table may run for each delete, which costs time and may keep rows: "+triggers))
+		add(purge.Warning("delete-trigger", "triggers on the table may run for each delete, which costs time and may keep rows; without them: "+triggers))
 	}
 	if references != "" {
-		add(purge.Warning("referenced", "foreign keys lead to the table, which Ed-Fi has none of; they can refuse a delete: "+references))
+		add(purge.Warning("referenced", "foreign keys lead to the table, which Ed-Fi has none of; they can refuse a delete; without them: "+references))
 	}
 	if snapshot {
 		add(purge.Info("rcsi", "READ_COMMITTED_SNAPSHOT is on: the API's reads wait for no delete"))
@@ -70,7 +68,7 @@ func (t *table) Check(ctx context.Context) ([]purge.Finding, error) {
 	}
 	add(purge.Info("size", size))
 	add(t.jobs(ctx))
-	return found, nil
+	return found, t.examined.mayDelete()
 }
 
 // jobs tells who else deletes tokens.
@@ -87,13 +85,13 @@ func (t *table) jobs(ctx context.Context) purge.Finding {
 		if read.Scan(&name) != nil {
 			return unseen
 		}
-		jobs = append(jobs, name)
+		jobs = append(jobs, "SQL Server Agent job "+name)
 	}
 	switch {
 	case read.Err() != nil:
 		return unseen
 	case jobs != nil:
-		return purge.Warning("other-cleaner", "SQL Server Agent job "+strings.Join(jobs, ", ")+": deletes tokens too; infra/sqlserver/stop-old-job.sql stops it")
+		return purge.Warning("other-cleaner", "tokens are also deleted by "+strings.Join(jobs, ", ")+"; infra/sqlserver/stop-old-job.sql stops that")
 	default:
 		return purge.Info("no-other-cleaner", "no job of SQL Server Agent deletes tokens")
 	}

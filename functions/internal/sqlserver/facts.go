@@ -2,7 +2,6 @@ package sqlserver
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -37,25 +36,38 @@ func (f facts) fault(database string, writes bool) error {
 	const name = "dbo.ClientAccessTokens"
 	switch {
 	case f.oid == 0:
-		return purge.Unfit{Code: "no-table", Message: fmt.Sprintf("table %s does not exist in database %s, or the login has no right on it: is it an Ed-Fi admin database?", name, database)}
+		return purge.Unfit{Code: "no-table", Message: fmt.Sprintf("table %s does not exist in database %s, or the login has no right on it: is it an Ed-Fi admin database? Then %s", name, database, grant)}
 	case f.typeName == "":
-		return fmt.Errorf("%s has no column Expiration", name)
+		return purge.Unfit{Code: "wrong-table", Message: name + " has no column Expiration: is it Ed-Fi's table?"}
 	case f.typeName != "datetime":
-		return fmt.Errorf("%s.Expiration is of type %s; Ed-Fi's is datetime, and another type has another notion of expired", name, f.typeName)
+		return purge.Unfit{Code: "wrong-table", Message: fmt.Sprintf("%s.Expiration is of type %s; Ed-Fi's is datetime, and another type has another notion of expired", name, f.typeName)}
 	case writes && f.updates == readOnly:
-		return errors.New("the database is read-only: use the writer's endpoint, not a reader's")
-	}
-	var missing []string
-	if !f.selectable {
-		missing = append(missing, "SELECT ON "+name)
-	}
-	if writes && !f.deletable {
-		missing = append(missing, "DELETE ON "+name)
-	}
-	if missing != nil {
-		return fmt.Errorf("permission denied: the login lacks %s; infra/sqlserver/role.sql grants it", missing)
+		return purge.Unfit{Code: "reader-endpoint", Message: "the database is read-only: use the writer's endpoint, not a reader's", Server: true}
+	case !f.selectable:
+		return purge.Unfit{Code: "no-select-right", Message: "the login may not read when tokens expire: " + grant}
+	case writes:
+		return f.mayDelete()
 	}
 	return nil
+}
+
+// mayDelete answers nil, or the error for a login that may only read.
+func (f facts) mayDelete() error {
+	if f.deletable {
+		return nil
+	}
+	return purge.Unfit{Code: "no-delete-right", Message: "the login may not delete tokens: " + grant}
+}
+
+// grant gives all that a purge needs. No message names the login that is used.
+const grant = "run infra/sqlserver/role.sql, or for the user of the login GRANT SELECT, DELETE ON dbo.ClientAccessTokens TO edfi_token_purge;"
+
+// findings are what costs time in each run.
+func (f facts) findings() (found []purge.Finding) {
+	if !f.indexed {
+		found = append(found, f.missingIndex())
+	}
+	return found
 }
 
 // missingIndex is the finding for a table without the index on expiration.

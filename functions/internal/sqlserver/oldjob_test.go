@@ -21,7 +21,7 @@ func TestTheOldJobsStopAndNoOthers(t *testing.T) {
 	if strings.Contains(one[string](t, msdb, "SELECT @@VERSION"), "Babelfish") { // it has no Agent: what is read and called of it
 		for _, statement := range []string{
 			"CREATE TABLE dbo.sysjobs (job_id uniqueidentifier DEFAULT NEWID(), name sysname, enabled tinyint)",
-			"CREATE TABLE dbo.sysjobsteps (job_id uniqueidentifier, command nvarchar(max))",
+			"CREATE TABLE dbo.sysjobsteps (job_id uniqueidentifier, command nvarchar(max) COLLATE Latin1_General_CS_AS)", // as a case-sensitive server
 			"CREATE PROCEDURE dbo.sp_update_job @job_id uniqueidentifier, @enabled tinyint AS UPDATE msdb.dbo.sysjobs SET enabled = @enabled WHERE job_id = @job_id",
 			"CREATE PROCEDURE dbo.sp_add_job @job_name sysname, @enabled tinyint AS INSERT INTO msdb.dbo.sysjobs (name, enabled) VALUES (@job_name, @enabled)",
 			"CREATE PROCEDURE dbo.sp_add_jobstep @job_name sysname, @step_name sysname, @command nvarchar(max) AS INSERT INTO msdb.dbo.sysjobsteps SELECT job_id, @command FROM msdb.dbo.sysjobs WHERE name = @job_name",
@@ -42,6 +42,7 @@ func TestTheOldJobsStopAndNoOthers(t *testing.T) {
 		{"a purge", "DELETE FROM ClientAccessTokens WHERE Expiration < GETUTCDATE()", 1},
 		{"b backup", "BACKUP DATABASE EdFi_Admin TO DISK = N'nul'", 1},
 		{"c off", "delete from [dbo].[clientaccesstokens]", 0},
+		{"d small", "delete from [dbo].[clientaccesstokens]", 1},
 	} {
 		must(t, msdb, "EXEC msdb.dbo.sp_add_job @job_name = @p1, @enabled = @p2", prefix+job.name, job.enabled)
 		must(t, msdb, "EXEC msdb.dbo.sp_add_jobstep @job_name = @p1, @step_name = N'step', @command = @p2", prefix+job.name, job.command)
@@ -50,7 +51,7 @@ func TestTheOldJobsStopAndNoOthers(t *testing.T) {
 	seen := func() []string {
 		return column[string](t, msdb, "SELECT name FROM msdb.dbo.sysjobs WHERE enabled = 1 AND name LIKE "+quote(prefix+"%")+" ORDER BY name")
 	}
-	if jobs := column[string](t, msdb, sqlJobs); !slices.Contains(jobs, prefix+"a purge") || slices.Contains(jobs, prefix+"b backup") || slices.Contains(jobs, prefix+"c off") {
+	if jobs := column[string](t, msdb, sqlJobs); !slices.Contains(jobs, prefix+"a purge") || !slices.Contains(jobs, prefix+"d small") || slices.Contains(jobs, prefix+"b backup") || slices.Contains(jobs, prefix+"c off") {
 		t.Errorf("a check sees %q", jobs)
 	}
 	for range 2 { // it can be run again

@@ -50,9 +50,12 @@ SELECT CASE WHEN @@VERSION LIKE 'Babelfish%' THEN 'Babelfish' ELSE 'SQL Server' 
        CAST(SERVERPROPERTY('Edition') AS nvarchar(100)),
        COALESCE((SELECT d.is_read_committed_snapshot_on FROM sys.databases AS d WHERE d.database_id = DB_ID()), 0),
        DATEDIFF(minute, GETUTCDATE(), GETDATE()),
-       COALESCE((SELECT STRING_AGG(t.name, ', ') FROM sys.triggers AS t
+       COALESCE((SELECT STRING_AGG(CAST('ALTER TABLE dbo.ClientAccessTokens DISABLE TRIGGER ' + QUOTENAME(t.name) + ';' AS nvarchar(max)), ' ')
+                 FROM sys.triggers AS t
                  WHERE t.parent_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND t.is_disabled = 0), ''),
-       COALESCE((SELECT STRING_AGG(f.name, ', ') FROM sys.foreign_keys AS f
+       COALESCE((SELECT STRING_AGG(CAST('ALTER TABLE ' + QUOTENAME(OBJECT_SCHEMA_NAME(f.parent_object_id)) + '.' + QUOTENAME(OBJECT_NAME(f.parent_object_id))
+                                        + ' DROP CONSTRAINT ' + QUOTENAME(f.name) + ';' AS nvarchar(max)), ' ')
+                 FROM sys.foreign_keys AS f
                  WHERE f.referenced_object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U')), ''),
        COALESCE((SELECT SUM(p.rows) FROM sys.partitions AS p
                  WHERE p.object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND p.index_id IN (0, 1)), 0)`
@@ -64,12 +67,12 @@ FROM sys.partitions AS p
 JOIN sys.allocation_units AS a ON a.container_id = p.partition_id
 WHERE p.object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U')`
 
-	// Enabled jobs of SQL Server Agent that delete tokens.
+	// Enabled jobs of SQL Server Agent that delete tokens, in any letter case.
 	sqlJobs = `
 SELECT DISTINCT j.name
 FROM msdb.dbo.sysjobs AS j
 JOIN msdb.dbo.sysjobsteps AS s ON s.job_id = j.job_id
-WHERE j.enabled = 1 AND s.command LIKE N'%DELETE%ClientAccessTokens%'`
+WHERE j.enabled = 1 AND s.command COLLATE Latin1_General_CI_AS LIKE N'%DELETE%ClientAccessTokens%'`
 
 	// One run at a time for each database; on Babelfish all of them share the
 	// names of locks. The server lets the lock go when the connection ends,

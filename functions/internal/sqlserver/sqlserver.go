@@ -149,10 +149,7 @@ func (t *table) open(ctx context.Context, claim bool) error {
 	}
 	t.examined = f
 	t.exact, t.indexed = f.exact, f.indexed
-	t.facts = purge.Facts{Now: f.now}
-	if !t.indexed {
-		t.facts.Findings = []purge.Finding{f.missingIndex()}
-	}
+	t.facts = purge.Facts{Now: f.now, Findings: f.findings()}
 	if !claim {
 		return nil
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -161,8 +162,12 @@ func (d database) DropIndex(t testing.TB) {
 }
 func (d database) DropTable(t testing.TB) { must(t, d.conn, "DROP TABLE dbo.ClientAccessTokens") }
 
-func (d database) Revoke(t testing.TB) {
-	must(t, d.conn, "REVOKE DELETE ON dbo.ClientAccessTokens FROM "+d.login)
+func (d database) Revoke(t testing.TB, right string) (code string) {
+	must(t, d.conn, "REVOKE "+right+" ON dbo.ClientAccessTokens FROM "+d.login)
+	if right == "SELECT" && d.onBabelfish(t) { // it hides the table from those who may not read it
+		return "no-table"
+	}
+	return "no-" + strings.ToLower(right) + "-right"
 }
 
 func (d database) Record(t testing.TB) func() []int {
@@ -196,7 +201,7 @@ func (d database) Lock(t testing.TB, expiration time.Time) func() {
 
 func (d database) Delay(t testing.TB, perRow time.Duration) {
 	wait := `DECLARE @delay datetime = DATEADD(millisecond, @ms, 0); WAITFOR DELAY @delay`
-	if strings.Contains(one[string](t, d.conn, "SELECT @@VERSION"), "Babelfish") { // it knows no WAITFOR
+	if d.onBabelfish(t) { // it knows no WAITFOR
 		wait = `DECLARE @x int; SELECT @x = 1 FROM pg_sleep(@ms / 1000.0)`
 	}
 	must(t, d.conn, fmt.Sprintf(`
@@ -205,6 +210,10 @@ BEGIN
     DECLARE @ms int = %d * (SELECT COUNT(*) FROM deleted);
     %s;
 END`, perRow.Milliseconds(), wait))
+}
+
+func (d database) onBabelfish(t testing.TB) bool {
+	return strings.Contains(one[string](t, d.conn, "SELECT @@VERSION"), "Babelfish")
 }
 
 func (d database) Keep(t testing.TB) {
@@ -278,4 +287,53 @@ func target(s Server, databases ...string) purge.Target {
 func run(t *testing.T, s Server, database string) purge.DatabaseResult {
 	t.Helper()
 	return purge.Run(t.Context(), target(s, database), policy, func(purge.DatabaseResult) {}).Databases[0]
+}
+
+// The statements that the findings hold are those that mend.
+func TestWhatAFindingSaysMends(t *testing.T) {
+	s := newStage(t, "purge_mended")
+	admin := s.server() // who sees every trigger and key
+	admin.User = redact.NewSecret(address.User.Username())
+	word, _ := address.User.Password()
+	admin.Password = redact.NewSecret(word)
+	for code, stage := range map[string][]string{
+		"delete-trigger":           {"CREATE TRIGGER dbo.[Keep it] ON dbo.ClientAccessTokens INSTEAD OF DELETE AS BEGIN DECLARE @x int END"},
+		"referenced":               {"CREATE TABLE dbo.[Logs of it] (Id uniqueidentifier CONSTRAINT [of token] REFERENCES dbo.ClientAccessTokens (Id))", "INSERT INTO dbo.[Logs of it] SELECT Id FROM dbo.ClientAccessTokens"},
+		"missing-expiration-index": {"DROP INDEX IX_ClientAccessTokens_Expiration ON dbo.ClientAccessTokens"},
+	} {
+		db := s.create(t)
+		db.Insert(t, db.Now(t).Add(-time.Hour))
+		for _, statement := range stage {
+			must(t, db.conn, statement)
+		}
+		found := check(t, admin, db.name)
+		mend := regexp.MustCompile(`(ALTER|CREATE) .*?;`).FindString(found[code])
+		if mend == "" {
+			t.Errorf("no statement for %s in %q", code, found)
+			continue
+		}
+		must(t, db.conn, mend)
+		if left, ok := check(t, admin, db.name)[code]; ok {
+			t.Errorf("%q leaves %s", mend, left)
+		}
+		if r := run(t, s.server(), db.name); r.Status != purge.Complete || r.DeletedRows != 1 {
+			t.Errorf("after %q: %+v", mend, r)
+		}
+	}
+}
+
+// check answers the messages of a check by their codes.
+func check(t *testing.T, s Server, database string) map[string]string {
+	t.Helper()
+	checked := policy
+	checked.Action = purge.Check
+	r := purge.Run(t.Context(), target(s, database), checked, func(purge.DatabaseResult) {}).Databases[0]
+	if r.Status != purge.Complete {
+		t.Errorf("%+v", r)
+	}
+	found := map[string]string{}
+	for _, f := range r.Findings {
+		found[f.Code] = f.Message
+	}
+	return found
 }

@@ -142,16 +142,18 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 	for name, c := range map[string]struct {
 		kind   string
 		answer []byte
+		code   string // of the first finding; "" is not looked at
 		want   []string
 	}{
-		"right":      {"delete", failure(229, 14, "The DELETE permission was denied"), []string{"infra/sqlserver/role.sql"}},
-		"reader":     {"delete", failure(3906, 16, "Failed to update database because it is read-only"), []string{"writer's endpoint"}},
-		"secondary":  {"facts", row(now, 1, "READ_ONLY", 4711, "datetime", 1, 1, 1), []string{"writer's endpoint"}},
-		"no table":   {"facts", row(now, 1, "READ_WRITE", 0, "", 0, 0, 0), []string{"dbo.ClientAccessTokens does not exist in database EdFi_Admin"}},
-		"no right":   {"facts", row(now, 1, "READ_WRITE", 4711, "datetime", 0, 0, 1), []string{"SELECT ON", "DELETE ON", "infra/sqlserver/role.sql"}},
-		"other type": {"facts", row(now, 1, "READ_WRITE", 4711, "datetimeoffset", 1, 1, 1), []string{"datetimeoffset"}},
-		"no column":  {"facts", row(now, 1, "READ_WRITE", 4711, "", 1, 1, 1), []string{"no column Expiration"}},
-		"trigger":    {"delete", failure(50000, 16, "never delete 9f3b1c3e-3b5e-4a57-9c39-0b1f4a1e6d11"), []string{"never delete " + redact.Mark}},
+		"right":      {"delete", failure(229, 14, "The DELETE permission was denied"), "", []string{"infra/sqlserver/role.sql"}},
+		"reader":     {"delete", failure(3906, 16, "Failed to update database because it is read-only"), "", []string{"writer's endpoint"}},
+		"secondary":  {"facts", row(now, 1, "READ_ONLY", 4711, "datetime", 1, 1, 1), "reader-endpoint", []string{"writer's endpoint"}},
+		"no table":   {"facts", row(now, 1, "READ_WRITE", 0, "", 0, 0, 0), "no-table", []string{"dbo.ClientAccessTokens does not exist in database EdFi_Admin"}},
+		"no right":   {"facts", row(now, 1, "READ_WRITE", 4711, "datetime", 0, 0, 1), "no-select-right", []string{"GRANT SELECT, DELETE ON dbo.ClientAccessTokens TO", "infra/sqlserver/role.sql"}},
+		"no delete":  {"facts", row(now, 1, "READ_WRITE", 4711, "datetime", 1, 0, 1), "no-delete-right", []string{"GRANT SELECT, DELETE ON dbo.ClientAccessTokens TO"}},
+		"other type": {"facts", row(now, 1, "READ_WRITE", 4711, "datetimeoffset", 1, 1, 1), "wrong-table", []string{"datetimeoffset"}},
+		"no column":  {"facts", row(now, 1, "READ_WRITE", 4711, "", 1, 1, 1), "wrong-table", []string{"no column Expiration"}},
+		"trigger":    {"delete", failure(50000, 16, "never delete 9f3b1c3e-3b5e-4a57-9c39-0b1f4a1e6d11"), "", []string{"never delete " + redact.Mark}},
 	} {
 		table := &script{delete: func(int64) []byte { return nil }}
 		table.rows.Store(7)
@@ -164,6 +166,33 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 		r := run(t, s.server(), "EdFi_Admin")
 		if r.Status != purge.Failed || r.DeletedRows != 0 || !contains(r.Error, c.want...) {
 			t.Errorf("%s: %+v, want %q", name, r, c.want)
+		}
+		if c.code != "" && (len(r.Findings) == 0 || r.Findings[0] != purge.Fault(c.code, r.Error)) {
+			t.Errorf("%s: %+v, want %s", name, r.Findings, c.code)
+		}
+	}
+}
+
+func TestACheckWaitsForALockedTable(t *testing.T) {
+	t.Parallel()
+	for _, end := range []bool{true, false} {
+		table := &script{}
+		var met atomic.Int64
+		s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+			if kind == "check" {
+				if end && met.Add(1) > 2 {
+					return row("SQL Server", "16.0.1", "Web Edition", 1, 0, "", "", 0)
+				}
+				return failure(1222, 16, "Lock request time out period exceeded.")
+			}
+			return table.answer(kind)
+		}})
+		checked := policy
+		checked.Action, checked.MaxDuration = purge.Check, 3*time.Second
+		r := purge.Run(t.Context(), target(s.server(), "EdFi_Admin"), checked, func(purge.DatabaseResult) {}).Databases[0]
+		locked := slices.ContainsFunc(r.Findings, func(f purge.Finding) bool { return f.Code == "locked-rows" })
+		if r.Status != map[bool]purge.Status{true: purge.Complete, false: purge.Partial}[end] || locked == end {
+			t.Errorf("unlocked in time %t: %+v", end, r)
 		}
 	}
 }
@@ -243,13 +272,13 @@ func TestACheckTellsWhatOnlyARealServerHas(t *testing.T) {
 		want               []string // level and code
 		texts              []string
 	}{
-		{row("SQL Server", "16.0.4135.4", "Standard Edition", 0, -360, "Audit", "FK_Extra", 1234), row("purge tokens"), nil,
+		{row("SQL Server", "16.0.4135.4", "Standard Edition", 0, -360, "ALTER TABLE Audit;", "ALTER TABLE Extra;", 1234), row("purge tokens"), nil,
 			[]string{"info version", "warning rcsi-off", "warning delete-trigger", "warning referenced", "warning other-cleaner", "warning no-tls", "info time-zone"},
-			[]string{"16.0.4135.4", "ALTER DATABASE [EdFi_Admin] SET READ_COMMITTED_SNAPSHOT ON", "Audit", "FK_Extra", "purge tokens", "stop-old-job.sql", "-360 minutes", "1234 rows, 16 MB"}},
+			[]string{"16.0.4135.4", "ALTER DATABASE [EdFi_Admin] SET READ_COMMITTED_SNAPSHOT ON", "without them: ALTER TABLE Audit;", "without them: ALTER TABLE Extra;", "deleted by SQL Server Agent job purge tokens", "stop-old-job.sql", "-360 minutes", "1234 rows, 16 MB"}},
 		{row("SQL Server", "13.0.1", "Web Edition", 1, 0, "", "", 0), failure(229, 14, "denied"), facts0(time.Now().UTC()),
 			[]string{"warning version", "info rcsi", "info other-cleaner-unseen"}, []string{"2017"}},
 		{row("SQL Server", "16.0.1", "Web Edition", 1, 0, "", "", 0), rowless(), row(time.Now().UTC(), 1, "READ_ONLY", 4711, "datetime", 1, 0, 1),
-			[]string{"error reader-endpoint", "error no-delete-right", "info no-other-cleaner"}, []string{"writer's endpoint", "GRANT DELETE"}},
+			[]string{"error reader-endpoint", "error no-delete-right", "info no-other-cleaner"}, []string{"writer's endpoint", "GRANT SELECT, DELETE"}},
 	} {
 		table := &script{}
 		s := newStandIn(t, &standIn{answer: func(kind string) []byte {
