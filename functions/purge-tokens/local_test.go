@@ -307,9 +307,10 @@ func TestTheTableTellsEveryDatabaseInWhatRoomThereIs(t *testing.T) {
 	long := "EdFi_Admin_" + strings.Repeat("x", 50)
 	result := purge.Result{Status: purge.Failed, Action: purge.Purge, DeletedRows: 1_234_567, Databases: []purge.DatabaseResult{
 		{Database: long, Engine: "postgres", Server: "h:5432", Status: purge.Complete, DeletedRows: 1_234_567, Batches: 247, DurationMs: 6_200,
-			Findings: []purge.Finding{purge.Warning("missing-expiration-index", "no index finds rows by their expiration, so each run reads the whole table once. Create it: CREATE INDEX")}},
-		{Database: "B", Status: purge.Partial, StopReason: purge.Deadline, DurationMs: 65_000},
-		{Database: "C", Status: purge.Failed, Error: "table dbo.clientaccesstokens does not exist"},
+			Findings: []purge.Finding{purge.Info("version", "PostgreSQL 15"), purge.Warning("missing-expiration-index", "no index finds rows by their expiration, so each run reads the whole table once. Create it: CREATE INDEX")}},
+		{Database: "B", Status: purge.Partial, StopReason: purge.Deadline, DurationMs: 65_000, Findings: []purge.Finding{purge.Info("version", "PostgreSQL 15")}},
+		{Database: "C", Status: purge.Failed, Error: "table dbo.clientaccesstokens does not exist", Findings: []purge.Finding{
+			purge.Fault("no-table", "table dbo.clientaccesstokens does not exist"), purge.Fault("clock-skew", "an hour"), purge.Warning("backlog", "nobody deletes")}},
 	}}
 	for columns, want := range map[int]string{
 		60: "purge on postgres at h:5432\n\n" +
@@ -321,8 +322,11 @@ func TestTheTableTellsEveryDatabaseInWhatRoomThereIs(t *testing.T) {
 			"3 databases              failed    1,234,567      247  0.00s\n\n" +
 			"partial deadline in B\n  the time was over; the next run goes on\n" +
 			"failed in C\n  table dbo.clientaccesstokens does not exist\n" +
+			"error clock-skew in C\n  an hour\n" +
 			"warning missing-expiration-index in\n  " + long + "\n" +
-			"  no index finds rows by their expiration, so each run reads\n  the whole table once. Create it: CREATE INDEX\n",
+			"  no index finds rows by their expiration, so each run reads\n  the whole table once. Create it: CREATE INDEX\n" +
+			"warning backlog in C\n  nobody deletes\n" +
+			"info version in\n  " + long + ",\n  B\n  PostgreSQL 15\n",
 		0: "purge on postgres at h:5432\n\n" +
 			"DATABASE                                                       STATUS      DELETED  BATCHES   TIME\n" +
 			long + "  complete  1,234,567      247  6.20s\n" +
@@ -331,8 +335,11 @@ func TestTheTableTellsEveryDatabaseInWhatRoomThereIs(t *testing.T) {
 			"3 databases                                                    failed    1,234,567      247  0.00s\n\n" +
 			"partial deadline in B\n  the time was over; the next run goes on\n" +
 			"failed in C\n  table dbo.clientaccesstokens does not exist\n" +
+			"error clock-skew in C\n  an hour\n" +
 			"warning missing-expiration-index in " + long + "\n" +
-			"  no index finds rows by their expiration, so each run reads the whole table once. Create it: CREATE INDEX\n",
+			"  no index finds rows by their expiration, so each run reads the whole table once. Create it: CREATE INDEX\n" +
+			"warning backlog in C\n  nobody deletes\n" +
+			"info version in " + long + ", B\n  PostgreSQL 15\n",
 	} {
 		var b strings.Builder
 		writeTable(&b, result, columns)

@@ -91,8 +91,9 @@ func writeRows(w io.Writer, rows [][]string, columns int) {
 // note is something to be read below the table, and what it is about.
 type note struct{ about, text string }
 
-// notes answers why databases are not complete, then what was found, each text
-// once and with the databases that it is about, where there are several.
+// notes answers why databases are not complete, then what was found, the worst
+// first, each text once and with the databases that it is about, where there are
+// several.
 func notes(result purge.Result) []note {
 	var order []note
 	databases := map[note][]string{}
@@ -110,9 +111,13 @@ func notes(result purge.Result) []note {
 			add(d.Database, note{"partial " + string(d.StopReason), partialReason[d.StopReason]})
 		}
 	}
-	for _, d := range result.Databases {
-		for _, f := range d.Findings {
-			add(d.Database, note{f.Level + " " + f.Code, f.Message})
+	for _, level := range purge.Levels {
+		for _, d := range result.Databases {
+			for _, f := range d.Findings {
+				if f.Level == level && !strings.Contains(d.Error, f.Message) { // else it was told already
+					add(d.Database, note{f.Level + " " + f.Code, f.Message})
+				}
+			}
 		}
 	}
 	if len(result.Databases) == 1 {
