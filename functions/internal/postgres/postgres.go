@@ -638,6 +638,9 @@ func (t *table) explain(doing string, err error) error {
 		case "3D000":
 			return purge.Unfit{Code: "no-database", Message: fmt.Sprintf("database %s does not exist on this server", t.database)}
 		case "42501":
+			if t.conn == nil {
+				return purge.Unfit{Code: "no-access", Message: fmt.Sprintf("the login may not connect to database %s (SQLSTATE %s): run infra/postgres/role.sql there", t.database, refused.Code)}
+			}
 			return say("%s: the role lacks a right, see infra/postgres/role.sql", message)
 		case "25006":
 			return say("%s: this is a reader; use the writer's endpoint", message)

@@ -568,6 +568,12 @@ func TestADatabaseThatLetsNobodyInIsListedAsClosed(t *testing.T) {
 			t.Errorf("%s: %v, %+v, want %q", alter, err, all, want)
 		}
 	}
+	// One that was named is tried nevertheless.
+	named := s.create(t)
+	must(t, admin, "REVOKE CONNECT ON DATABASE "+pgx.Identifier{named.name}.Sanitize()+" FROM PUBLIC, purge_closed")
+	if r := run(t, s.server(), named.name); r.Status != purge.Failed || !strings.Contains(text(r.Findings), "error no-access: the login may not connect to database "+named.name) {
+		t.Errorf("%+v", r)
+	}
 	// For a superuser the limit does not hold.
 	db := s.create(t)
 	db.Insert(t, db.Now(t).Add(-time.Hour))
