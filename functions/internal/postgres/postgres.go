@@ -643,7 +643,7 @@ func (t *table) explain(doing string, err error) error {
 			}
 			return say("%s: the role lacks a right, see infra/postgres/role.sql", message)
 		case "25006":
-			return say("%s: this is a reader; use the writer's endpoint", message)
+			return say("%s: use the writer's endpoint, not a reader's; on the writer, default_transaction_read_only is on", message)
 		}
 		switch refused.Code[:2] {
 		case "08", "57", "53": // connection, operator's intervention, resources

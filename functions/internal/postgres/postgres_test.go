@@ -535,13 +535,14 @@ func TestAColumnOfAnotherTypeIsRefused(t *testing.T) {
 	}
 }
 
-func TestSessionsThatAreReadOnlyByDefaultDelete(t *testing.T) {
+// Whoever made it so may have reasons, such as a switch-over in progress.
+func TestADatabaseThatIsReadOnlyByASettingIsLeftAlone(t *testing.T) {
 	s := newStage(t, "purge_readonly", "")
-	for _, by := range []string{"ROLE purge_readonly", "DATABASE %s", "ROLE purge_readonly IN DATABASE %s"} {
+	for _, by := range []string{"ROLE purge_readonly", "DATABASE %s"} {
 		db := s.create(t)
 		db.Insert(t, db.Now(t).Add(-time.Hour))
 		must(t, db.conn, "ALTER "+strings.ReplaceAll(by, "%s", pgx.Identifier{db.name}.Sanitize())+" SET default_transaction_read_only = on")
-		if r := run(t, s.server(), db.name); r.Status != purge.Complete || r.DeletedRows != 1 {
+		if r := run(t, s.server(), db.name); r.Status != purge.Failed || !strings.Contains(r.Error, "default_transaction_read_only") {
 			t.Errorf("%s: %+v", by, r)
 		}
 		must(t, connect(t, "postgres"), "ALTER ROLE purge_readonly RESET ALL")

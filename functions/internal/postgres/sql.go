@@ -19,7 +19,6 @@ FROM (VALUES ('synchronous_commit', 'off'),
              ('enable_sort', 'off'),
              ('jit', 'off'),
              ('DateStyle', 'ISO'),
-             ('default_transaction_read_only', 'off'),
              ('tcp_keepalives_idle', '30'),
              ('tcp_keepalives_interval', '10'),
              ('tcp_keepalives_count', '3')) AS setting (name, value)`

@@ -190,11 +190,9 @@ func (r *run) plan(ctx context.Context, todo *[]part, wait bool) (job, error) {
 // are granted already.
 func (r *run) admit(ctx context.Context, together Range, granted int64) (int64, error) {
 	var rows int64
-	err := r.guard(ctx, func() error {
-		return r.patiently(ctx, func() (err error) {
-			rows, err = r.reader().count(ctx, together)
-			return err
-		})
+	err := r.guard(ctx, func() (err error) {
+		rows, err = r.rows(ctx, together)
+		return err
 	})
 	if err != nil {
 		return granted, err
