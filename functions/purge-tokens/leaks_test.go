@@ -149,6 +149,10 @@ func TestNoFailureOfADatabaseShowsASecret(t *testing.T) {
 		{"P0001", "in a path", url.PathEscape},
 		{"P0001", "in a URL", func(s string) string { return url.UserPassword("u", s).String() }},
 		{"P0001", "in quotes", func(s string) string { return fmt.Sprintf("%q", s) }},
+		{"P0001", "in a string of SQL", literal},
+		{"P0001", "by quote_literal", func(s string) string { return "E" + literal(strings.ReplaceAll(s, `\`, `\\`)) }},
+		{"P0001", "in a connection string", func(s string) string { return "'" + strings.NewReplacer(`'`, `\'`, `\`, `\\`).Replace(s) + "'" }},
+		{"P0001", "in capitals", strings.ToUpper},
 		{"42501", "as it is", asIs}, // a missing right
 		{"25006", "as it is", asIs}, // a reader
 		{"23503", "as it is", asIs}, // a foreign key

@@ -4,6 +4,7 @@
 package redact
 
 import (
+	"fmt"
 	"net/url"
 	"regexp"
 	"strconv"
@@ -16,21 +17,21 @@ const Mark = "[redacted]"
 var (
 	// A token is a UUID; some code writes it without its hyphens.
 	token = regexp.MustCompile(`(?i)[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}`)
-	// Connection strings: user:password@ in a URL, and password=... in a list.
+	// Connection strings: user:password@ in a URL, and password=... in a list; and
+	// PASSWORD '...' in a statement. A quote that nothing closes holds all the rest.
 	userinfo = regexp.MustCompile(`://\S*@`)
-	password = regexp.MustCompile(`(?i)\b(password|pwd|passwd)["']?\s*[=:]\s*('[^']*'|"[^"]*"|[^\s;,]+)`)
+	password = regexp.MustCompile(`(?is)\b(password|passwd|pwd|psw)["']?(?:\s*[=:]\s*(?:` + quoted + `|[^\s;,]+)|\s+` + quoted + `)`)
 )
 
+// quoted is a value in quotes, which stand in it doubled or behind a backslash.
+const quoted = `\\*[a-z]?(?:'(?:[^'\\]|''|\\.)*(?:'|$)|"(?:[^"\\]|""|\\.)*(?:"|$))`
+
 // Text answers s without tokens, without the passwords of connection strings,
-// and without the given secrets, as they are, in a URL and in quotes.
+// and without the given secrets, in whatever form they stand there.
 func Text(s string, secrets ...string) string {
 	for _, secret := range secrets {
-		if secret == "" {
-			continue
-		}
-		quoted := strconv.Quote(secret)
-		for _, form := range []string{secret, url.QueryEscape(secret), url.PathEscape(secret), url.UserPassword("", secret).String()[1:], quoted[1 : len(quoted)-1]} {
-			s = strings.ReplaceAll(s, form, Mark)
+		if secret != "" {
+			s = regexp.MustCompile(pattern(secret)).ReplaceAllLiteralString(s, Mark)
 		}
 	}
 	s = token.ReplaceAllString(s, Mark)
@@ -38,12 +39,34 @@ func Text(s string, secrets ...string) string {
 	return password.ReplaceAllString(s, "$1="+Mark)
 }
 
+// pattern matches secret in any letter case, and with each of its characters as it
+// is, doubled or escaped, for a string of SQL, Go or JSON, or encoded for a URL.
+func pattern(secret string) string {
+	var b strings.Builder
+	b.WriteString(`(?i:`)
+	for _, r := range secret {
+		c := string(r)
+		if url.QueryEscape(c) == c { // nothing alters it
+			b.WriteString(regexp.QuoteMeta(c))
+			continue
+		}
+		inGo := strconv.Quote(c)
+		forms := []string{inGo[1 : len(inGo)-1], url.QueryEscape(c), url.PathEscape(c), fmt.Sprintf(`\u%04x`, r)}
+		for i, form := range forms {
+			forms[i] = regexp.QuoteMeta(form)
+		}
+		fmt.Fprintf(&b, `\\*(?:(?:%s){1,2}|%s)`, regexp.QuoteMeta(c), strings.Join(forms, "|"))
+	}
+	b.WriteString(`)`)
+	return b.String()
+}
+
 // Login answers s as Text does, without the password, and without the user's
 // name where it stands as a word.
 func Login(s string, user, password Secret) string {
 	s = Text(s, password.Reveal())
 	if name := user.Reveal(); name != "" {
-		word := regexp.MustCompile(`(^|\W)` + regexp.QuoteMeta(name) + `(\W|$)`)
+		word := regexp.MustCompile(`(^|\W)` + pattern(name) + `(\W|$)`)
 		for range 2 { // of two in a row, one pass sees but the first
 			s = word.ReplaceAllString(s, "${1}"+Mark+"${2}")
 		}

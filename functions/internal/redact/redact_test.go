@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -19,6 +21,11 @@ func TestTextTakesSecretsOut(t *testing.T) {
 		"connect host=db password=hunter2 dbname=x",
 		"connect host=db;Pwd = 'hunter2';",
 		`connect {"password": "hunter2"}`,
+		`connect password='a \' hunter2' host=db`,
+		`connect "password=\"a hunter2\""`,
+		`ALTER ROLE joe PASSWORD 'a '' hunter2'`,
+		`ALTER LOGIN joe WITH PASSWORD = N'a "hunter2'`,
+		`ALTER ROLE joe PASSWORD 'a "hunter2`,
 		"the server says s3cr=t;x is wrong",
 	} {
 		out := Text(in, "s3cr=t;x", "")
@@ -33,8 +40,34 @@ func TestTextTakesSecretsOut(t *testing.T) {
 	}
 }
 
+func TestTextKnowsASecretInEveryForm(t *testing.T) {
+	const secret = `a/?#@%"'\;= é hunter2&`
+	inJSON, err := json.Marshal(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for form, in := range map[string]string{
+		"as it is":               secret,
+		"in capitals":            strings.ToUpper(secret),
+		"in a query":             url.QueryEscape(secret),
+		"in a path":              strings.ToLower(url.PathEscape(secret)),
+		"in Go":                  strconv.Quote(secret),
+		"in ASCII":               strconv.QuoteToASCII(secret),
+		"in JSON":                string(inJSON),
+		"in JSON in JSON":        strconv.Quote(string(inJSON)),
+		"in a string of SQL":     `'` + strings.ReplaceAll(secret, `'`, `''`) + `'`,
+		"in a name of SQL":       `"` + strings.ReplaceAll(secret, `"`, `""`) + `"`,
+		"by quote_literal":       `E'` + strings.NewReplacer(`'`, `''`, `\`, `\\`).Replace(secret) + `'`,
+		"in a connection string": `pass '` + strings.NewReplacer(`'`, `\'`, `\`, `\\`).Replace(secret) + `'`,
+	} {
+		if out := Text("<"+in+">", secret); strings.Contains(strings.ToLower(out), "hunter2") || !strings.HasPrefix(out, "<") || !strings.HasSuffix(out, ">") {
+			t.Errorf("%s: %s gives %s", form, in, out)
+		}
+	}
+}
+
 func TestTextLeavesTheRestAlone(t *testing.T) {
-	const in = `permission denied for table clientaccesstokens (SQLSTATE 42501) at 2026-11-23T14:00:00Z, user "purge"`
+	const in = `permission denied for table clientaccesstokens (SQLSTATE 42501) at 2026-11-23T14:00:00Z, user "purge": check user name and password in the secret`
 	if out := Text(in, ""); out != in {
 		t.Errorf("got %q", out)
 	}
@@ -75,6 +108,7 @@ func TestLoginTakesOutTheUserWhereItIsAWord(t *testing.T) {
 		`edfi edfi, dba.edfi`:              `[redacted] [redacted], dba.[redacted]`,
 		`url p%2Fw%22@, query p%2Fw%22%40`: `url [redacted], query [redacted]`,
 		`quoted "p/w\"@"`:                  `quoted "[redacted]"`,
+		`capitals EDFI, P/W"@`:             `capitals [redacted], [redacted]`,
 	} {
 		if out := Login(in, user, password); out != want {
 			t.Errorf("%s: %s, want %s", in, out, want)
