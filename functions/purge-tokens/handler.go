@@ -97,7 +97,7 @@ func (h *handler) run(ctx context.Context, req request) (result purge.Result, er
 	if err := req.refuse(h.config.policy, &selection, engine.foldsCase); err != nil {
 		return result, failure(invalidEvent, err)
 	}
-	access := &logins{connect: h.connect, fetch: h.fetch, current: login, fetched: map[string]secret.Login{}}
+	access := newLogins(login, h.connect, func(stage string) (secret.Login, error) { return h.fetch(ctx, stage) })
 	target := purge.Target{
 		Engine: access, Name: engine.name,
 		Server: net.JoinHostPort(login.Host, strconv.Itoa(int(login.Port))),
@@ -124,7 +124,7 @@ func (h *handler) run(ctx context.Context, req request) (result purge.Result, er
 	if err := result.Err(); err != nil {
 		return result, failure(purgeFailed, err)
 	}
-	login = access.login()
+	login, _ = access.login() // it has worked
 	h.login = &login
 	return result, nil
 }

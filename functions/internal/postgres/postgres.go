@@ -664,7 +664,7 @@ func (t *table) explain(doing string, err error) error {
 		return say("server refused TLS connection: turn TLS on there (ssl = on), or set DB_TLS=disable, which sends all in plaintext")
 	}
 	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &network) && network.Timeout() {
-		return say("%w: no answer in time: check host and port, security groups, and that the function runs in the database's VPC", purge.ErrLost)
+		return say("%w", purge.NoAnswer(!strings.Contains(err.Error(), "dial error"))) // as above
 	}
 	return say("%w: %s", purge.ErrLost, redact.Login(err.Error(), t.server.User, t.server.Password))
 }

@@ -33,6 +33,7 @@ package purge
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"time"
@@ -131,7 +132,18 @@ var (
 	ErrTimeout        = errors.New("the statement ran out of time")
 	ErrLogin          = errors.New("the server refused the login")
 	ErrLost           = errors.New("no connection to the server") // none any more, or none yet
+	ErrUnreached      = fmt.Errorf("%w", ErrLost)                 // which could not even be reached
 )
+
+// NoAnswer is the error for a server that did not answer in time, and may not even
+// have been reached.
+func NoAnswer(reached bool) error {
+	lost := ErrLost
+	if !reached {
+		lost = ErrUnreached
+	}
+	return fmt.Errorf("%w: no answer in time: check host and port, security groups, and that the function runs in the database's VPC", lost)
+}
 
 // Unfit is the error for a database that is not, or not for this login, an Ed-Fi
 // admin database. Where only a pattern matched it, that is no failure.

@@ -529,9 +529,11 @@ func (t *table) explain(doing string, err error) error {
 	if text := err.Error(); strings.Contains(text, "failed to verify certificate") {
 		_, reason, _ := strings.Cut(text, "failed to verify certificate: ")
 		return say("%s", purge.Unverified(reason))
+	} else if strings.Contains(text, "server does not support encryption") {
+		return say("server does not support encryption: turn it on there, or set DB_TLS=disable, which sends all in plaintext")
 	}
 	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &network) && network.Timeout() {
-		return say("%w: no answer in time: check host and port, security groups, and that the function runs in the database's VPC", purge.ErrLost)
+		return say("%w", purge.NoAnswer(t.wire != nil))
 	}
 	return say("%w: %s", purge.ErrLost, redact.Login(err.Error(), t.server.User, t.server.Password))
 }

@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"regexp"
+	"slices"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/redact"
+	"edfi-token-purge/functions/internal/secret"
+	"edfi-token-purge/scripts/standin"
+)
+
+// opens is a server that does nothing but open.
+type opens func(database string) error
+
+func (o opens) Open(_ context.Context, database string, _ bool) (purge.Table, error) {
+	return nil, o(database)
+}
+
+func (opens) Databases(context.Context, string) ([]purge.Database, error) { return nil, nil }
+
+// openAll opens so many databases and answers what they fail for.
+func openAll(t *testing.T, l *logins, databases, parallel int) (failures []string) {
+	t.Helper()
+	target := purge.Target{Engine: l, Log: slog.New(slog.DiscardHandler)}
+	for i := range databases {
+		target.Databases = append(target.Databases, purge.Database{Name: fmt.Sprint("db", i)})
+	}
+	for _, d := range purge.Run(t.Context(), target, purge.Policy{Action: purge.Check, Parallel: parallel}, func(purge.DatabaseResult) {}).Databases {
+		failures = append(failures, d.Error)
+	}
+	return failures
+}
+
+func TestARefusedLoginHasTheSecretReadOnceForAllDatabases(t *testing.T) {
+	refuse := opens(func(string) error { return fmt.Errorf("connect: %w", purge.ErrLogin) })
+	login := secret.Login{Username: redact.NewSecret("u"), Password: redact.NewSecret("p")}
+	other := secret.Login{Username: redact.NewSecret("u"), Password: redact.NewSecret("other")}
+	const alone = "connect: the server refused the login"
+	for name, c := range map[string]struct {
+		current, previous any // a login or an error
+		calls             int64
+		want              string
+	}{
+		"the secret can't be read":   {errors.New("access denied"), other, 1, alone + "; and the secret can't be read again: access denied"},
+		"there is no version before": {login, errors.New("none"), 2, alone},
+		"no version works":           {login, other, 2, alone},
+	} {
+		var calls atomic.Int64
+		l := newLogins(login, func(secret.Login) server { return refuse }, func(stage string) (secret.Login, error) {
+			calls.Add(1)
+			time.Sleep(10 * time.Millisecond) // for the others to come and wait
+			answer := map[string]any{secret.Current: c.current, secret.Previous: c.previous}[stage]
+			if err, ok := answer.(error); ok {
+				return secret.Login{}, err
+			}
+			return answer.(secret.Login), nil
+		})
+		for _, got := range openAll(t, l, 12, 3) {
+			if got != c.want {
+				t.Errorf("%s: %s, want %s", name, got, c.want)
+			}
+		}
+		if calls.Load() != c.calls {
+			t.Errorf("%s: %d calls, want %d", name, calls.Load(), c.calls)
+		}
+	}
+}
+
+func TestAServerThatNeverAnswersIsWaitedForOnce(t *testing.T) {
+	for name, c := range map[string]struct {
+		first error // of the first database; the others can't be reached
+		after time.Duration
+	}{
+		"nothing answers":          {purge.ErrUnreached, 8 * time.Second},
+		"one has answered":         {errors.New("no table"), 4 * 8 * time.Second},
+		"one lets a log-in hang":   {fmt.Errorf("%w: no answer", purge.ErrLost), 4 * 8 * time.Second},
+		"one refuses a connection": {fmt.Errorf("%w: refused", purge.ErrLost), 4 * 8 * time.Second},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var opened atomic.Int64
+			unreached := opens(func(string) error {
+				time.Sleep(8 * time.Second)
+				if opened.Add(1) == 1 {
+					return c.first
+				}
+				return purge.ErrUnreached
+			})
+			start := time.Now()
+			failures := openAll(t, newLogins(secret.Login{}, func(secret.Login) server { return unreached }, nil), 12, 3)
+			if took := time.Since(start); took != c.after || slices.Contains(failures, "") {
+				t.Errorf("%s: after %s, want %s: %q", name, took, c.after, failures)
+			}
+		})
+	}
+}
+
+// blackHole answers a port where no connection is taken, and none refused.
+func blackHole(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	raw, err := l.(*net.TCPListener).SyscallConn()
+	if err == nil {
+		err = raw.Control(func(fd uintptr) { syscall.Listen(int(fd), 0) }) //nolint:errcheck // seen below
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 10 { // until the queue is full
+		conn, err := net.DialTimeout("tcp", l.Addr().String(), 200*time.Millisecond)
+		if err != nil {
+			return l.Addr().(*net.TCPAddr).Port
+		}
+		t.Cleanup(func() { conn.Close() })
+	}
+	t.Skip("a full queue of connections still takes more here")
+	return 0
+}
+
+func TestAServerOfManyDatabasesThatNothingReachesIsAnErrorWithinTenSeconds(t *testing.T) {
+	t.Parallel()
+	for _, engine := range []string{"postgres", "sqlserver"} {
+		t.Run(engine, func(t *testing.T) {
+			t.Parallel()
+			id := fmt.Sprintf("hole/%d", created.Add(1))
+			stage.Secrets.Put(id, fmt.Sprintf(`{"engine":%q,"host":"127.0.0.1","port":%d,"username":"u","password":"p"}`, engine, blackHole(t)))
+			reply, lines := start(t, "SECRET_ID="+id, "DATABASES=A,B,C,D,E,F,G,H,I").invoke(t, `{}`)
+			expectError(t, reply, "PurgeFailed", "9 of 9 databases failed")
+			expectError(t, reply, "PurgeFailed", "security groups")
+			took := regexp.MustCompile(`message=end .* durationMs=(\d+)`).FindStringSubmatch(lines)
+			if took == nil || len(took[1]) > 4 {
+				t.Errorf("it took %q ms:\n%s", took, lines)
+			}
+		})
+	}
+}
+
+func TestARefusedLoginTellsThatTheSecretCannotBeReadAgain(t *testing.T) {
+	t.Parallel()
+	dbs := []database{newDatabase(t, 3, 3), newDatabase(t, 3, 3), newDatabase(t, 3, 3)}
+	role := fmt.Sprintf("purge_locked_out_%d", created.Add(1))
+	dbs[0].exec(t, "CREATE ROLE "+role+" LOGIN SUPERUSER PASSWORD 'before'")
+	secrets, err := standin.NewSecretsManager()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer secrets.Close()
+	secrets.Put("x", fmt.Sprintf(`{"engine":"postgres","host":%q,"port":%d,"username":%q,"password":"before"}`, stage.Postgres.Host, stage.Postgres.Port, role))
+	f := start(t, "SECRET_ID=x", "AWS_ENDPOINT_URL_SECRETS_MANAGER="+secrets.URL(), fmt.Sprintf("DATABASES=%s,%s,%s", dbs[0].name, dbs[1].name, dbs[2].name))
+	reply, _ := f.invoke(t, `{}`)
+	results(t, reply, "complete", 9)
+	dbs[0].exec(t, "ALTER ROLE "+role+" PASSWORD 'after'")
+	secrets.Fail("AccessDeniedException", "no")
+	reply, _ = f.invoke(t, `{}`)
+	for _, want := range []string{"3 of 3", "refused the login", "secretsmanager:GetSecretValue"} {
+		expectError(t, reply, "PurgeFailed", want)
+	}
+	if calls := secrets.Calls(); calls != 2 {
+		t.Errorf("%d calls, want 2", calls)
+	}
+}
