@@ -243,7 +243,7 @@ func TestNothingIsSentToAServerThatCannotProveItsName(t *testing.T) {
 		client *tls.Config
 		want   string
 	}{
-		"no encryption":     {nil, &tls.Config{RootCAs: known, ServerName: "example.com"}, "encryption"},
+		"no encryption":     {nil, &tls.Config{RootCAs: known, ServerName: "example.com"}, "DB_TLS=disable"},
 		"unknown authority": {certificate.TLS, &tls.Config{RootCAs: x509.NewCertPool(), ServerName: "example.com"}, "certificate can't be verified"},
 		"another name":      {certificate.TLS, &tls.Config{RootCAs: known, ServerName: "db.example.org"}, "certificate can't be verified"},
 	} {
