@@ -73,6 +73,14 @@ func TestEveryFaultIsNamedAndNoValueShown(t *testing.T) {
 	}
 }
 
+func TestAnEngineIsKnownByAllItsNamesInAnyLetterCase(t *testing.T) {
+	for name, want := range map[string]string{"Postgres": "postgres", "aurora-postgresql": "postgres", "SQLServer": "sqlserver", "sqlserver-EE": "sqlserver", "mysql": "", "": ""} {
+		if e, known := engineNamed(name); e.name != want || known != (want != "") {
+			t.Errorf("%q is %q", name, e.name)
+		}
+	}
+}
+
 func FuzzReadConfig(f *testing.F) {
 	f.Add("s", "A,B*,!C", "1h", "5", "verify-full", "")
 	f.Add("", ",", "-1h", "x", "", "postgres://u:hunter2@h/d")

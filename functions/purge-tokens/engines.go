@@ -51,9 +51,11 @@ var engines = []engine{{
 	},
 }}
 
-// engineNamed answers the engine of this name or alias.
+// engineNamed answers the engine of this name or alias, in any letter case.
 func engineNamed(name string) (engine, bool) {
-	i := slices.IndexFunc(engines, func(e engine) bool { return e.name == name || slices.Contains(e.aliases, name) })
+	i := slices.IndexFunc(engines, func(e engine) bool {
+		return slices.ContainsFunc(slices.Concat(e.aliases, []string{e.name}), func(known string) bool { return strings.EqualFold(known, name) })
+	})
 	if i < 0 {
 		return engine{}, false
 	}

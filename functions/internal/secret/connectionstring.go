@@ -1,11 +1,11 @@
 package secret
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
-
-	"edfi-token-purge/functions/internal/redact"
 )
 
 // keywords are those of Npgsql and of SqlClient that a login is made of, in
@@ -22,18 +22,18 @@ var keywords = map[string]string{
 // Of the keywords, those that one of the two libraries alone knows.
 var (
 	npgsqlOnly    = []string{"host", "port", "username"}
-	sqlClientOnly = []string{"datasource", "initialcatalog", "uid", "address", "addr", "networkaddress", "integratedsecurity", "trusted_connection"}
+	sqlClientOnly = []string{"datasource", "initialcatalog", "address", "addr", "networkaddress", "integratedsecurity", "trusted_connection"}
 )
 
 // parseConnectionString reads what Ed-Fi keeps under ConnectionStrings, such as
 // host=...;username=...;password=...;database=EdFi_Admin or
-// Server=host,port;Database=...;User Id=...;Password=....
-func parseConnectionString(text string) (Login, error) {
+// Server=host,port;Database=...;User Id=...;Password=.... What instead holds, by
+// field, stands in for what the text says. The login may not be complete.
+func parseConnectionString(text string, instead map[string]string) (Login, error) {
 	given, err := pairs(text)
 	if err != nil {
 		return Login{}, err
 	}
-	var login Login
 	values := map[string]string{}
 	for keyword, value := range given {
 		if field, ok := keywords[keyword]; ok && value != "" {
@@ -46,28 +46,32 @@ func parseConnectionString(text string) (Login, error) {
 	if on := strings.ToLower(values["integrated"]); on != "" && on != "false" && on != "no" {
 		return Login{}, errors.New("the connection string asks for Integrated Security, which a Lambda function has no account for: it must hold User Id and Password")
 	}
-	login.Username, login.Password = redact.NewSecret(values["username"]), redact.NewSecret(values["password"])
-	login.Host, login.Database = values["host"], values["database"]
-	login.Engine = engineOf(given, login.Host)
-	port := values["port"]
-	if login.Engine == "sqlserver" { // [tcp:]host[\instance][,port]
-		login.Host = strings.TrimPrefix(login.Host, "tcp:")
-		var inHost string
-		if login.Host, inHost, _ = strings.Cut(login.Host, ","); inHost != "" {
-			port = strings.TrimSpace(inHost)
+	engine := engineOf(given, values["host"])
+	maps.Copy(values, instead)
+	if engine == "sqlserver" { // [tcp:]host[\instance][,port]
+		host := values["host"]
+		if hasTCP(host) {
+			host = host[len(tcp):]
 		}
-		if strings.Contains(login.Host, `\`) && port == "" {
+		host, port, _ := strings.Cut(host, ",")
+		values["port"] = cmp.Or(instead["port"], strings.TrimSpace(port), values["port"])
+		if strings.Contains(host, `\`) && values["port"] == "" {
 			return Login{}, errors.New(`the connection string names an instance (host\instance); give its port instead: Server=host,port`)
 		}
-		login.Host, _, _ = strings.Cut(strings.TrimSpace(login.Host), `\`)
+		host, _, _ = strings.Cut(host, `\`)
+		values["host"] = strings.TrimSpace(host)
 	}
-	if port != "" {
-		if login.Port, err = parsePort(port); err != nil {
-			return Login{}, fmt.Errorf("the connection string: %w", err)
-		}
+	login, err := newLogin(values)
+	if err != nil {
+		return Login{}, fmt.Errorf("the connection string: %w", err)
 	}
-	return login, login.complete()
+	login.Engine = engine
+	return login, nil
 }
+
+const tcp = "tcp:"
+
+func hasTCP(host string) bool { return len(host) > len(tcp) && strings.EqualFold(host[:len(tcp)], tcp) }
 
 // engineOf tells whose keywords they are; "" where they are both libraries'.
 func engineOf(given map[string]string, host string) string {
@@ -81,11 +85,11 @@ func engineOf(given map[string]string, host string) string {
 			return "sqlserver"
 		}
 	}
-	if strings.ContainsAny(host, `,\`) || strings.HasPrefix(host, "tcp:") {
+	if strings.ContainsAny(host, `,\`) || hasTCP(host) {
 		return "sqlserver"
 	}
 	for keyword := range given {
-		if keyword == "encrypt" || keyword == "trustservercertificate" || keyword == "multipleactiveresultsets" || keyword == "applicationintent" {
+		if keyword == "encrypt" || keyword == "multipleactiveresultsets" || keyword == "applicationintent" {
 			return "sqlserver"
 		}
 	}

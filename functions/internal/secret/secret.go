@@ -3,6 +3,7 @@ package secret
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -86,7 +87,8 @@ func Parse(text string) (Login, error) {
 		if json.Valid([]byte(text)) || !strings.Contains(text, "=") {
 			return Login{}, errors.New("the secret is neither a JSON object nor a connection string; it must hold username and password, and may hold engine, host, port and dbname")
 		}
-		return parseConnectionString(text)
+		login, err := parseConnectionString(text, nil)
+		return login, cmp.Or(err, login.complete())
 	}
 	if _, err := decoder.Token(); err != io.EOF {
 		return Login{}, errors.New("the secret holds more than one JSON object")
@@ -103,36 +105,41 @@ func Parse(text string) (Login, error) {
 		}
 		return value
 	}
-	var login Login
-	if whole := read("connectionString"); whole != "" {
-		var err error
-		if login, err = parseConnectionString(whole); err != nil {
-			return Login{}, err
+	values := map[string]string{}
+	for _, f := range [][2]string{{"host", "host"}, {"dbname", "database"}, {"username", "username"}, {"password", "password"}} {
+		if value := read(f[0]); value != "" {
+			values[f[1]] = value
 		}
 	}
-	set := func(to *string, name string) {
-		if v := read(name); v != "" {
-			*to = v
-		}
-	}
-	set(&login.Engine, "engine")
-	set(&login.Host, "host")
-	set(&login.Database, "dbname")
-	username, password := login.Username.Reveal(), login.Password.Reveal()
-	set(&username, "username")
-	set(&password, "password")
-	login.Username, login.Password = redact.NewSecret(username), redact.NewSecret(password)
 	// RDS writes a number, other tools a string.
 	if port := strings.Trim(string(fields["port"]), `"`); port != "" && port != "null" {
-		var err error
-		if login.Port, err = parsePort(port); err != nil {
-			faults = append(faults, err.Error())
-		}
+		values["port"] = port
+	}
+	engine, whole := read("engine"), read("connectionString")
+	login, err := newLogin(values)
+	if err != nil {
+		faults = append(faults, err.Error())
 	}
 	if faults != nil {
 		return Login{}, errors.New("the secret: " + strings.Join(faults, "; "))
 	}
+	if whole != "" {
+		if login, err = parseConnectionString(whole, values); err != nil {
+			return Login{}, err
+		}
+	}
+	login.Engine = cmp.Or(engine, login.Engine)
 	return login, login.complete()
+}
+
+// newLogin makes a login of values by field. It may not be complete.
+func newLogin(values map[string]string) (login Login, err error) {
+	login.Host, login.Database = values["host"], values["database"]
+	login.Username, login.Password = redact.NewSecret(values["username"]), redact.NewSecret(values["password"])
+	if port := values["port"]; port != "" {
+		login.Port, err = parsePort(port)
+	}
+	return login, err
 }
 
 // complete answers what no other source can stand in for.

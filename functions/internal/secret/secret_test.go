@@ -63,7 +63,12 @@ func TestParseReadsConnectionStrings(t *testing.T) {
 		`Data Source=tcp:db.example;Initial Catalog=EdFi_Admin;UID=u;PWD=p`:                                         "sqlserver db.example 0 EdFi_Admin u p",
 		`Server=db.example\SQL2019,1500;User Id=u;Password=p;Integrated Security=false`:                             "sqlserver db.example 1500  u p",
 		`server=db.example;user id=u;password=p=q;database=EdFi_Admin`:                                              " db.example 0 EdFi_Admin u p=q",
-		`server=db.example;user id=u;password=p;TrustServerCertificate=true`:                                        "sqlserver db.example 0  u p",
+		`server=db.example;user id=u;password=p;Encrypt=true`:                                                       "sqlserver db.example 0  u p",
+		`server=db.example;UID=u;password=p;Trust Server Certificate=true`:                                          " db.example 0  u p", // Npgsql takes these too
+		`Server=TCP:db.example,1434;User Id=u;Password=p`:                                                           "sqlserver db.example 1434  u p",
+		`{"connectionString":"host=h;database=d","username":"u","password":"p"}`:                                    "postgres h 0 d u p",
+		`{"connectionString":"Server=h\\i;User Id=u;Password=p","port":1435}`:                                       "sqlserver h 1435  u p",
+		`{"connectionString":"Server=h,1433;User Id=u;Password=p","port":"1435","host":"other"}`:                    "sqlserver other 1435  u p",
 		`{"connectionString":"host=h;username=u;password=p;database=d"}`:                                            "postgres h 0 d u p",
 		`{"connectionString":"server=h;user id=u;password=p","engine":"sqlserver-se","port":1435,"dbname":"Other"}`: "sqlserver-se h 1435 Other u p",
 	} {
@@ -84,6 +89,7 @@ func TestParseReadsConnectionStrings(t *testing.T) {
 		`Data Source=h\hunter2;User Id=u;Password=p`:                 "give its port",
 		`host=h;server=hunter2;username=u;password=p`:                "host twice",
 		`{"connectionString":"hunter2"}`:                             "keyword=value",
+		`{"connectionString":"host=h","username":"hunter2"}`:         "password is missing",
 		`{"connectionString":5,"username":"u","password":"hunter2"}`: "connectionString must be a string",
 	} {
 		_, err := Parse(text)
