@@ -2,9 +2,9 @@ package main
 
 import (
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"os"
 	"regexp"
 	"slices"
@@ -37,9 +37,9 @@ type config struct {
 // CloudWatch's rule for namespaces; those that begin with AWS/ are its own.
 var namespaceRule = regexp.MustCompile(`^[0-9A-Za-z.\-_/#:]{1,255}$`)
 
-// readConfig reads the environment. Its error names every variable at fault,
+// readConfig reads the environment. The faults name every variable that has one,
 // and no value.
-func readConfig(getenv func(string) string) (config, error) {
+func readConfig(getenv func(string) string) (config, []string) {
 	env := environment{get: getenv}
 	c := config{
 		secretID:    env.text("SECRET_ID", ""),
@@ -67,10 +67,10 @@ func readConfig(getenv func(string) string) (config, error) {
 	if !namespaceRule.MatchString(c.namespace) || strings.HasPrefix(c.namespace, "AWS/") {
 		env.fault("METRICS_NAMESPACE", "must be 1 to 255 letters, digits and . - _ / # : and not begin with AWS/")
 	}
-	if env.faults != nil {
-		return config{}, errors.New(strings.Join(env.faults, "; "))
-	}
-	return c, nil
+	// The SDK takes any, and its errors quote them.
+	env.address("AWS_ENDPOINT_URL")
+	env.address("AWS_ENDPOINT_URL_SECRETS_MANAGER")
+	return c, env.faults
 }
 
 // environment reads variables and collects what is wrong with them. A variable
@@ -124,6 +124,14 @@ var hostName = regexp.MustCompile(`^[0-9A-Za-z._-]+$`)
 func isHost(text string) bool {
 	_, err := netip.ParseAddr(text)
 	return err == nil || hostName.MatchString(text)
+}
+
+func (e *environment) address(name string) {
+	v := e.text(name, "")
+	u, err := url.Parse(v)
+	if v != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
+		e.fault(name, "must be a URL that begins with https:// or http://")
+	}
 }
 
 func (e *environment) number(name string, unset, least, most int64) int64 {

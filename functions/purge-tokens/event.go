@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"edfi-token-purge/functions/internal/purge"
 )
@@ -67,8 +68,8 @@ var requestFields = map[string]func(*request, json.RawMessage) error{
 			return errors.New("must be a list of database names, not empty")
 		}
 		for _, name := range names {
-			if name == "" || strings.ContainsAny(name, "*?!,") {
-				return errors.New("must hold plain names, no patterns")
+			if name == "" || strings.ContainsAny(name, "*?!,") || strings.Contains(name, "://") || strings.ContainsFunc(name, unicode.IsControl) {
+				return errors.New("must hold plain names, no patterns and no URLs")
 			}
 			r.databases = append(r.databases, name)
 		}

@@ -32,6 +32,8 @@ var badEvents = map[string]string{
 	`{"databases":"EdFi_Admin"}`:            "databases",
 	`{"databases":["EdFi_*"]}`:              "databases",
 	`{"databases":["!x"]}`:                  "databases",
+	`{"databases":["h://x"]}`:               "databases",
+	`{"databases":["a\nb"]}`:                "databases",
 	`{"databases":[null]}`:                  "databases",
 	`{"databases":null}`:                    "databases",
 	`{"gracePeriod":"24"}`:                  "gracePeriod",
@@ -96,8 +98,8 @@ func FuzzParseEvent(f *testing.F) {
 			t.Errorf("%s: %+v", payload, req)
 		}
 		for _, name := range req.databases {
-			if name == "" || strings.ContainsAny(name, "*?!,") {
-				t.Errorf("%s: a name that is a pattern: %q", payload, name)
+			if name == "" || strings.ContainsAny(name, "*?!,\n") || strings.Contains(name, "://") {
+				t.Errorf("%s: a name that can't be one: %q", payload, name)
 			}
 		}
 	})

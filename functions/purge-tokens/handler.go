@@ -12,6 +12,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-lambda-go/lambda/messages"
@@ -19,6 +20,7 @@ import (
 
 	"edfi-token-purge/functions/internal/emf"
 	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/redact"
 	"edfi-token-purge/functions/internal/secret"
 )
 
@@ -48,7 +50,11 @@ const (
 )
 
 func failure(errorType string, err error) error {
-	return messages.InvokeResponse_Error{Type: errorType, Message: err.Error()}
+	message := err.Error()
+	if errorType == invalidEvent { // it quotes the event, where a secret may stand by mistake
+		message = redact.Text(message)
+	}
+	return messages.InvokeResponse_Error{Type: errorType, Message: message}
 }
 
 // Invoke implements lambda.Handler: bytes in and out, so that the event can be
@@ -202,6 +208,8 @@ func (h *handler) fetch(ctx context.Context, stage string) (secret.Login, error)
 		return login, errors.New("the secret names no host: set DB_HOST")
 	case !isHost(login.Host):
 		return login, errors.New("the secret: host " + hostRule)
+	case strings.Contains(login.Database, "://"):
+		return login, errors.New("the secret: the database must be a name, and not a URL")
 	}
 	login.Port = cmp.Or(login.Port, engine.port)
 	return login, nil

@@ -95,6 +95,7 @@ func TestNoFailureShowsASecretThatCannotBeUsed(t *testing.T) {
 		"a bad port":         {l.secret("port", "s3cr3tc0re"), "port must be a number"},
 		"a bad engine":       {l.secret("engine", "s3cr3tc0re"), "engine"},
 		"a URL for a host":   {l.secret("host", "postgres://wh0isit:s3cr3tc0re@db.example/x"), "host"},
+		"a URL for a name":   {l.secret("dbname", "postgres://wh0isit:s3cr3tc0re@db.example/x"), "database"},
 		"a list for a host":  {l.secret("host", "db.example;password=s3cr3tc0re"), "host"},
 		"an open quote":      {connection[:len(connection)-1], "quote"},
 		"no keyword":         {connection + ";s3cr3tc0re", "keyword=value"},
@@ -189,11 +190,13 @@ func TestNoFaultOfConfigurationEventOrServiceShowsASecret(t *testing.T) {
 	t.Parallel()
 	l := newLeaks(t)
 	var wrong []string
-	for _, name := range []string{"DB_ENGINE", "DB_HOST", "DB_PORT", "DB_TLS", "DB_CA_BUNDLE", "GRACE_PERIOD", "BATCH_SIZE",
+	for _, name := range []string{"DATABASES", "AWS_RETRY_MODE", "AWS_ENDPOINT_URL_SECRETS_MANAGER", "DB_ENGINE", "DB_HOST", "DB_PORT", "DB_TLS", "DB_CA_BUNDLE", "GRACE_PERIOD", "BATCH_SIZE",
 		"PARALLEL_DATABASES", "PAUSE", "MAX_ROWS", "LOCK_TIMEOUT", "STOP_BEFORE", "METRICS_NAMESPACE"} {
 		wrong = append(wrong, name+"=postgres://wh0isit:s3cr3tc0re@db.example/x y")
 	}
 	l.invoke(t, "settings", l.secret(), `{}`, "ConfigurationError", "GRACE_PERIOD", wrong...)
+	l.invoke(t, "settings of AWS, and others", l.secret(), `{}`, "ConfigurationError", "PAUSE must be a duration such as 30s or 24h, and at least 0s; AWS_MAX_ATTEMPTS can't be used", "AWS_MAX_ATTEMPTS=s3cr3tc0re", "PAUSE=s3cr3tc0re")
+	l.invoke(t, "a profile", l.secret(), `{}`, "ConfigurationError", "AWS_PROFILE", "AWS_PROFILE=s3cr3tc0re")
 	events := map[string]string{} // to what the error must name
 	for _, value := range []string{secretPassword, secretToken, "postgres://wh0isit:s3cr3tc0re@db.example/x"} {
 		quoted, _ := json.Marshal(value) // a string
@@ -202,6 +205,12 @@ func TestNoFaultOfConfigurationEventOrServiceShowsASecret(t *testing.T) {
 			events[fmt.Sprintf(`{"%s":{"x":%s}}`, field, quoted)] = field
 		}
 		events[string(quoted)], events["{"+string(quoted)] = "JSON object", "JSON object"
+	}
+	for _, misplaced := range []string{"postgres://wh0isit:s3cr3tc0re@db.example/x", secretToken, "host=h;password='a s3cr3tc0re'", `PASSWORD "a s3cr3tc0re"`} {
+		quoted, _ := json.Marshal(misplaced) // a string
+		events[fmt.Sprintf(`{"databases":[%s]}`, quoted)] = "databases"
+		events[fmt.Sprintf(`{%s:1}`, quoted)] = "unknown field"
+		events[fmt.Sprintf(`{%s:1,%[1]s:1}`, quoted)] = "comes twice"
 	}
 	f := l.start(t, "AWS_LAMBDA_LOG_LEVEL=DEBUG")
 	for event, want := range events {

@@ -9,8 +9,9 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
+	"regexp"
+	"strings"
 
 	"github.com/aws/aws-lambda-go/lambda"
 	"github.com/aws/aws-lambda-go/lambdacontext"
@@ -36,16 +37,34 @@ func main() {
 // newHandler reads the environment.
 func newHandler() *handler {
 	h := &handler{}
-	if h.config, h.fault = readConfig(os.Getenv); h.fault != nil || h.config.secretID == "" {
-		return h
+	var faults []string
+	if h.config, faults = readConfig(os.Getenv); h.config.secretID != "" {
+		aws, err := awsconfig.LoadDefaultConfig(context.Background())
+		switch {
+		case err != nil:
+			faults = append(faults, awsFault(err))
+		case aws.Region == "":
+			faults = append(faults, "AWS_REGION is required, or a profile with a region")
+		}
+		h.secrets = secretsmanager.NewFromConfig(aws)
 	}
-	aws, err := awsconfig.LoadDefaultConfig(context.Background())
-	switch {
-	case err != nil:
-		h.fault = fmt.Errorf("the AWS_* variables: %w", err)
-	case aws.Region == "":
-		h.fault = errors.New("AWS_REGION is required, or a profile with a region")
+	if faults != nil {
+		h.fault = errors.New(strings.Join(faults, "; "))
 	}
-	h.secrets = secretsmanager.NewFromConfig(aws)
 	return h
+}
+
+var awsVariable = regexp.MustCompile(`\bAWS_[0-9A-Z_]+`)
+
+// awsFault names what err is about; the SDK quotes the value as well.
+func awsFault(err error) string {
+	if _, ok := errors.AsType[awsconfig.SharedConfigProfileNotExistError](err); ok {
+		return "AWS_PROFILE names no profile"
+	}
+	for _, name := range awsVariable.FindAllString(err.Error(), -1) {
+		if os.Getenv(name) != "" {
+			return name + " can't be used"
+		}
+	}
+	return "the AWS_* variables, or the files that they lead to, can't be used"
 }

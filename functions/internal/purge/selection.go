@@ -37,6 +37,8 @@ func ParseSelection(list string) (Selection, error) {
 			return s, errors.New("holds an empty name")
 		case strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f || r == '!' }):
 			return s, errors.New("holds a control character or a ! inside a name")
+		case strings.Contains(name, "://"): // results, logs and metrics show names
+			return s, errors.New("holds a URL; it takes names of databases")
 		case exclude:
 			s.excluded = append(s.excluded, name)
 		case strings.ContainsAny(name, "*?"):

@@ -59,7 +59,7 @@ func TestSelectionsResolve(t *testing.T) {
 }
 
 func TestBadSelectionsAreRefused(t *testing.T) {
-	for _, list := range []string{"", " ", ",", "A,,B", "!", "!A", "!A,!B*", "A\nB", "A!B", "!!A"} {
+	for _, list := range []string{"", " ", ",", "A,,B", "!", "!A", "!A,!B*", "A\nB", "A!B", "!!A", "A,h://B"} {
 		if _, err := ParseSelection(list); err == nil {
 			t.Errorf("%q: no error", list)
 		}
