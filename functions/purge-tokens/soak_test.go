@@ -168,7 +168,7 @@ func TestNoRowIsLostOrForgottenWhateverHappens(t *testing.T) {
 		}
 		happened[name]++
 		before := s.gone(t)
-		answered := s.run(t, event, 10*time.Second)
+		answered := s.function.run(t, event, 10*time.Second)
 		toll := pool[name](t, s, r)
 		a := <-answered
 		if toll.killed {

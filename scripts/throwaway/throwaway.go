@@ -47,6 +47,9 @@ type Options struct {
 	// Own starts a server even where DATABASE_URL is set, for tests that restart
 	// it.
 	Own bool
+	// Env is for PostgreSQL's programs, on top of our own environment, such as an
+	// LD_PRELOAD. It too doesn't reach a server in DATABASE_URL.
+	Env []string
 	// Progress is told of each step that takes long; nil is nobody.
 	Progress func(string)
 }
@@ -61,6 +64,7 @@ type Postgres struct {
 	given *url.URL // DATABASE_URL, of a server that Start found running
 	bin   string   // where the binaries are
 	dir   string   // all that Start made: data, log, password
+	env   []string // of its programs
 
 	mu     sync.Mutex // of Stop and Restart
 	server *process   // nil while none runs
@@ -92,7 +96,7 @@ func Start(ctx context.Context, o Options) (*Postgres, error) {
 			return nil, fmt.Errorf("fetch postgres: %w", err)
 		}
 	}
-	p := &Postgres{Host: "127.0.0.1", User: "postgres", Password: rand.Text(), bin: bin}
+	p := &Postgres{Host: "127.0.0.1", User: "postgres", Password: rand.Text(), bin: bin, env: append(os.Environ(), o.Env...)}
 	if err := p.create(ctx, o); err != nil {
 		err = fmt.Errorf("start postgres: %w%s", err, p.tail())
 		return nil, errors.Join(err, p.Stop())
@@ -344,7 +348,7 @@ func (p *Postgres) launch(program string, args ...string) (*process, error) {
 	defer log.Close() //nolint:errcheck // the child has its own
 	c := &process{cmd: exec.Command(filepath.Join(p.bin, program), args...), exited: make(chan struct{})}
 	// The directory that we are in may be closed to the user that it runs as.
-	c.cmd.Dir, c.cmd.Stdout, c.cmd.Stderr, c.cmd.SysProcAttr = p.dir, log, log, attributes()
+	c.cmd.Dir, c.cmd.Env, c.cmd.Stdout, c.cmd.Stderr, c.cmd.SysProcAttr = p.dir, p.env, log, log, attributes()
 	started := make(chan error)
 	go func() {
 		// The kernel ends the child when the thread that forked it ends, and Go

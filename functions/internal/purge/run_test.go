@@ -1,6 +1,7 @@
 package purge
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -136,12 +137,17 @@ func TestTheCapIsSharedAndWhatOneDoesNotUseIsLeftToTheOthers(t *testing.T) {
 
 func TestAPanicIsThatDatabasesFailureAndItsValueIsNotShown(t *testing.T) {
 	e := fakes{"a": {rows: 100, panics: true}, "b": {rows: 100}}
-	r := runAll(t.Context(), e, Policy{BatchSize: 10}, "a", "b")
+	var log bytes.Buffer
+	target := Target{Engine: e, Databases: Select("a", "b").Resolve(nil, false), Log: slog.New(slog.NewTextHandler(&log, nil))}
+	r := Run(t.Context(), target, Policy{Action: Purge, BatchSize: 10}, func(DatabaseResult) {})
 	if r.Status != Failed || r.Databases[0].Status != Failed || r.Databases[1].Status != Complete {
 		t.Errorf("%+v", r)
 	}
 	if err := r.Err(); err == nil || !strings.Contains(err.Error(), "panic") || strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("%v", err)
+	}
+	if !strings.Contains(log.String(), "stack=") || strings.Contains(log.String(), "hunter2") {
+		t.Errorf("logged:\n%s", log.String())
 	}
 }
 
