@@ -68,8 +68,9 @@ func readConfig(getenv func(string) string) (config, []string) {
 		env.fault("METRICS_NAMESPACE", "must be 1 to 255 letters, digits and . - _ / # : and not begin with AWS/")
 	}
 	// The SDK takes any, and its errors quote them.
-	env.address("AWS_ENDPOINT_URL")
-	env.address("AWS_ENDPOINT_URL_SECRETS_MANAGER")
+	for _, name := range []string{"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SECRETS_MANAGER"} {
+		env.address(name)
+	}
 	return c, env.faults
 }
 
