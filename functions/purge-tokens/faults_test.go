@@ -175,7 +175,7 @@ func TestFaults(t *testing.T) {
 		},
 		"a network that goes silent": {
 			strike: func(_ *testing.T, s *scene) { s.relay.Silence() },
-			lost:   2, status: "partial", time: 9 * time.Second, env: []string{"STOP_BEFORE=6s"},
+			lost:   2, status: "partial", time: 10 * time.Second, env: []string{"STOP_BEFORE=5s"},
 		},
 		"connections reset": {
 			strike: func(_ *testing.T, s *scene) { s.relay.Reset() },
