@@ -30,7 +30,8 @@ const (
 	lostPatience = 2 * time.Minute
 )
 
-// openPatience is how long a server that can be reached takes to be open at most.
+// openPatience is how long a database that can be reached takes to open at most.
+// It has that time even where its share is less.
 const openPatience = 2 * time.Second
 
 // errMaxRows ends a sweep although there is time and nothing went wrong.
@@ -134,31 +135,36 @@ func (r *run) serve(outer, work context.Context, share time.Duration) (again boo
 	if late != nil && r.res.Status != "" { // there was a turn before
 		return false
 	}
-	turn, cancel := work, func() {}
-	if share > 0 {
-		turn, cancel = context.WithTimeout(work, share)
-	}
-	defer cancel()
 	err := late
+	opened, cut := false, false
 	if late == nil {
-		err = r.guard(turn, func() error { return r.open(turn, r.policy.Action == Purge) })
+		patience, cancel := within(work, max(share, openPatience), share > 0)
+		err = r.guard(patience, func() error { return r.open(patience, r.policy.Action == Purge) })
+		opened, cut = err == nil, err != nil && patience.Err() != nil
+		cancel()
 	}
 	// A database that was open before is there, unless it was lost, and one that is
 	// there opens soon. Any other may be out of reach, which must not look like too
 	// little time.
-	opened, opening := err == nil, time.Since(start)
+	opening := time.Since(start)
 	there := opening < openPatience
 	if r.res.Cutoff != nil {
 		there = r.lost.IsZero()
 	}
-	timeout := !opened && there && turn.Err() != nil
-	if opened {
+	timeout := cut && there
+	over := cut && work.Err() == nil // its turn alone
+	switch {
+	case opened:
 		r.lost = time.Time{}
 		defer r.close(outer)
+		turn, cancel := within(work, share, share > 0)
+		defer cancel()
 		err = r.guard(turn, func() error { return r.act(turn, opening) })
 		timeout = errors.Is(err, ErrTimeout) || turn.Err() != nil
+		over = share > 0 && turn.Err() != nil && work.Err() == nil
+	case cut && r.lost.IsZero(): // the server may still be about to let it in
+		r.lost, r.rest = time.Now(), lostRest
 	}
-	over := share > 0 && turn.Err() != nil && work.Err() == nil // the turn alone
 	var unfit Unfit
 	switch {
 	case err == nil:
@@ -166,9 +172,9 @@ func (r *run) serve(outer, work context.Context, share time.Duration) (again boo
 	case errors.As(err, &unfit) && r.database.Matched && !unfit.Server:
 		r.skip(unfit.Code, unfit.Error())
 		return false
-	case errors.Is(err, ErrAlreadyRunning) && r.lost.IsZero(): // else it may be our own lost session
+	case errors.Is(err, ErrAlreadyRunning) && !r.mayBeOurs():
 		r.end(Partial, AlreadyRunning)
-		r.guard(turn, func() error { return r.peek(turn) }) //nolint:errcheck // logged; the status stands
+		r.guard(work, func() error { return r.peek(work) }) //nolint:errcheck // logged; the status stands
 	case errors.Is(err, errMaxRows):
 		r.end(Partial, MaxRows)
 	case errors.Is(outer.Err(), context.Canceled):
@@ -191,10 +197,24 @@ func (r *run) serve(outer, work context.Context, share time.Duration) (again boo
 	return again
 }
 
+// mayBeOurs tells whether the run that holds the database may be a session of ours
+// that the server has not given up yet: one that was lost, or cut while it opened.
+func (r *run) mayBeOurs() bool {
+	return !r.lost.IsZero() && (r.res.Cutoff != nil || time.Since(r.lost) < lostRestMost)
+}
+
+// within limits ctx, if there is a limit.
+func within(ctx context.Context, d time.Duration, limited bool) (context.Context, context.CancelFunc) {
+	if limited {
+		return context.WithTimeout(ctx, d)
+	}
+	return ctx, func() {}
+}
+
 // restAfterLoss tells whether err is the loss of a connection that this run has
 // had, and worth another try; if so, it rests first.
 func (r *run) restAfterLoss(work context.Context, err error) bool {
-	if r.res.Cutoff == nil || !errors.Is(err, ErrLost) && !errors.Is(err, ErrAlreadyRunning) {
+	if !errors.Is(err, ErrAlreadyRunning) && (r.res.Cutoff == nil || !errors.Is(err, ErrLost)) {
 		return false
 	}
 	if r.lost.IsZero() {

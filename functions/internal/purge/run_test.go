@@ -352,6 +352,39 @@ func TestADatabaseThatHangsTakesNoMoreThanItsShare(t *testing.T) {
 	})
 }
 
+// lingering is claimed by the first attempt to open it, for some seconds, although
+// that takes too long.
+type lingering struct {
+	*fake
+	tries *int
+	since *time.Time
+}
+
+func (l lingering) Open(ctx context.Context, database string, claim bool) (Table, error) {
+	if *l.tries++; *l.tries == 1 {
+		*l.since = time.Now()
+		return distant{l.fake, time.Hour}.Open(ctx, database, claim)
+	}
+	if claim && time.Since(*l.since) < 8*time.Second {
+		return nil, ErrAlreadyRunning
+	}
+	return l.fake.Open(ctx, database, claim)
+}
+
+func TestASessionOfItsOwnThatWasCutIsNoOtherRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tried := false
+		for !tried { // until it is not the last in order, which has all the time
+			a := lingering{&fake{rows: 5}, new(int), new(time.Time)}
+			e := engines{"a": a, "b": &fake{rows: 5, takes: time.Second}}
+			r := runAll(t.Context(), e, Policy{BatchSize: 10, MaxDuration: time.Minute, Parallel: 1}, "a", "b")
+			if tried = *a.tries > 1; tried && (r.Status != Complete || r.DeletedRows != 10) {
+				t.Errorf("%+v", r)
+			}
+		}
+	})
+}
+
 // held is a database that another run holds.
 type held struct{ *fake }
 
