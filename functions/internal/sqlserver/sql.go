@@ -113,10 +113,11 @@ SELECT Expiration FROM dbo.ClientAccessTokens WITH (READCOMMITTEDLOCK, READPAST)
 WHERE Expiration >= @from AND Expiration < @to
 ORDER BY Expiration OFFSET @n ROWS FETCH NEXT 1 ROWS ONLY`
 
-	// From 5,000 locks on, a statement's locks become one on the whole table.
-	// Rows that came in since the batch was cut must not lead there.
+	// From 5,000 locks on, a statement's locks become one on the whole table. Rows
+	// that came in since the batch was cut, or were locked then, must not lead
+	// there.
 	sqlDelete = `
-DELETE TOP (4000) FROM dbo.ClientAccessTokens WITH (ROWLOCK)
+DELETE TOP (@most) FROM dbo.ClientAccessTokens WITH (ROWLOCK)
 WHERE Expiration >= @from AND Expiration < @to;
 SET @deleted = @@ROWCOUNT`
 
@@ -125,7 +126,7 @@ SET @deleted = @@ROWCOUNT`
 	// stay on the server.
 	sqlDeleteProving = `
 DECLARE @gone TABLE (Id uniqueidentifier NOT NULL);
-DELETE TOP (4000) FROM dbo.ClientAccessTokens WITH (ROWLOCK)
+DELETE TOP (@most) FROM dbo.ClientAccessTokens WITH (ROWLOCK)
 OUTPUT deleted.Id INTO @gone
 WHERE Expiration >= @from AND Expiration < @to;
 SET @deleted = (

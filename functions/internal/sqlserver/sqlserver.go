@@ -23,13 +23,16 @@ import (
 const (
 	DefaultPort  = 1433
 	DefaultBatch = 2000 // rows; each of them locks its entry in several indexes
-	MostBatch    = 4000 // rows; beyond, a statement may lock the whole table
+	MostBatch    = 4000 // rows; beyond, a statement locks the whole table
 )
 
 const (
 	// connectTimeout bounds everything up to the end of the log-in. A host that
 	// a security group hides answers nothing at all.
 	connectTimeout = 8 * time.Second
+	// openTimeout bounds the log-in and the first statements, which a server
+	// compiles before it runs them: a busy one takes its time.
+	openTimeout = 20 * time.Second
 	// serverFirst is how long before the context's deadline the server is told to
 	// give a statement up, where there is so much time: then the connection lives
 	// on for the closing look.
@@ -80,7 +83,7 @@ type table struct {
 func (s Server) Databases(ctx context.Context, via string) ([]purge.Database, error) {
 	t := &table{server: s, database: via}
 	defer t.Close()
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	if err := t.connect(ctx); err != nil {
 		return nil, err
@@ -109,33 +112,17 @@ func (t *table) connect(ctx context.Context) error {
 	connector := mssql.NewConnectorConfig(config)
 	connector.Dialer = dialer{t}
 	t.pool = sql.OpenDB(connector)
-	if t.conn, err = t.pool.Conn(ctx); err != nil {
+	connecting, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	if t.conn, err = t.pool.Conn(connecting); err != nil {
 		return t.explain("connect", err)
 	}
-	return t.wire.SetDeadline(time.Time{})
+	deadline, _ := ctx.Deadline() // until the first statement with limits of its own
+	return t.wire.SetDeadline(deadline)
 }
-
-// dialer opens the wire. The driver does not look at the context during the
-// handshakes, so the wire itself gives up in time.
-type dialer struct{ *table }
-
-func (d dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	var plain net.Dialer
-	wire, err := plain.DialContext(ctx, network, address)
-	if err != nil {
-		return nil, err
-	}
-	deadline, _ := ctx.Deadline()
-	d.wire = wire
-	return wire, wire.SetDeadline(deadline)
-}
-
-// HostName makes the driver leave the look-up of the name to DialContext, which
-// minds the context.
-func (d dialer) HostName() string { return d.server.Host }
 
 func (t *table) open(ctx context.Context, claim bool) error {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	if err := t.connect(ctx); err != nil {
 		return err
@@ -193,6 +180,25 @@ func (t *table) config() (msdsn.Config, error) {
 	return config, nil
 }
 
+// dialer opens the wire. The driver does not look at the context during the
+// handshakes, so the wire itself gives up in time.
+type dialer struct{ *table }
+
+func (d dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	var plain net.Dialer
+	wire, err := plain.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	deadline, _ := ctx.Deadline()
+	d.wire = wire
+	return wire, wire.SetDeadline(deadline)
+}
+
+// HostName makes the driver leave the look-up of the name to DialContext, which
+// minds the context.
+func (d dialer) HostName() string { return d.server.Host }
+
 // Close implements [purge.Table].
 func (t *table) Close() {
 	if t.conn != nil {
@@ -220,6 +226,7 @@ type rows struct {
 	from, to     time.Time
 	byKey        bool
 	lower, upper mssql.UniqueIdentifier
+	most         int // rows of a batch
 }
 
 var (
@@ -256,27 +263,6 @@ func datetime(t time.Time) time.Time {
 // next is the instant after t.
 func next(t time.Time) time.Time { return datetime(t.Add(4 * time.Millisecond)) }
 
-// before is the latest instant that surely is not after the expiration which the
-// server told as at. Babelfish keeps milliseconds, and tells the nearest tick.
-func (t *table) before(at time.Time) time.Time {
-	if t.exact {
-		return at
-	}
-	return datetime(at.Add(-time.Millisecond))
-}
-
-// firstOnly is r without the expirations after its first one.
-func (t *table) firstOnly(r rows) rows {
-	end := next(r.from)
-	if !t.exact { // up to what may have been told as the first
-		end = next(end)
-	}
-	if end.Before(r.to) {
-		r.to = end
-	}
-	return r
-}
-
 // Expired implements [purge.Table].
 func (t *table) Expired(limit time.Time) purge.Range {
 	ever := time.Date(1753, time.January, 1, 0, 0, 0, 0, time.UTC)
@@ -312,6 +298,27 @@ func (t *table) looks(r rows) []rows {
 	return []rows{first, {from: first.to, to: r.to}}
 }
 
+// before is the latest instant that surely is not after the expiration which the
+// server told as at. Babelfish keeps milliseconds, and tells the nearest tick.
+func (t *table) before(at time.Time) time.Time {
+	if t.exact {
+		return at
+	}
+	return datetime(at.Add(-time.Millisecond))
+}
+
+// firstOnly is r without the expirations after its first one.
+func (t *table) firstOnly(r rows) rows {
+	end := next(r.from)
+	if !t.exact { // up to what may have been told as the first
+		end = next(end)
+	}
+	if end.Before(r.to) {
+		r.to = end
+	}
+	return r
+}
+
 // Count implements [purge.Table].
 func (t *table) Count(ctx context.Context, r purge.Range) (int64, error) {
 	var count int64
@@ -322,26 +329,27 @@ func (t *table) Count(ctx context.Context, r purge.Range) (int64, error) {
 // Next implements [purge.Table]: a batch ends where row n+1 begins.
 func (t *table) Next(ctx context.Context, r purge.Range, n int) (purge.Batch, purge.Range, error) {
 	part := r.(rows)
+	part.most = min(n, MostBatch)
 	if part.byKey || !t.indexed {
-		return t.nextByKey(ctx, part, n)
+		return t.nextByKey(ctx, part)
 	}
 	var end time.Time
-	err := t.row(ctx, &end, sqlEnd, part.args(sql.Named("n", n))...)
+	err := t.row(ctx, &end, sqlEnd, part.args(sql.Named("n", part.most))...)
 	switch start := t.before(end); {
 	case errors.Is(err, sql.ErrNoRows): // n rows at most
 		return purge.Batch{Rows: part}, nil, nil
 	case err != nil:
 		return purge.Batch{}, nil, t.explain("find the next batch", err)
 	case start.After(part.from):
-		return purge.Batch{Rows: rows{from: part.from, to: start}}, rows{from: start, to: part.to}, nil
+		return purge.Batch{Rows: rows{from: part.from, to: start, most: part.most}}, rows{from: start, to: part.to}, nil
 	default: // more than n rows share one expiration: their key tells them apart
-		return t.nextByKey(ctx, part, n)
+		return t.nextByKey(ctx, part)
 	}
 }
 
 // nextByKey is Next by key instead of expiration. Where an index finds rows by
 // their expiration it stays with the first one, else it goes over all.
-func (t *table) nextByKey(ctx context.Context, part rows, n int) (purge.Batch, purge.Range, error) {
+func (t *table) nextByKey(ctx context.Context, part rows) (purge.Batch, purge.Range, error) {
 	if !part.byKey {
 		part.byKey, part.lower, part.upper = true, firstKey, lastKey
 	}
@@ -349,7 +357,7 @@ func (t *table) nextByKey(ctx context.Context, part rows, n int) (purge.Batch, p
 	if t.indexed {
 		batch = t.firstOnly(part)
 	}
-	err := t.row(ctx, &batch.upper, t.on(batch, sqlEndByKey), batch.args(sql.Named("n", n))...)
+	err := t.row(ctx, &batch.upper, t.on(batch, sqlEndByKey), batch.args(sql.Named("n", batch.most))...)
 	switch {
 	case errors.Is(err, sql.ErrNoRows): // n rows at most
 		if batch.to.Before(part.to) {
@@ -402,15 +410,14 @@ func (t *table) delete(ctx context.Context, part rows) (int64, error) {
 	defer tx.Rollback() //nolint:errcheck // where it was not committed, the server does the same
 	// An output parameter and not an answer: a trigger may have answers of its own.
 	var deleted int64
-	_, err = tx.ExecContext(ctx, t.on(part, statement), part.args(sql.Named("deleted", sql.Out{Dest: &deleted}))...)
-	if err == nil {
-		err = tx.Commit()
-	}
+	_, err = tx.ExecContext(ctx, t.on(part, statement), part.args(sql.Named("most", part.most), sql.Named("deleted", sql.Out{Dest: &deleted}))...)
 	if err != nil {
-		if err = t.explain("delete", late(ctx, err)); !errors.Is(err, purge.ErrLost) {
-			deleted = 0
-		}
-		return deleted, err // of a commit that may have come through
+		return 0, t.explain("delete", late(ctx, err))
+	}
+	if err = t.explain("delete", tx.Commit()); errors.Is(err, purge.ErrLost) {
+		return deleted, err // it may have come through
+	} else if err != nil {
+		return 0, err
 	}
 	t.proven = t.proven || deleted > 0
 	return deleted, nil
@@ -483,11 +490,15 @@ func (t *table) limit(ctx context.Context, l limits, drop time.Time) error {
 	if l.lock < t.server.LockTimeout { // less, so that it need not be set anew each time
 		l.lock = l.lock / 4 * 3
 	}
-	_, err := t.conn.ExecContext(ctx, fmt.Sprintf(sqlLimits, max(1, l.lock.Milliseconds()))) // no parameter can stand here
+	_, err := t.conn.ExecContext(ctx, fmt.Sprintf(sqlLimits, milliseconds(l.lock))) // no parameter can stand here
 	if err == nil {
 		t.limits = &l
 	}
 	return err
+}
+
+func milliseconds(d time.Duration) int64 {
+	return min(max(d.Milliseconds(), 1), 1<<31-1) // 0 would be no wait at all
 }
 
 // explain says what doing failed at, and for the errors that an operator can

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"database/sql"
+	"flag"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -28,16 +29,61 @@ import (
 var address *url.URL
 
 func TestMain(m *testing.M) {
+	flag.Parse()
 	var err error
 	if address, err = edfi.SQLServer(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
+	}
+	if address != nil { // each session makes a server on the same machine compile for a second
+		flag.Set("test.parallel", "3") //nolint:errcheck // it is a number
 	}
 	os.Exit(m.Run())
 }
 
 func TestConformance(t *testing.T) {
 	purgetest.Run(t, newStage(t, "edfi_token_purge"))
+}
+
+func TestTheRoleIsEnoughAndCanBeRunAgain(t *testing.T) {
+	s := newStage(t, "edfi_token_purge_again")
+	db := s.create(t)
+	must(t, db.conn, "REVOKE DELETE ON dbo.ClientAccessTokens FROM "+s.login)
+	db.grant(t)
+	db.Insert(t, time.Now().Add(-time.Hour))
+	if r := run(t, s.server(), db.name); r.Status != purge.Complete || r.DeletedRows != 1 {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestNoStatementDeletesMoreThanItsBatch(t *testing.T) {
+	s := newStage(t, "edfi_token_purge_batch")
+	for _, index := range []bool{true, false} {
+		db := s.create(t)
+		if !index {
+			db.DropIndex(t)
+		}
+		at := db.Now(t).Add(-time.Hour)
+		db.Insert(t, at, at.Add(time.Minute), at.Add(2*time.Minute))
+		table, err := s.server().Open(t.Context(), db.name, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer table.Close()
+		batch, rest, err := table.Next(t.Context(), table.Expired(db.Now(t)), 3)
+		if err != nil || rest != nil {
+			t.Fatal(rest, err)
+		}
+		db.Insert(t, at.Add(time.Second), at.Add(2*time.Second)) // behind its back
+		table.Delete(t.Context(), []purge.Range{batch.Rows}, func(deleted int64, err error) {
+			if deleted != 3 || err != nil {
+				t.Errorf("index %t: %d rows deleted, %v", index, deleted, err)
+			}
+		})
+		if left := len(db.Expirations(t)); left != 2 {
+			t.Errorf("index %t: %d rows are left", index, left)
+		}
+	}
 }
 
 // stage implements [purgetest.Server] for one login.
@@ -112,17 +158,22 @@ func (s stage) create(t testing.TB) database {
 			t.Error(err)
 		}
 	})
+	db := database{name: name, login: s.login, conn: conn}
+	db.grant(t)
+	return db
+}
+
+// grant runs infra/sqlserver/role.sql.
+func (d database) grant(t testing.TB) {
+	t.Helper()
 	role, err := os.ReadFile("../../../infra/sqlserver/role.sql")
 	if err != nil {
 		t.Fatal(err)
 	}
-	script := strings.NewReplacer("edfi_token_purge", s.login, "$(PURGE_PASSWORD)", strings.ReplaceAll(password, "'", "''")).Replace(string(role))
-	for range 2 { // it can be run again
-		if err := edfi.ExecBatches(t.Context(), conn, script); err != nil {
-			t.Fatal(err)
-		}
+	script := strings.NewReplacer("edfi_token_purge", d.login, "$(PURGE_PASSWORD)", strings.ReplaceAll(password, "'", "''")).Replace(string(role))
+	if err := edfi.ExecBatches(t.Context(), d.conn, script); err != nil {
+		t.Fatal(err)
 	}
-	return database{name: name, login: s.login, conn: conn}
 }
 
 // database implements [purgetest.Database].

@@ -130,7 +130,9 @@ func (s *standIn) serve(conn net.Conn) {
 			writeMessage(conn, append(loginAck(), done(0)...))
 		case 0x06:
 			s.note(attention)
-			writeMessage(conn, done(0x20))
+			if !bytes.Equal(s.answer(attention), noAnswer) {
+				writeMessage(conn, done(0x20))
+			}
 		case 0x0e:
 			if !s.reply(conn, map[byte]string{5: begin, 7: commit, 8: rollback}[body[headers(body)]]) {
 				return

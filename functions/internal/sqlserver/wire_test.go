@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"net/http/httptest"
 	"slices"
 	"strings"
@@ -18,12 +19,21 @@ import (
 // What SQL Server says, and a real one can't be made to say at will. These tests
 // run without a server.
 
-// script is a table of so many expired rows behind a stand-in: each delete takes
-// what deletes says of it.
+// script is a table of so many expired rows behind a stand-in, in so many batches:
+// each delete takes what delete says of it, or an equal share.
 type script struct {
 	rows    atomic.Int64
+	ends    atomic.Int64 // of batches, not yet told
 	deletes atomic.Int64
+	share   int64
 	delete  func(number int64) []byte
+}
+
+func newScript(rows, batches int64, delete func(number int64) []byte) *script {
+	s := &script{share: rows / batches, delete: delete}
+	s.rows.Store(rows)
+	s.ends.Store(batches - 1)
+	return s
 }
 
 func (s *script) answer(kind string) []byte {
@@ -39,34 +49,39 @@ func (s *script) answer(kind string) []byte {
 		}
 		return row(now.Add(-time.Hour))
 	case "end":
+		if left := s.ends.Add(-1); left >= 0 {
+			return row(now.Add(-time.Minute * time.Duration(left+1)))
+		}
 		return rowless()
 	case "delete":
 		if answer := s.delete(s.deletes.Add(1)); answer != nil {
 			return answer
 		}
-		n := int(s.rows.Swap(0))
-		return join(output("deleted", n), done(0))
+		n := min(s.share, s.rows.Load())
+		s.rows.Add(-n)
+		return join(output("deleted", int(n)), done(0))
 	}
 	return nil
 }
+
+func quietly(int64) []byte { return nil }
 
 func (s *standIn) server() Server {
 	return Server{Host: "127.0.0.1", Port: s.port(), User: redact.NewSecret("joe"), Password: redact.NewSecret("hunter2"), LockTimeout: time.Second}
 }
 
-func TestADeadlockAndALockAreTriedAgain(t *testing.T) {
+func TestADeadlockAndALockInTheMiddleAreTriedAgain(t *testing.T) {
 	t.Parallel()
 	for name, numbers := range map[string][2]int32{"deadlock": {1205, 1205}, "lock": {1222, 1222}, "both": {1205, 1222}, "Babelfish's": {33557097, 1205}} {
-		table := &script{delete: func(n int64) []byte {
-			if n > 2 {
+		table := newScript(21, 3, func(n int64) []byte {
+			if n == 1 || n > 3 {
 				return nil
 			}
-			return failure(numbers[n-1], 13, "canceling statement due to lock timeout")
-		}}
-		table.rows.Store(7)
+			return failure(numbers[n-2], 13, "canceling statement due to lock timeout")
+		})
 		s := newStandIn(t, &standIn{answer: table.answer})
 		r := run(t, s.server(), "EdFi_Admin")
-		if r.Status != purge.Complete || r.DeletedRows != 7 || r.Batches != 1 || table.deletes.Load() != 3 {
+		if r.Status != purge.Complete || r.DeletedRows != 21 || r.Batches != 3 || table.deletes.Load() != 5 {
 			t.Errorf("%s: %+v after %d deletes", name, r, table.deletes.Load())
 		}
 	}
@@ -74,12 +89,11 @@ func TestADeadlockAndALockAreTriedAgain(t *testing.T) {
 
 func TestATriggersCountsAndAnswersAreNotTheBatchs(t *testing.T) {
 	t.Parallel()
-	table := &script{}
+	table := newScript(7, 1, nil)
 	table.delete = func(int64) []byte {
 		table.rows.Store(0)
 		return join(doneOf(0xff, 0x11, 4711), more(row(4712)), doneOf(0xff, 0x11, 4713), output("deleted", 7), done(0))
 	}
-	table.rows.Store(7)
 	s := newStandIn(t, &standIn{answer: table.answer})
 	if r := run(t, s.server(), "EdFi_Admin"); r.Status != purge.Complete || r.DeletedRows != 7 {
 		t.Errorf("%+v", r)
@@ -88,31 +102,39 @@ func TestATriggersCountsAndAnswersAreNotTheBatchs(t *testing.T) {
 
 func TestALostConnectionIsOpenedAnewAndNothingIsCountedTwice(t *testing.T) {
 	t.Parallel()
-	for name, lose := range map[string]func(kind string) []byte{
-		"in a delete":  func(kind string) []byte { return map[string][]byte{"delete": hangUp}[kind] },
-		"in a commit":  func(kind string) []byte { return map[string][]byte{commit: hangUp}[kind] },
-		"in a look":    func(kind string) []byte { return map[string][]byte{"end": hangUp}[kind] },
-		"by a killing": func(kind string) []byte { return map[string][]byte{"delete": failure(596, 21, "killed")}[kind] },
-		"by a fail-over": func(kind string) []byte {
-			return map[string][]byte{"delete": failure(983, 14, "not accessible")}[kind]
-		},
+	for name, c := range map[string]struct {
+		kind    string
+		nth     int32
+		answer  []byte
+		undone  bool
+		batches int64
+		deletes int64
+	}{
+		"in the first delete":  {"delete", 1, hangUp, false, 1, 1},
+		"in a later delete":    {"delete", 2, hangUp, false, 2, 2},
+		"ahead of a commit":    {commit, 1, hangUp, true, 1, 2},
+		"behind a commit":      {commit, 1, hangUp, false, 1, 1},
+		"behind the last one":  {commit, 3, hangUp, false, 3, 3},
+		"in a refused commit":  {commit, 1, failure(983, 14, "not accessible"), true, 1, 2},
+		"in a look":            {"end", 1, hangUp, false, 1, 1},
+		"by a killing":         {"delete", 2, failure(596, 21, "killed"), false, 2, 2},
+		"by a fail-over":       {"delete", 2, failure(983, 14, "not accessible"), false, 2, 2},
+		"ahead of a statement": {begin, 2, hangUp, false, 2, 2},
 	} {
-		table := &script{delete: func(int64) []byte { return nil }}
-		table.rows.Store(7)
-		var lost atomic.Bool
+		table := newScript(7*c.batches, c.batches, quietly)
+		var came atomic.Int32
 		s := newStandIn(t, &standIn{answer: func(kind string) []byte {
-			answer := lose(kind)
-			if answer != nil && !lost.Swap(true) {
-				if kind == commit { // the server did not get to it
-					table.rows.Store(7)
-				}
-				return answer
+			if kind != c.kind || came.Add(1) != c.nth {
+				return table.answer(kind)
 			}
-			return table.answer(kind)
+			if c.undone {
+				table.rows.Add(table.share)
+			}
+			return c.answer
 		}})
 		r := run(t, s.server(), "EdFi_Admin")
-		if r.Status != purge.Complete || r.DeletedRows != 7 || r.Error != "" || count(s.statements(), "login") < 2 {
-			t.Errorf("%s: %+v", name, r)
+		if r.Status != purge.Complete || r.DeletedRows != 7*c.batches || r.Error != "" || count(s.statements(), "login") < 2 || table.deletes.Load() != c.deletes {
+			t.Errorf("%s: %+v after %d deletes", name, r, table.deletes.Load())
 		}
 	}
 }
@@ -126,6 +148,7 @@ func TestTheLoginsErrorsSayWhatToDoAndLeakNothing(t *testing.T) {
 		"refused":     {failure(18456, 14, "Login failed for user 'joe'."), []string{"refused the login", "18456", "secret"}},
 		"expired":     {failure(18487, 14, "Login failed for user 'joe'. The password of the account has expired."), []string{"refused the login", "18487"}},
 		"no database": {join(failure(4060, 11, "Cannot open database \"EdFi_Admin\" requested by the login."), failure(18456, 14, "Login failed for user 'joe'.")), []string{"EdFi_Admin does not exist", "may not enter"}},
+		"no rights":   {failure(916, 14, "The server principal \"joe\" is not able to access the database \"EdFi_Admin\" under the current security context."), []string{redact.Mark, "916"}},
 		"other":       {failure(17142, 14, "SQL Server is paused; hunter2"), []string{"paused", redact.Mark, "17142"}},
 	} {
 		s := newStandIn(t, &standIn{refuse: c.refuse})
@@ -155,8 +178,7 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 		"no column":  {"facts", row(now, 1, "READ_WRITE", 4711, "", 1, 1, 1), "wrong-table", []string{"no column Expiration"}},
 		"trigger":    {"delete", failure(50000, 16, "never delete 9f3b1c3e-3b5e-4a57-9c39-0b1f4a1e6d11"), "", []string{"never delete " + redact.Mark}},
 	} {
-		table := &script{delete: func(int64) []byte { return nil }}
-		table.rows.Store(7)
+		table := newScript(7, 1, quietly)
 		s := newStandIn(t, &standIn{answer: func(kind string) []byte {
 			if kind == c.kind {
 				return c.answer
@@ -199,8 +221,7 @@ func TestACheckWaitsForALockedTable(t *testing.T) {
 
 func TestAnEndedContextReachesTheServerAndTheConnectionLivesOn(t *testing.T) {
 	t.Parallel()
-	table := &script{delete: func(int64) []byte { return noAnswer }}
-	table.rows.Store(7)
+	table := newScript(7, 1, func(int64) []byte { return noAnswer })
 	s := newStandIn(t, &standIn{answer: table.answer})
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
@@ -214,6 +235,46 @@ func TestAnEndedContextReachesTheServerAndTheConnectionLivesOn(t *testing.T) {
 	}
 	if after := sent[told:]; !slices.Contains(after, "oldest") || !slices.Contains(after, "unclaim") || slices.Contains(after, commit) || slices.Contains(after, "login") || r.OldestExpiredAge() < 30*time.Minute {
 		t.Errorf("%+v, after the attention the server got %v", r, after)
+	}
+}
+
+func TestACanceledRunReachesTheServer(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	table := newScript(14, 2, func(n int64) []byte {
+		if n == 1 {
+			return nil
+		}
+		cancel()
+		return noAnswer
+	})
+	s := newStandIn(t, &standIn{answer: table.answer})
+	r := purge.Run(ctx, target(s.server(), "EdFi_Admin"), policy, func(purge.DatabaseResult) {}).Databases[0]
+	if r.Status != purge.Partial || r.StopReason != purge.Canceled || r.DeletedRows != 7 {
+		t.Errorf("%+v", r)
+	}
+	if sent := s.statements(); !slices.Contains(sent, attention) || count(sent, commit) != 1 || count(sent, "login") != 1 {
+		t.Errorf("the server got %v", sent)
+	}
+}
+
+func TestAServerThatFallsSilentAfterTheLoginIsAnErrorInTime(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"facts", "claim"} {
+		table := newScript(7, 1, quietly)
+		s := newStandIn(t, &standIn{answer: func(k string) []byte {
+			if k == kind || k == attention {
+				return noAnswer
+			}
+			return table.answer(k)
+		}})
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		start := time.Now()
+		_, err := s.server().Open(ctx, "EdFi_Admin", true)
+		if took := time.Since(start); !errors.Is(err, purge.ErrLost) || !contains(err.Error(), "no answer in time") || took > 2*time.Second {
+			t.Errorf("%s: %v after %s", kind, err, took)
+		}
 	}
 }
 
