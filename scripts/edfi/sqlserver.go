@@ -9,6 +9,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"time"
 
 	mssql "github.com/microsoft/go-mssqldb"
 )
@@ -68,17 +69,20 @@ func DropSQLServerDatabase(ctx context.Context, address *url.URL, name string) e
 		return err
 	}
 	defer master.Close() //nolint:errcheck // the statement has ended
-	for range 50 {       // a session ends some time after it was told to
-		master.ExecContext(ctx, KillSessions, sql.Named("database", name), sql.Named("login", "")) //nolint:errcheck // DROP would say
+	for tries := range 50 {
 		if _, err = master.ExecContext(ctx, "DROP DATABASE ["+strings.ReplaceAll(name, "]", "]]")+"]"); err == nil {
 			return nil
+		}
+		time.Sleep(20 * time.Millisecond) // a session ends some time after it was told to
+		if tries > 1 {
+			master.ExecContext(ctx, KillSessions, sql.Named("database", name), sql.Named("login", "")) //nolint:errcheck // DROP would say
 		}
 	}
 	return fmt.Errorf("drop database %s: %w", name, err)
 }
 
 // KillSessions ends the sessions in @database of @login, or all but one's own
-// where that is ”.
+// where that is "".
 const KillSessions = `
 DECLARE @kill nvarchar(max) = N'';
 SELECT @kill = @kill + N'KILL ' + CAST(session_id AS nvarchar(10)) + N'; '

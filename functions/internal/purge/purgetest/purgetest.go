@@ -95,6 +95,19 @@ func doIn(ctx context.Context, t testing.TB, engine purge.Engine, database purge
 	return one
 }
 
+// opening answers how long it takes to open db: seconds, where a busy server
+// compiles the first statements of each session.
+func opening(t testing.TB, s Server, db Database) time.Duration {
+	t.Helper()
+	start := time.Now()
+	table, err := s.Engine().Open(t.Context(), db.Name(), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	table.Close()
+	return time.Since(start)
+}
+
 // expect holds r against what must have come out.
 func expect(t testing.TB, r purge.DatabaseResult, status purge.Status, reason purge.StopReason, deleted int) {
 	t.Helper()

@@ -221,7 +221,7 @@ func testDeadline(t *testing.T, s Server) {
 	db.Insert(t, rows...)
 	p := policy()
 	p.StopBefore, p.Pause = 3*time.Second, time.Hour // one batch, then a rest that nothing but the deadline ends
-	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second+4*opening(t, s, db))
 	defer cancel()
 	r := do(ctx, t, s.Engine(), db.Name(), p)
 	expect(t, r, purge.Partial, purge.Deadline, batch)
@@ -242,10 +242,11 @@ func testSlowBatch(t *testing.T, s Server) {
 	db := s.Create(t)
 	rows := spread(batch, db.Now(t).Add(-time.Hour).Truncate(time.Second), time.Second)
 	db.Insert(t, rows...)
-	db.Delay(t, 2*time.Second) // 20 s for the batch
+	open := opening(t, s, db)
+	db.Delay(t, 2*time.Second+open) // 20 s for the batch, at least
 	p := policy()
 	p.StopBefore = 4 * time.Second
-	ctx, cancel := context.WithTimeout(t.Context(), 7*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 7*time.Second+4*open)
 	defer cancel()
 	expect(t, do(ctx, t, s.Engine(), db.Name(), p), purge.Partial, purge.Deadline, 0)
 	if ctx.Err() != nil {
@@ -258,7 +259,7 @@ func testMaxDuration(t *testing.T, s Server) {
 	db := s.Create(t)
 	db.Insert(t, spread(5*batch, db.Now(t).Add(-time.Hour), time.Second)...)
 	p := policy()
-	p.MaxDuration, p.Pause = 3*time.Second, time.Hour
+	p.MaxDuration, p.Pause = 3*time.Second+4*opening(t, s, db), time.Hour
 	expect(t, do(t.Context(), t, s.Engine(), db.Name(), p), purge.Partial, purge.MaxDuration, batch)
 }
 
@@ -480,10 +481,10 @@ func testLocked(t *testing.T, s Server) {
 	rows := spread(5*batch, db.Now(t).Add(-time.Hour).Truncate(time.Second), time.Second)
 	db.Insert(t, rows...)
 	locked := rows[batch+3]
+	p := policy()
+	p.MaxDuration = 6*time.Second + 4*opening(t, s, db)
 	release := db.Lock(t, locked)
 	defer release()
-	p := policy()
-	p.MaxDuration = 6 * time.Second
 	r := do(t.Context(), t, s.Engine(), db.Name(), p)
 	expect(t, r, purge.Partial, purge.MaxDuration, len(rows)-1)
 	expectLeft(t, db, locked)
@@ -716,12 +717,13 @@ func testTroubles(t *testing.T, s Server) {
 		}
 	}}
 	backlog := create(true, 20*batch)
-	backlog.Delay(t, 150*time.Millisecond) // half a minute in all
+	open := opening(t, s, good)
+	backlog.Delay(t, 150*time.Millisecond+open/8) // half a minute in all, at least
 	target.Databases = append(target.Databases,
 		purge.Database{Name: "template", Matched: true, Closed: "it is a template"}, purge.Database{Name: "No_Such_Database"})
 
 	p := policy()
-	p.Parallel, p.MaxDuration = 2, 10*time.Second
+	p.Parallel, p.MaxDuration = 2, 10*time.Second+12*open
 	result := purge.Run(t.Context(), target, p, func(purge.DatabaseResult) {})
 	want := []struct {
 		status  purge.Status
