@@ -105,10 +105,15 @@ func TestTheFunctionPurgesSQLServer(t *testing.T) {
 	}
 	db.expect(t, 0, 300)
 
-	// The tenants of the day, whatever the case of their names.
+	// The tenants of the day, whatever the case of their names, with the connection
+	// string that Ed-Fi keeps of one of them.
+	address, _ := edfi.SQLServer() // it is there
+	password, _ := address.User.Password()
+	stage.Secrets.Put("sqlserver/"+names, fmt.Sprintf("Server=%s,%s;Database=%s;User Id=%s;Password='%s';Encrypt=True",
+		address.Hostname(), cmp.Or(address.Port(), "1433"), db.name, address.User.Username(), strings.ReplaceAll(password, "'", "''")))
 	newSQLServer(t, names+"B", 20, 3)
 	template := newSQLServer(t, names+"template", 7, 0)
-	f = start(t, append(db.env, "DATABASES="+strings.ToLower(names)+"*,!*TEMPLATE")...)
+	f = start(t, "SECRET_ID=sqlserver/"+names, "DATABASES="+strings.ToLower(names)+"*,!*TEMPLATE")
 	reply, _ = f.invoke(t, scheduled)
 	results(t, reply, "complete", 20)
 	template.expect(t, 7, 0)

@@ -115,10 +115,12 @@ ORDER BY Expiration OFFSET @n ROWS FETCH NEXT 1 ROWS ONLY`
 
 	// From 5,000 locks on, a statement's locks become one on the whole table. Rows
 	// that came in since the batch was cut, or were locked then, must not lead
-	// there.
+	// there. The plan is made for few rows: one that was made for most of a small
+	// table would scan the table, for each batch of it when it is large.
 	sqlDelete = `
 DELETE TOP (@most) FROM dbo.ClientAccessTokens WITH (ROWLOCK)
-WHERE Expiration >= @from AND Expiration < @to;
+WHERE Expiration >= @from AND Expiration < @to
+OPTION (OPTIMIZE FOR (@from = '17530101', @to = '17530102'));
 SET @deleted = @@ROWCOUNT`
 
 	// The first batch of a connection: where a trigger stands in for DELETE, or
@@ -128,7 +130,8 @@ SET @deleted = @@ROWCOUNT`
 DECLARE @gone TABLE (Id uniqueidentifier NOT NULL);
 DELETE TOP (@most) FROM dbo.ClientAccessTokens WITH (ROWLOCK)
 OUTPUT deleted.Id INTO @gone
-WHERE Expiration >= @from AND Expiration < @to;
+WHERE Expiration >= @from AND Expiration < @to
+OPTION (OPTIMIZE FOR (@from = '17530101', @to = '17530102'));
 SET @deleted = (
     SELECT COUNT(*) FROM @gone AS gone
     WHERE NOT EXISTS (SELECT * FROM dbo.ClientAccessTokens AS token WHERE token.Id = gone.Id))`
@@ -144,7 +147,7 @@ SET @deleted = (
 
 	// The same where an index on expiration leads to the keys of one expiration,
 	// in their order.
-	sqlByKeyOfOne = `Expiration = @from AND Id >= @lower AND Id <= @upper AND (Id < @upper OR @last = 1)`
+	sqlByKeyOfOne = `Expiration = @from AND Expiration < @to AND Id >= @lower AND Id <= @upper AND (Id < @upper OR @last = 1)`
 
 	sqlEndByKey = `
 SELECT Id FROM dbo.ClientAccessTokens WITH (READCOMMITTEDLOCK, READPAST)

@@ -22,7 +22,7 @@ import (
 // What holds where nothing else is said.
 const (
 	DefaultPort  = 1433
-	DefaultBatch = 2000 // rows; each of them locks its entry in several indexes
+	DefaultBatch = 2000 // rows; each of them locks its entry in each index, and the page that it is on
 	MostBatch    = 4000 // rows; beyond, a statement locks the whole table
 )
 

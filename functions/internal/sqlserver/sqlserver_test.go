@@ -101,11 +101,18 @@ func needServer(t *testing.T) {
 func newStage(t *testing.T, login string) stage {
 	t.Helper()
 	needServer(t)
-	master := connect(t, "master")
-	if one[int](t, master, "SELECT COUNT(*) FROM sys.server_principals WHERE name = "+quote(login)) > 0 {
-		must(t, master, "DROP LOGIN "+login)
-	}
-	t.Cleanup(func() { must(t, connect(t, "master"), "DROP LOGIN "+login) })
+	login = fmt.Sprintf("%s_%x", login, started)
+	t.Cleanup(func() {
+		master := connect(t, "master")
+		var err error
+		for range 50 { // a session ends some time after its client has left
+			if _, err = master.Exec("DROP LOGIN " + login); err == nil {
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		t.Error(err)
+	})
 	return stage{login}
 }
 
