@@ -718,12 +718,12 @@ func testTroubles(t *testing.T, s Server) {
 	}}
 	backlog := create(true, 20*batch)
 	open := opening(t, s, good)
-	backlog.Delay(t, 150*time.Millisecond+open/8) // half a minute in all, at least
+	backlog.Delay(t, 150*time.Millisecond+open/4) // half a minute in all, at least
 	target.Databases = append(target.Databases,
 		purge.Database{Name: "template", Matched: true, Closed: "it is a template"}, purge.Database{Name: "No_Such_Database"})
 
 	p := policy()
-	p.Parallel, p.MaxDuration = 2, 10*time.Second+12*open
+	p.Parallel, p.MaxDuration = 2, 10*time.Second+24*open
 	result := purge.Run(t.Context(), target, p, func(purge.DatabaseResult) {})
 	want := []struct {
 		status  purge.Status
