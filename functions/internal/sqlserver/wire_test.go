@@ -70,7 +70,7 @@ func (s *standIn) server() Server {
 	return Server{Host: "127.0.0.1", Port: s.port(), User: redact.NewSecret("joe"), Password: redact.NewSecret("hunter2"), LockTimeout: time.Second}
 }
 
-func TestADeadlockAndALockInTheMiddleAreTriedAgain(t *testing.T) {
+func TestADeadlockAndALockAreTriedAgain(t *testing.T) {
 	t.Parallel()
 	for name, numbers := range map[string][2]int32{"deadlock": {1205, 1205}, "lock": {1222, 1222}, "both": {1205, 1222}, "Babelfish's": {33557097, 1205}} {
 		table := newScript(21, 3, func(n int64) []byte {
