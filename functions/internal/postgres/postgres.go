@@ -56,6 +56,8 @@ const (
 	// takes the time of one batch's delete.
 	aheadBatches = 8
 	aheadRows    = 40_000
+	// lastPage is the greatest number that a page can have.
+	lastPage = 1<<32 - 2
 	// listPages is the same for PostgreSQL 13, where each place is listed.
 	listPages = 16
 )
@@ -239,6 +241,7 @@ func (t *table) Oldest(ctx context.Context, r purge.Range) (time.Time, purge.Ran
 	if err != nil {
 		return time.Time{}, nil, t.explain("read the table's size", err)
 	}
+	var first pgtype.Timestamp
 	for _, look := range looks {
 		var oldest pgtype.Timestamp
 		plan, sql, args := byIndex, sqlOldest, look.args()
@@ -253,16 +256,21 @@ func (t *table) Oldest(ctx context.Context, r purge.Range) (time.Time, purge.Ran
 		if err := t.row(ctx, plan, &oldest, sql, args...); err != nil {
 			return time.Time{}, nil, t.explain("look for expired rows", err)
 		}
-		if !oldest.Valid {
-			continue
+		if oldest.Valid && (!first.Valid || before(oldest, first)) {
+			first = oldest
 		}
-		found := r.(rows)
-		if !found.physical {
-			found.from = oldest
+		if first.Valid && !look.emptied { // what comes later is younger
+			break
 		}
-		return instant(oldest), found, nil
 	}
-	return time.Time{}, nil, nil
+	if !first.Valid {
+		return time.Time{}, nil, nil
+	}
+	found := r.(rows)
+	if !found.physical {
+		found.from = first
+	}
+	return instant(first), found, nil
 }
 
 // look is a part of a range that one statement looks at.
@@ -272,15 +280,28 @@ type look struct {
 }
 
 // looks splits r at the marks, so that no look passes over too many deleted
-// rows; or not at all, where they are most of the table.
+// rows. Where they are most of the table, it is split by place; or not at all, if
+// the role may not tell places apart.
 func (t *table) looks(ctx context.Context, r rows) (looks []look, err error) {
 	if r.physical || !t.indexed {
 		return []look{{rows: r}}, nil
 	}
 	if t.cut >= lookRows && r.from.InfinityModifier == pgtype.NegativeInfinity {
 		pages, err := t.pages(ctx)
-		if err != nil || t.cut >= emptiedRows*int64(pages) {
-			return []look{{r, true}}, err
+		switch {
+		case err != nil:
+			return nil, err
+		case t.cut < emptiedRows*int64(pages):
+		case !t.places || !t.readsRanges():
+			return []look{{r, true}}, nil
+		default:
+			r.physical = true
+			for from := uint32(0); from < pages; from += chunkPages {
+				r.lower, r.upper = page(from), page(from+chunkPages)
+				looks = append(looks, look{r, true})
+			}
+			looks[len(looks)-1].upper = page(lastPage) // of now
+			return looks, nil
 		}
 	}
 	for _, mark := range t.marks {

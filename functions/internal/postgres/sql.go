@@ -7,10 +7,10 @@ const (
 	// that a crash undoes is made again by the next run. No sequential scan, no
 	// bitmap and no sort, so that missing statistics can't turn each batch into a
 	// reading of the whole table; where nothing else serves, they are used
-	// nevertheless. Compiling a statement takes longer than running it. Dates come
-	// in the form that the driver reads. A role or a database may make its sessions
-	// read-only by default; a standby stays one. The keepalives let the server find
-	// out within a minute that a function has vanished, and with it the claim.
+	// nevertheless. Compiling a statement takes longer than running it, and other
+	// processors are for the API. Dates come in the form that the driver reads. The
+	// keepalives let the server find out within a minute that a function has
+	// vanished, and with it the claim.
 	sqlSettings = `
 SELECT set_config(name, value, false)
 FROM (VALUES ('synchronous_commit', 'off'),
@@ -18,6 +18,7 @@ FROM (VALUES ('synchronous_commit', 'off'),
              ('enable_bitmapscan', 'off'),
              ('enable_sort', 'off'),
              ('jit', 'off'),
+             ('max_parallel_workers_per_gather', '0'),
              ('DateStyle', 'ISO'),
              ('tcp_keepalives_idle', '30'),
              ('tcp_keepalives_interval', '10'),
