@@ -40,7 +40,7 @@ func besideTheAPI(ctx context.Context, s *stage, r *report, p plan, t table) ([]
 			time.Sleep(p.idle)
 			return outcome{}, nil
 		}},
-		plainDelete, purgeWith(0),
+		plainDelete, purgeWith(0), gently(t.expired / 8),
 	}
 	rounds := make([][]phase, p.apiRuns)
 	for round := range rounds {

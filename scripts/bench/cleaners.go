@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -104,6 +105,13 @@ func purgeWith(connections int, env ...string) cleaner {
 	return c
 }
 
+// gently is the purge for a machine that has little to spare, of so many rows.
+func gently(rows int) cleaner {
+	c := purgeWith(0, "PAUSE=5ms", "BATCH_SIZE=1000", fmt.Sprintf("MAX_ROWS=%d", rows))
+	c.name = "purge, PAUSE=5ms, BATCH_SIZE=1000"
+	return c
+}
+
 // invoke has a cold function purge the database. The time is the one in its
 // result, from connecting to the last look.
 func invoke(ctx context.Context, s *stage, env ...string) (outcome, error) {
@@ -117,10 +125,12 @@ func invoke(ctx context.Context, s *stage, env ...string) (outcome, error) {
 		return outcome{}, err
 	}
 	var result struct {
-		Status    string
-		Databases []struct{ DurationMs float64 }
+		Databases []struct {
+			StopReason string
+			DurationMs float64
+		}
 	}
-	if reply.Error != nil || json.Unmarshal(reply.Payload, &result) != nil || result.Status != "complete" || len(result.Databases) != 1 {
+	if reply.Error != nil || json.Unmarshal(reply.Payload, &result) != nil || len(result.Databases) != 1 || !slices.Contains([]string{"drained", "max-rows"}, result.Databases[0].StopReason) {
 		return outcome{}, fmt.Errorf("the function answered %.500s", reply.Payload)
 	}
 	return outcome{result.Databases[0].DurationMs / 1000, float64(highWater(f.PID())) / 1024}, nil
