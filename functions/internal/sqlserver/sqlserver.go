@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"time"
 
@@ -543,7 +544,7 @@ func (t *table) explain(doing string, err error) error {
 	} else if strings.Contains(text, "server does not support encryption") {
 		return say("server does not support encryption: turn it on there, or set DB_TLS=disable, which sends all in plaintext")
 	}
-	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &network) && network.Timeout() {
+	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &network) && network.Timeout() || strings.Contains(err.Error(), os.ErrDeadlineExceeded.Error()) {
 		return say("%w", purge.NoAnswer(t.wire != nil))
 	}
 	return say("%w: %s", purge.ErrLost, redact.Login(err.Error(), t.server.User, t.server.Password))
