@@ -258,6 +258,20 @@ func TestTheReadmeJustifiesEveryDependency(t *testing.T) {
 	}
 }
 
+// What the README says of the bench is what make bench wrote last.
+func TestTheReadmeTellsTheNumbersOfTheLastBench(t *testing.T) {
+	_, measured, _ := strings.Cut(page(t, "BENCHMARKS.md"), "wrote from here")
+	told := regexp.MustCompile(`\d+\.\d+ \([\d.]+ to [\d.]+\)`).FindAllString(section(t, page(t, "README.md"), "Against one plain `DELETE`"), -1)
+	for _, number := range told {
+		if !strings.Contains(measured, number) {
+			t.Errorf("BENCHMARKS.md does not say %s", number)
+		}
+	}
+	if len(told) < 4 {
+		t.Errorf("only %d numbers", len(told))
+	}
+}
+
 func TestEveryAlarmIsExplained(t *testing.T) {
 	alarms := regexp.MustCompile(`AlarmName: !Sub \$\{AWS::StackName\}-(\S+)`).FindAllStringSubmatch(page(t, "template.yaml"), -1)
 	listed := firstColumn(section(t, page(t, "README.md"), "Metrics and alarms"))
