@@ -52,8 +52,15 @@ func CreateSQLServerDatabase(ctx context.Context, address *url.URL, name string)
 		return nil, err
 	}
 	defer master.Close() //nolint:errcheck // the statement has ended
-	if _, err := master.ExecContext(ctx, "CREATE DATABASE ["+strings.ReplaceAll(name, "]", "]]")+"]"); err != nil {
-		return nil, fmt.Errorf("create database %s: %w", name, err)
+	for tries := 0; ; tries++ {
+		_, err := master.ExecContext(ctx, "CREATE DATABASE ["+strings.ReplaceAll(name, "]", "]]")+"]")
+		if err == nil {
+			break
+		}
+		if tries == 10 || !strings.Contains(err.Error(), "concurrently updated") { // Babelfish, by the tests of another package
+			return nil, fmt.Errorf("create database %s: %w", name, err)
+		}
+		time.Sleep(100 * time.Millisecond)
 	}
 	db, err := OpenSQLServer(address, name)
 	if err != nil {
