@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -92,18 +91,14 @@ func newCloud(t *testing.T) *cloud {
 	t.Helper()
 	needTools(t)
 	c := &cloud{functions: map[string]*fakeFunction{}}
-	port := freePort(t)
-	moto, err := url.Parse("http://127.0.0.1:" + port)
-	if err != nil {
-		t.Fatal(err)
-	}
 	// Its state machines invoke functions at MOTO_PORT of localhost: here, not there.
 	listener, err := net.Listen("tcp", "localhost:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	rest := httputil.NewSingleHostReverseProxy(moto)
-	rest.ErrorLog = log.New(io.Discard, "", 0) // of the attempts before moto listens
+	_, front, _ := net.SplitHostPort(listener.Addr().String())
+	c.url = "http://localhost:" + front
+	rest := httputil.NewSingleHostReverseProxy(c.startMoto(t, front))
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if m := invocation.FindStringSubmatch(r.URL.Path); m != nil {
 			c.invoke(w, r, m[1])
@@ -114,43 +109,49 @@ func newCloud(t *testing.T) *cloud {
 	server.Listener.Close()
 	server.Listener = listener
 	server.Start()
-	_, front, _ := net.SplitHostPort(listener.Addr().String())
-	c.url = "http://localhost:" + front
+	t.Cleanup(server.Close)
+	return c
+}
 
-	var output bytes.Buffer
-	process := exec.Command(tools+"moto_server", "-H", "127.0.0.1", "-p", port)
+var serving = regexp.MustCompile(`Running on (http://\S+)\n`)
+
+// startMoto starts a moto that takes a free port itself, and answers where it
+// serves; front is the port where its state machines find Lambda.
+func (c *cloud) startMoto(t *testing.T, front string) *url.URL {
+	t.Helper()
+	process := exec.Command(tools+"moto_server", "-H", "127.0.0.1", "-p", "0")
 	process.Env = append(c.env(), "MOTO_PORT="+front)
-	process.Stdout, process.Stderr = &output, &output
+	output, err := os.Create(filepath.Join(t.TempDir(), "moto"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	process.Stdout, process.Stderr = output, output
+	said := func() string {
+		text, _ := os.ReadFile(output.Name())
+		return string(text)
+	}
 	if err := process.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		server.Close()
 		_ = process.Process.Kill()
 		_ = process.Wait()
+		_ = output.Close()
 		if t.Failed() {
-			t.Logf("moto: ...%s", tail(output.String(), 4000))
+			t.Logf("moto: ...%s", tail(said(), 4000))
 		}
 	})
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		if c.post(t, "/moto-api/config", "", `{}`) != nil {
-			return c
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("moto does not answer")
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		if m := serving.FindStringSubmatch(said()); m != nil {
+			address, err := url.Parse(m[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return address
 		}
 	}
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
+	t.Fatal("moto does not answer")
+	return nil
 }
 
 func tail(s string, n int) string { return s[max(0, len(s)-n):] }
@@ -171,7 +172,7 @@ func (c *cloud) env() []string {
 	}
 }
 
-// post sends JSON and answers JSON; nil where nothing listens yet.
+// post sends JSON and answers JSON.
 func (c *cloud) post(t *testing.T, path, target, body string) object {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, c.url+path, strings.NewReader(body))
@@ -188,9 +189,6 @@ func (c *cloud) post(t *testing.T, path, target, body string) object {
 	text, err := io.ReadAll(response.Body)
 	if err != nil {
 		t.Fatal(err)
-	}
-	if response.StatusCode == http.StatusBadGateway {
-		return nil
 	}
 	var answer object
 	if err := json.Unmarshal(text, &answer); err != nil || response.StatusCode >= 300 {

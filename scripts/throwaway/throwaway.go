@@ -5,9 +5,10 @@ package throwaway
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
+	cryptorand "crypto/rand"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -96,7 +97,7 @@ func Start(ctx context.Context, o Options) (*Postgres, error) {
 			return nil, fmt.Errorf("fetch postgres: %w", err)
 		}
 	}
-	p := &Postgres{Host: "127.0.0.1", User: "postgres", Password: rand.Text(), bin: bin, env: append(os.Environ(), o.Env...)}
+	p := &Postgres{Host: "127.0.0.1", User: "postgres", Password: cryptorand.Text(), bin: bin, env: append(os.Environ(), o.Env...)}
 	if err := p.create(ctx, o); err != nil {
 		err = fmt.Errorf("start postgres: %w%s", err, p.tail())
 		return nil, errors.Join(err, p.Stop())
@@ -371,11 +372,17 @@ func (c *process) kill() {
 	<-c.exited
 }
 
+// freePort answers a port below those that systems give to whoever asks for
+// any: what starts or connects in the meantime, or while the server is down
+// between Stop and Start, does not take it.
 func freePort() (uint16, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+	var err error
+	for range portAttempts {
+		port := 20000 + rand.N(uint16(12000))
+		var l net.Listener
+		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			return port, l.Close()
+		}
 	}
-	defer l.Close() //nolint:errcheck // nobody connected
-	return uint16(l.Addr().(*net.TCPAddr).Port), nil
+	return 0, err
 }
