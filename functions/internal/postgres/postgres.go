@@ -338,6 +338,17 @@ func (t *table) Count(ctx context.Context, r purge.Range) (int64, error) {
 	return count, t.explain("count expired rows", err)
 }
 
+// Writes implements [purge.Table].
+func (t *table) Writes(ctx context.Context) (int64, error) {
+	var count int64
+	plan := byIndex
+	if t.limits != nil { // which need not be set anew for this
+		plan = t.limits.plan
+	}
+	err := t.row(ctx, plan, &count, sqlWrites)
+	return count, t.explain("count transactions", err)
+}
+
 // Next implements [purge.Table]: a batch ends where row n+1 begins.
 func (t *table) Next(ctx context.Context, r purge.Range, n int) (purge.Batch, purge.Range, error) {
 	part := r.(rows)

@@ -338,6 +338,63 @@ func TestAnEmptyRunCostsFewRoundTrips(t *testing.T) {
 	}
 }
 
+// On a server of its own, for those of the other tests would be others.
+func TestARunTellsItsOwnWritesFromThoseOfOthers(t *testing.T) {
+	t.Parallel()
+	alone, err := throwaway.Start(t.Context(), throwaway.Options{Settings: map[string]string{"fsync": "off", "autovacuum": "off"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { alone.Stop() }) //nolint:errcheck // the test has spoken
+	s := Server{Host: alone.Host, Port: alone.Port, User: redact.NewSecret(alone.User), Password: redact.NewSecret(alone.Password), LockTimeout: time.Second}
+	purgeThree := func(prefix string) (batches int) {
+		t.Helper()
+		var names []string
+		for n := range 3 {
+			names = append(names, fmt.Sprintf("%s_%d", prefix, n))
+			if err := edfi.CreateDatabase(t.Context(), alone.URL("postgres"), names[n]); err != nil {
+				t.Fatal(err)
+			}
+			conn, err := pgx.Connect(t.Context(), alone.URL(names[n]))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close(t.Context()) //nolint:errcheck // nothing is under way
+			if err := errors.Join(edfi.CreateSchema(t.Context(), conn), edfi.Fill(t.Context(), conn, edfi.FillOptions{Expired: 20_000}, nil)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// However slow the machine is, no batch shrinks for that.
+		p := purge.Policy{Action: purge.Purge, BatchSize: 1000, BatchTarget: 10 * time.Minute, Concurrency: 2, Parallel: 3}
+		r := purge.Run(t.Context(), target(s, names...), p, func(d purge.DatabaseResult) { batches += d.Batches })
+		if r.Status != purge.Complete || r.DeletedRows != 60_000 {
+			t.Errorf("%+v", r)
+		}
+		return batches
+	}
+	if batches := purgeThree("Alone"); batches != 60 {
+		t.Errorf("alone: %d batches, want 60", batches)
+	}
+	var others sync.WaitGroup
+	defer others.Wait()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	other, err := pgx.Connect(ctx, alone.URL("postgres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	others.Go(func() {
+		defer other.Close(context.Background()) //nolint:errcheck // nothing is under way
+		for ctx.Err() == nil {
+			other.Exec(ctx, "SELECT pg_current_xact_id()") //nolint:errcheck // it ends with the context
+			time.Sleep(time.Millisecond)
+		}
+	})
+	if batches := purgeThree("Crowded"); batches < 120 {
+		t.Errorf("beside others: %d batches, want many more than 60", batches)
+	}
+}
+
 func TestAWindowIsReadThroughTheIndexAndARangeByItsPlace(t *testing.T) {
 	s := newStage(t, "purge_plans", "GRANT SELECT ON dbo.clientaccesstokens TO purge_plans")
 	db := s.create(t)

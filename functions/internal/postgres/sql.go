@@ -119,6 +119,10 @@ SELECT set_config('statement_timeout', $1, false),
 SELECT count(*) FROM dbo.clientaccesstokens
 WHERE expiration >= $1 AND expiration < $2`
 
+	// How many transactions have written to the server, more or less: each takes the
+	// next number.
+	sqlWrites = `SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint`
+
 	// Expiration windows.
 	sqlOldest = `
 SELECT min(expiration) FROM dbo.clientaccesstokens

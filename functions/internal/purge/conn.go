@@ -35,6 +35,12 @@ func (c *conn) next(ctx context.Context, r Range, n int) (Batch, Range, error) {
 	return c.table.Next(ctx, r, n)
 }
 
+func (c *conn) writes(ctx context.Context) (int64, error) {
+	c.lock()
+	defer c.unlock()
+	return c.table.Writes(ctx)
+}
+
 // delete also tells how long each statement took, its turn not counted.
 func (c *conn) delete(ctx context.Context, batches []Range, answer func(rows int64, took time.Duration, err error)) {
 	c.lock()

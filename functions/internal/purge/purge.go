@@ -17,6 +17,7 @@
 // A large backlog gets more connections: some delete, one cuts batches ahead. The
 // size of a batch follows the time that batches take, and so many of them go to the
 // server at once as take the time aimed at, so that a slow link does not matter.
+// While others write to the server, small batches go one at a time, with rests.
 //
 // A batch that waits too long for a lock goes to the back of the queue, cut
 // smaller, so that a locked row holds up its neighbours only. Time, the cap on
@@ -98,6 +99,9 @@ type Table interface {
 	// next. With ErrLost nobody knows whether the server committed, and rows is how
 	// many went if it did, 0 where that is not known either.
 	Delete(ctx context.Context, batches []Range, answer func(rows int64, err error))
+	// Writes answers how many transactions have written to the server so far, in
+	// any database, the caller's own among them; 0 where the server does not tell.
+	Writes(ctx context.Context) (int64, error)
 	// Check answers what an operator should know of the database, and as faults
 	// what a purge would fail for. Findings that others need more rights for are
 	// left out. The error is Unfit, beside the findings, where Open with claim would

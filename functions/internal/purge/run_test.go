@@ -62,6 +62,8 @@ func (f *fake) Oldest(ctx context.Context, r Range) (time.Time, Range, error) {
 
 func (f *fake) Count(context.Context, Range) (int64, error) { return int64(f.left()), nil }
 
+func (f *fake) Writes(context.Context) (int64, error) { return 0, nil }
+
 func (f *fake) Next(_ context.Context, r Range, n int) (Batch, Range, error) {
 	s := r.(stretch)
 	if s.from+n >= s.to {

@@ -33,9 +33,6 @@ func (s *size) now() int {
 	return s.rows
 }
 
-// outgrown tells whether a batch cut at so many rows is much larger than that.
-func (s *size) outgrown(batch int) bool { return batch >= 2*s.now() }
-
 // learn takes in what came of a batch cut at so many rows. One that was cut before
 // the size moved says nothing about it.
 func (s *size) learn(batch int, deleted int64, took time.Duration, err error) {

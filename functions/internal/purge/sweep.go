@@ -61,6 +61,7 @@ func (r *run) sweep(ctx context.Context, todo []part) (left []part, failure erro
 	jobs, done := make(chan job, most), make(chan job, most)
 	var workers sync.WaitGroup
 	work := func(c *conn) { workers.Go(func() { r.work(ctx, c, jobs, done) }) }
+	r.look(ctx, r.reader())
 	for _, c := range r.deleters() {
 		work(c)
 	}
@@ -70,6 +71,7 @@ func (r *run) sweep(ctx context.Context, todo []part) (left []part, failure erro
 	var unfitting error // rows were left aside that no cap allows
 	flying := 0         // jobs cut and not yet done
 	ready := tray{run: r, jobs: jobs}
+	wide := false
 	for planned := 0; ; {
 		if failure == nil && flying < most && len(todo) > 0 {
 			j, err := r.plan(ctx, &todo, flying == 0)
@@ -80,7 +82,8 @@ func (r *run) sweep(ctx context.Context, todo []part) (left []part, failure erro
 			if err == nil {
 				ready.add(j)
 				flying++
-				if planned++; planned == widenAfter && len(todo) > 0 {
+				if planned++; planned >= widenAfter && len(todo) > 0 && !wide && !r.polite() {
+					wide = true
 					for _, c := range r.widen(ctx, concurrency) {
 						work(c)
 					}
@@ -153,7 +156,7 @@ func (r *run) plan(ctx context.Context, todo *[]part, wait bool) (job, error) {
 	if err := ctx.Err(); err != nil {
 		return job{}, err
 	}
-	n := r.size.now()
+	n := r.most()
 	if front.batch > 0 {
 		n = min(n, front.batch)
 	}
@@ -184,6 +187,15 @@ func (r *run) plan(ctx context.Context, todo *[]part, wait bool) (job, error) {
 		*todo = (*todo)[1:]
 	}
 	return j, err
+}
+
+// most answers how many rows a batch may have that is cut now.
+func (r *run) most() int {
+	n := r.size.now()
+	if r.polite() {
+		n = min(n, leastBatch)
+	}
+	return n
 }
 
 // admit answers the grant for rows that go together or not at all, of which some
@@ -218,10 +230,16 @@ func (r *run) work(ctx context.Context, c *conn, jobs <-chan job, done chan<- jo
 	most := 1              // jobs of a trip
 	for first := range jobs {
 		sleep(ctx, rest)
+		r.look(ctx, c)
+		polite := r.polite()
+		if polite {
+			most = 1
+			sleep(ctx, r.courtesy.turn())
+		}
 		// The other workers get their share of what is there.
 		trip := gather(first, jobs, min(most, 1+len(jobs)/max(1, r.policy.Concurrency)))
 		trip = slices.DeleteFunc(trip, func(j job) bool {
-			outgrown := r.size.outgrown(j.batch)
+			outgrown := j.batch >= 2*r.most()
 			if outgrown {
 				j.err = errOutgrown
 				done <- j
@@ -233,7 +251,11 @@ func (r *run) work(ctx context.Context, c *conn, jobs <-chan job, done chan<- jo
 		}
 		start := time.Now()
 		r.delete(ctx, c, trip)
-		most, rest = r.fitting(time.Since(start)/time.Duration(len(trip))), 0
+		took := time.Since(start)
+		most, rest = min(2*most, r.fitting(took/time.Duration(len(trip)))), 0
+		if polite {
+			rest = max(politeRest, min(took, r.policy.BatchTarget))
+		}
 		for _, j := range trip {
 			r.size.learn(j.batch, j.deleted, j.took, j.err)
 			switch {
@@ -281,11 +303,16 @@ func (r *run) delete(ctx context.Context, c *conn, trip []job) {
 	for i, j := range trip {
 		batches[i] = j.rows
 	}
+	r.courtesy.deleting(1)
+	defer r.courtesy.deleting(-1)
 	answered := 0
 	err := r.guard(ctx, func() error {
 		c.delete(ctx, batches, func(rows int64, took time.Duration, err error) {
 			j := &trip[answered]
 			j.deleted, j.took, j.err = rows, took, err
+			if rows > 0 || err != nil { // else it wrote nothing
+				r.courtesy.wrote()
+			}
 			answered++
 		})
 		return nil

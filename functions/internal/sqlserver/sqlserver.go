@@ -327,6 +327,10 @@ func (t *table) Count(ctx context.Context, r purge.Range) (int64, error) {
 	return count, t.explain("count expired rows", err)
 }
 
+// Writes implements [purge.Table]: SQL Server tells a login without further rights
+// nothing of others.
+func (t *table) Writes(context.Context) (int64, error) { return 0, nil }
+
 // Next implements [purge.Table]: a batch ends where row n+1 begins.
 func (t *table) Next(ctx context.Context, r purge.Range, n int) (purge.Batch, purge.Range, error) {
 	part := r.(rows)

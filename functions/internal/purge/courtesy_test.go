@@ -1,0 +1,157 @@
+package purge
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// server counts the transactions that write to it: those of its tables, and what
+// others come to in the time since it began.
+type server struct {
+	began  time.Time
+	others func(time.Duration) int64
+	tables map[string]*busy
+}
+
+// busy is a table of a server, which takes some time for each row.
+type busy struct {
+	timed
+	server *server
+}
+
+func newServer(rows int, others func(time.Duration) int64, names ...string) *server {
+	s := &server{time.Now(), others, map[string]*busy{}}
+	for _, name := range names {
+		s.tables[name] = &busy{timed{fake: fake{rows: rows}, perRow: 10 * time.Microsecond}, s}
+	}
+	return s
+}
+
+func (s *server) Open(_ context.Context, database string, _ bool) (Table, error) {
+	return s.tables[database], nil
+}
+
+func (s *server) Writes(context.Context) (int64, error) {
+	count := 1000 + s.others(time.Since(s.began))
+	for _, t := range s.tables {
+		t.mu.Lock()
+		count += int64(t.deletes)
+		t.mu.Unlock()
+	}
+	return count, nil
+}
+
+func (t *busy) Writes(ctx context.Context) (int64, error) { return t.server.Writes(ctx) }
+
+func (t *busy) Delete(ctx context.Context, batches []Range, answer func(int64, error)) {
+	each(ctx, batches, answer, t.delete)
+}
+
+func (t *busy) delete(ctx context.Context, r Range) (int64, error) {
+	rows := r.(stretch).to - r.(stretch).from
+	sleep(ctx, time.Duration(rows)*t.perRow)
+	t.mu.Lock()
+	t.batches = append(t.batches, rows)
+	t.mu.Unlock()
+	gone, err := t.fake.delete(ctx, r)
+	sleep(ctx, 3*time.Millisecond) // it is committed, and the answer on its way
+	return gone, err
+}
+
+// small answers how many rows went in batches that make way for others.
+func (t *busy) small() (rows int) {
+	for _, n := range t.batches {
+		if n <= leastBatch {
+			rows += n
+		}
+	}
+	return rows
+}
+
+func often(d time.Duration) int64 { return d.Milliseconds() / 5 }
+
+func never(time.Duration) int64 { return 0 }
+
+var adapting = Policy{BatchSize: 5000, BatchTarget: 50 * time.Millisecond, Parallel: 4}
+
+func TestARunMakesWayForOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(100_000, often, "a")
+		r := runAll(t.Context(), s, adapting, "a")
+		if r.Status != Complete || r.DeletedRows != 100_000 {
+			t.Errorf("%+v", r)
+		}
+		// Until it knows there are a few large batches.
+		if small := s.tables["a"].small(); small < 50_000 || r.DurationMs < int64(small/leastBatch)*politeRest.Milliseconds() {
+			t.Errorf("%d rows in small batches, in %d ms", small, r.DurationMs)
+		}
+	})
+}
+
+func TestConnectionsThatMakeWayShareTheirTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		names := []string{"a", "b", "c", "d"}
+		s := newServer(100_000, often, names...)
+		p := adapting
+		p.Concurrency = 3
+		r := runAll(t.Context(), s, p, names...)
+		small := 0
+		for _, name := range names {
+			small += s.tables[name].small()
+		}
+		if small < 100_000 || r.DurationMs < int64(small/leastBatch)*politeRest.Milliseconds() {
+			t.Errorf("%d rows in small batches, in %d ms", small, r.DurationMs)
+		}
+	})
+}
+
+func TestARunIsNotAnotherToItself(t *testing.T) {
+	for _, concurrency := range []int{1, 2, 5} {
+		synctest.Test(t, func(t *testing.T) {
+			names := []string{"a", "b", "c", "d", "e", "f"}
+			s := newServer(100_000, never, names...)
+			p := adapting
+			p.Concurrency = concurrency
+			if r := runAll(t.Context(), s, p, names...); r.Status != Complete {
+				t.Errorf("%+v", r)
+			}
+			for _, name := range names {
+				if small := s.tables[name].small(); small > 0 {
+					t.Errorf("%d: %d rows of %s in small batches", concurrency, small, name)
+				}
+			}
+		})
+	}
+}
+
+func TestNoWayIsMade(t *testing.T) {
+	whole := adapting
+	whole.BatchTarget = 0
+	limited := adapting
+	limited.MaxDuration = 3 * time.Second
+	for _, c := range []struct {
+		name   string
+		policy Policy
+		others func(time.Duration) int64
+		small  [2]int // rows, at least and at most
+	}{
+		{"when others have gone", adapting, func(d time.Duration) int64 { return often(min(d, time.Second)) }, [2]int{10_000, 60_000}},
+		{"when half of the time is over", limited, often, [2]int{10_000, 25_000}},
+		{"where batches don't adapt", whole, often, [2]int{0, 0}},
+		{"where the server does not tell", adapting, func(d time.Duration) int64 { return -1000 }, [2]int{0, 0}},
+		{"for a heartbeat", adapting, func(d time.Duration) int64 { return d.Milliseconds() / 500 }, [2]int{0, 0}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newServer(200_000, c.others, "a")
+			if c.name == "where the server does not tell" {
+				s.tables["a"].server = &server{s.began, c.others, nil}
+			}
+			r := runAll(t.Context(), s, c.policy, "a")
+			if small := s.tables["a"].small(); small < c.small[0] || small > c.small[1] {
+				t.Errorf("%s: %d rows of %d in small batches, %s", c.name, small, r.DeletedRows, r.Status)
+			}
+		})
+	}
+}
