@@ -100,42 +100,26 @@ func purgeWith(connections int, env ...string) cleaner {
 		env = append(env, "CONCURRENCY="+strconv.Itoa(connections))
 	}
 	c.run = func(ctx context.Context, s *stage) (outcome, error) {
-		return invoke(ctx, s, nil, env...)
+		return invoke(ctx, s, env...)
 	}
 	return c
 }
 
-// purgeBeside is this purge beside others, of so many rows.
-func purgeBeside(rows int) cleaner { return purgeWith(0, fmt.Sprintf("MAX_ROWS=%d", rows)) }
-
-// purgeFromElsewhere is the same by a function that takes no processor from the server, as
-// one on another machine.
-func purgeFromElsewhere(rows int) cleaner {
-	return cleaner{"purge from elsewhere", func(ctx context.Context, s *stage) (outcome, error) {
-		return invoke(ctx, s, stepAside, fmt.Sprintf("MAX_ROWS=%d", rows))
-	}}
-}
-
-// purgeRegardless is the purge that makes no way for others, of so many rows.
-func purgeRegardless(rows int) cleaner {
-	c := purgeWith(0, "BATCH_TARGET=0s", fmt.Sprintf("MAX_ROWS=%d", rows))
-	c.name = "purge, BATCH_TARGET=0s"
+// purgeOf is this purge of so many rows, and no more.
+func purgeOf(rows int, env ...string) cleaner {
+	c := purgeWith(0, append(env, fmt.Sprintf("MAX_ROWS=%d", rows))...)
+	c.name = strings.Join(append([]string{c.name}, env...), ", ")
 	return c
 }
 
 // invoke has a cold function purge the database. The time is the one in its
-// result, from connecting to the last look. prepare may be nil.
-func invoke(ctx context.Context, s *stage, prepare func(pid int) error, env ...string) (outcome, error) {
+// result, from connecting to the last look.
+func invoke(ctx context.Context, s *stage, env ...string) (outcome, error) {
 	f, err := s.rig.Start(ctx, append([]string{"DATABASES=" + database}, env...)...)
 	if err != nil {
 		return outcome{}, err
 	}
 	defer f.Stop()
-	if prepare != nil {
-		if err := prepare(f.PID()); err != nil {
-			return outcome{}, err
-		}
-	}
 	reply, _, err := f.Invoke(ctx, "{}", 15*time.Minute)
 	if err != nil {
 		return outcome{}, err

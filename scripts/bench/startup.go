@@ -39,7 +39,7 @@ func startUp(ctx context.Context, s *stage, r *report, starts int, deployed stri
 			return err
 		}
 		start := time.Now()
-		if _, err := invoke(ctx, s, nil); err != nil {
+		if _, err := invoke(ctx, s); err != nil {
 			return err
 		}
 		_, first, err := s.statements()
@@ -49,7 +49,7 @@ func startUp(ctx context.Context, s *stage, r *report, starts int, deployed stri
 		if first.IsZero() {
 			return errors.New("the log has no DELETE")
 		}
-		nothing, err := invoke(ctx, s, nil) // nothing is left
+		nothing, err := invoke(ctx, s) // nothing is left
 		if err != nil {
 			return err
 		}

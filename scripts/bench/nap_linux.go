@@ -1,10 +1,6 @@
 package main
 
 import (
-	"errors"
-	"fmt"
-	"os"
-	"strconv"
 	"syscall"
 	"time"
 )
@@ -16,14 +12,4 @@ func nap(until time.Time) {
 		rest := syscall.NsecToTimespec(int64(d))
 		syscall.Nanosleep(&rest, nil) //nolint:errcheck // a signal may end it early
 	}
-}
-
-// stepAside leaves a process what others leave of the processors.
-func stepAside(pid int) error {
-	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
-	for _, thread := range threads {
-		id, notOne := strconv.Atoi(thread.Name())
-		err = errors.Join(err, notOne, syscall.Setpriority(syscall.PRIO_PROCESS, id, 19))
-	}
-	return err
 }
