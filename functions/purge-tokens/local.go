@@ -49,7 +49,7 @@ place of a secret:
     DATABASE_URL=postgres://user:password@host:5432/EdFi_Admin
     DATABASE_URL=sqlserver://user:password@host:1433?database=EdFi_Admin
 
-Ctrl-C stops after the batch in hand; a second one stops at once.
+Ctrl-C stops after the batches in hand; a second one stops at once.
 
 Ends with 0 when complete, 1 when it failed, 2 for a wrong command line or
 setting, 3 when it stopped before all was done.

@@ -28,7 +28,7 @@ const (
 )
 
 // progress shows how far a run is, and sees to it that an interrupted run ends
-// with the batch in hand. It knows what it shows from the calls that package
+// with the batches in hand. It knows what it shows from the calls that package
 // purge makes, so that the loop itself knows nothing of it.
 type progress struct {
 	out      *os.File
@@ -78,7 +78,7 @@ func (p *progress) start(ctx context.Context) {
 				return
 			case <-interrupted:
 				interrupted = nil
-				p.note("stopping after the batch in hand; again to stop at once")
+				p.note("stopping after the batches in hand; again to stop at once")
 			case <-tick.C:
 				p.show()
 			}

@@ -61,7 +61,7 @@ func besideTheAPI(ctx context.Context, s *stage, r *report, p plan, t table) ([]
 	r.heading(fmt.Sprintf("The API while %s rows go", thousands(t.expired)))
 	r.line(fmt.Sprintf("%d requests a second over %d connections, half of which insert a token and half look one up by its id. "+
 		"The time of each counts from when it was due, so that no stall hides those that wait behind it. "+
-		"The purge takes %s rows; with BATCH_TARGET=0s, where it makes no way for others, %s.",
+		"The purge takes %s rows; with BATCH_TARGET=0s, where it does not throttle itself, %s.",
 		apiRate, apiConnections, thousands(few), thousands(many)))
 	r.latencies(rounds)
 	return rounds[len(rounds)-1], nil

@@ -46,12 +46,12 @@ func Run(ctx context.Context, target Target, policy Policy, report func(Database
 	work, overrun, cancel := stopInTime(ctx, policy, start)
 	defer cancel()
 	noTime := work.Err() != nil && ctx.Err() == nil && overrun == Deadline
-	shared, manners := newRowCap(policy.MaxRows), new(courtesy)
+	rows, speed := newRowCap(policy.MaxRows), new(throttle)
 
 	runs := make([]*run, len(target.Databases))
 	q := newQueue(max(1, policy.Parallel))
 	for i, d := range target.Databases {
-		r := &run{target: target, policy: policy, database: d, overrun: overrun, cap: shared, courtesy: manners, lend: q.lend, size: newSize(policy), log: target.Log.With("database", d.Name)}
+		r := &run{target: target, policy: policy, database: d, overrun: overrun, cap: rows, throttle: speed, lend: q.lend, size: newSize(policy), log: target.Log.With("database", d.Name)}
 		r.res = DatabaseResult{Database: d.Name, Engine: target.Name, Server: target.Server, Findings: append([]Finding{}, target.Findings...)}
 		if noTime {
 			r.find(Warning("no-time", "less time was left than STOP_BEFORE when the run began: raise the function's timeout or lower STOP_BEFORE"))
@@ -107,8 +107,8 @@ type run struct {
 	database Database
 	overrun  StopReason // what it means that the time is over
 	cap      *rowCap
-	courtesy *courtesy
-	hurry    time.Time       // from then on no way is made for others; zero is never
+	throttle *throttle
+	hurry    time.Time       // from then on it is not throttled; zero is never
 	lend     func(*run) bool // of the queue
 	lent     bool            // the last of the tables is for reading alone
 	log      *slog.Logger

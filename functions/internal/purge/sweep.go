@@ -82,7 +82,7 @@ func (r *run) sweep(ctx context.Context, todo []part) (left []part, failure erro
 			if err == nil {
 				ready.add(j)
 				flying++
-				if planned++; planned >= widenAfter && len(todo) > 0 && !wide && !r.polite() {
+				if planned++; planned >= widenAfter && len(todo) > 0 && !wide && !r.throttled() {
 					wide = true
 					for _, c := range r.widen(ctx, concurrency) {
 						work(c)
@@ -192,7 +192,7 @@ func (r *run) plan(ctx context.Context, todo *[]part, wait bool) (job, error) {
 // most answers how many rows a batch may have that is cut now.
 func (r *run) most() int {
 	n := r.size.now()
-	if r.polite() {
+	if r.throttled() {
 		n = min(n, leastBatch)
 	}
 	return n
@@ -231,10 +231,10 @@ func (r *run) work(ctx context.Context, c *conn, jobs <-chan job, done chan<- jo
 	for first := range jobs {
 		sleep(ctx, rest)
 		r.look(ctx, c)
-		polite := r.polite()
-		if polite {
+		throttled := r.throttled()
+		if throttled {
 			most = 1
-			sleep(ctx, r.courtesy.turn())
+			sleep(ctx, r.throttle.turn())
 		}
 		// The other workers get their share of what is there.
 		trip := gather(first, jobs, min(most, 1+len(jobs)/max(1, r.policy.Concurrency)))
@@ -253,8 +253,8 @@ func (r *run) work(ctx context.Context, c *conn, jobs <-chan job, done chan<- jo
 		r.delete(ctx, c, trip)
 		took := time.Since(start)
 		most, rest = min(2*most, r.fitting(took/time.Duration(len(trip)))), 0
-		if polite {
-			rest = max(politeRest, min(took, r.policy.BatchTarget))
+		if throttled {
+			rest = max(throttledRest, min(took, r.policy.BatchTarget))
 		}
 		for _, j := range trip {
 			r.size.learn(j.batch, j.deleted, j.took, j.err)
@@ -303,15 +303,15 @@ func (r *run) delete(ctx context.Context, c *conn, trip []job) {
 	for i, j := range trip {
 		batches[i] = j.rows
 	}
-	r.courtesy.deleting(1)
-	defer r.courtesy.deleting(-1)
+	r.throttle.deleting(1)
+	defer r.throttle.deleting(-1)
 	answered := 0
 	err := r.guard(ctx, func() error {
 		c.delete(ctx, batches, func(rows int64, took time.Duration, err error) {
 			j := &trip[answered]
 			j.deleted, j.took, j.err = rows, took, err
 			if rows > 0 || err != nil { // else it wrote nothing
-				r.courtesy.wrote()
+				r.throttle.wrote()
 			}
 			answered++
 		})

@@ -60,7 +60,7 @@ func (t *busy) delete(ctx context.Context, r Range) (int64, error) {
 	return gone, err
 }
 
-// small answers how many rows went in batches that make way for others.
+// small answers how many rows went in throttled batches.
 func (t *busy) small() (rows int) {
 	for _, n := range t.batches {
 		if n <= leastBatch {
@@ -76,7 +76,7 @@ func never(time.Duration) int64 { return 0 }
 
 var adapting = Policy{BatchSize: 5000, BatchTarget: 50 * time.Millisecond, Parallel: 4}
 
-func TestARunMakesWayForOthers(t *testing.T) {
+func TestARunIsThrottledWhileOthersWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer(100_000, often, "a")
 		r := runAll(t.Context(), s, adapting, "a")
@@ -84,13 +84,13 @@ func TestARunMakesWayForOthers(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 		// Until it knows there are a few large batches.
-		if small := s.tables["a"].small(); small < 50_000 || r.DurationMs < int64(small/leastBatch)*politeRest.Milliseconds() {
+		if small := s.tables["a"].small(); small < 50_000 || r.DurationMs < int64(small/leastBatch)*throttledRest.Milliseconds() {
 			t.Errorf("%d rows in small batches, in %d ms", small, r.DurationMs)
 		}
 	})
 }
 
-func TestConnectionsThatMakeWayShareTheirTurns(t *testing.T) {
+func TestThrottledConnectionsShareTheirTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		names := []string{"a", "b", "c", "d"}
 		s := newServer(100_000, often, names...)
@@ -101,7 +101,7 @@ func TestConnectionsThatMakeWayShareTheirTurns(t *testing.T) {
 		for _, name := range names {
 			small += s.tables[name].small()
 		}
-		if small < 100_000 || r.DurationMs < int64(small/leastBatch)*politeRest.Milliseconds() {
+		if small < 100_000 || r.DurationMs < int64(small/leastBatch)*throttledRest.Milliseconds() {
 			t.Errorf("%d rows in small batches, in %d ms", small, r.DurationMs)
 		}
 	})
@@ -126,7 +126,7 @@ func TestARunIsNotAnotherToItself(t *testing.T) {
 	}
 }
 
-func TestNoWayIsMade(t *testing.T) {
+func TestARunIsNotThrottledForEver(t *testing.T) {
 	whole := adapting
 	whole.BatchTarget = 0
 	limited := adapting
