@@ -41,7 +41,7 @@ SELECT GETUTCDATE(),
         JOIN sys.index_columns AS k ON k.object_id = i.object_id AND k.index_id = i.index_id AND k.key_ordinal = 1
         JOIN sys.columns AS c ON c.object_id = k.object_id AND c.column_id = k.column_id
         WHERE i.object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND c.name = 'Expiration'
-          AND i.type IN (1, 2) AND i.is_disabled = 0 AND i.has_filter = 0)`
+          AND i.type IN (1, 2) AND i.is_disabled = 0 AND i.is_hypothetical = 0 AND i.has_filter = 0)`
 
 	// What a check tells beyond the facts, in one round trip.
 	sqlCheck = `
