@@ -272,7 +272,7 @@ func TestAServerThatFallsSilentAfterTheLoginIsAnErrorInTime(t *testing.T) {
 		defer cancel()
 		start := time.Now()
 		_, err := s.server().Open(ctx, "EdFi_Admin", true)
-		if took := time.Since(start); !errors.Is(err, purge.ErrLost) || !contains(err.Error(), "no answer in time") || took > 2*time.Second {
+		if took := time.Since(start); !errors.Is(err, purge.ErrLost) || !contains(err.Error(), "no answer in time") || took > 5*time.Second {
 			t.Errorf("%s: %v after %s", kind, err, took)
 		}
 	}
@@ -283,7 +283,7 @@ func TestASilentServerIsAnErrorInTime(t *testing.T) {
 	s := newStandIn(t, &standIn{silent: true})
 	start := time.Now()
 	_, err := s.server().Open(t.Context(), "EdFi_Admin", true)
-	if took := time.Since(start); err == nil || !contains(err.Error(), "no answer in time", "security groups") || took > connectTimeout+time.Second {
+	if took := time.Since(start); err == nil || !contains(err.Error(), "no answer in time", "security groups") || took > connectTimeout+2*time.Second {
 		t.Errorf("%v after %s", err, took)
 	}
 	s.listener.Close()
