@@ -35,7 +35,7 @@ type request struct {
 // besideTheAPI measures the API alone, during the plain DELETE and during purges,
 // in turn, and answers the last round.
 func besideTheAPI(ctx context.Context, s *stage, r *report, p plan, t table) ([]phase, error) {
-	few, many := t.expired/10, t.expired/2 // for what takes its time, and what does not
+	few, many := t.expired/10, t.expired/2 // rows that take either purge some seconds
 	cleaners := []cleaner{
 		{"idle", func(context.Context, *stage) (outcome, error) {
 			time.Sleep(p.idle)

@@ -156,7 +156,7 @@ func (r *run) plan(ctx context.Context, todo *[]part, wait bool) (job, error) {
 	if err := ctx.Err(); err != nil {
 		return job{}, err
 	}
-	n := r.most()
+	n := r.batchSize()
 	if front.batch > 0 {
 		n = min(n, front.batch)
 	}
@@ -189,8 +189,8 @@ func (r *run) plan(ctx context.Context, todo *[]part, wait bool) (job, error) {
 	return j, err
 }
 
-// most answers how many rows a batch may have that is cut now.
-func (r *run) most() int {
+// batchSize answers how many rows a batch may have that is cut now.
+func (r *run) batchSize() int {
 	n := r.size.now()
 	if r.throttled() {
 		n = min(n, leastBatch)
@@ -239,7 +239,7 @@ func (r *run) work(ctx context.Context, c *conn, jobs <-chan job, done chan<- jo
 		// The other workers get their share of what is there.
 		trip := gather(first, jobs, min(most, 1+len(jobs)/max(1, r.policy.Concurrency)))
 		trip = slices.DeleteFunc(trip, func(j job) bool {
-			outgrown := j.batch >= 2*r.most()
+			outgrown := j.batch >= 2*r.batchSize()
 			if outgrown {
 				j.err = errOutgrown
 				done <- j

@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// While others write to the same server a run is throttled: one batch of leastBatch
-// rows at a time, however many connections it has, and after each a rest of as long
-// as it took, throttledRest at least. That ends when they have been quiet for
-// throttledFor.
+// While others write to the same server a run is throttled: batches have leastBatch
+// rows, one begins every throttledRest at most, however many connections there are,
+// and after each its connection rests for as long as it took, throttledRest at least.
+// That ends when the others have been quiet for throttledFor.
 const (
 	throttledRest = 2 * time.Millisecond
 	throttledFor  = time.Second
