@@ -35,11 +35,12 @@ type request struct {
 // besideTheAPI measures the API alone, during the plain DELETE and during purges,
 // in turn, and answers the last round.
 func besideTheAPI(ctx context.Context, s *stage, r *report, p plan, t table) ([]phase, error) {
-	few, many := t.expired/10, t.expired/2 // rows that take either purge some seconds
+	few, many := t.expired/50, t.expired/2 // rows that take either purge some seconds
 	cleaners := []cleaner{
 		{"idle", func(context.Context, *stage) (outcome, error) {
+			begin := time.Now()
 			time.Sleep(p.idle)
-			return outcome{}, nil
+			return outcome{began: begin}, nil
 		}},
 		plainDelete, purgeOf(few), purgeOf(many, "BATCH_TARGET=0s"),
 	}
@@ -51,7 +52,7 @@ func besideTheAPI(ctx context.Context, s *stage, r *report, p plan, t table) ([]
 			say(fmt.Sprintf("%s rows beside the API, round %d of %d: %s", thousands(t.expired), round+1, p.apiRuns, cleaners[i].name))
 			err := s.copy(ctx)
 			if err == nil {
-				rounds[round][i], err = serve(ctx, s, cleaners[i], p.idle/4)
+				rounds[round][i], err = serve(ctx, s, cleaners[i], p.idle/6)
 			}
 			if err != nil {
 				return nil, fmt.Errorf("the API, %s: %w", cleaners[i].name, err)
@@ -79,7 +80,6 @@ func serve(ctx context.Context, s *stage, c cleaner, lead time.Duration) (phase,
 	var (
 		mu     sync.Mutex
 		served []request
-		begin  time.Time // of the cleaner
 		pool   sync.WaitGroup
 	)
 	for range apiConnections {
@@ -130,9 +130,8 @@ func serve(ctx context.Context, s *stage, c cleaner, lead time.Duration) (phase,
 		}
 	})
 	time.Sleep(lead)
-	begin = time.Now()
-	_, err := c.run(ctx, s) // the API feels all of it, and not only what it tells
-	ended := time.Since(begin)
+	did, err := c.run(ctx, s)
+	ended := time.Since(did.began) // the API feels all of it, and not only what it tells
 	time.Sleep(lead)
 	close(stop)
 	pool.Wait()
@@ -143,7 +142,7 @@ func serve(ctx context.Context, s *stage, c cleaner, lead time.Duration) (phase,
 		return phase{}, err
 	}
 	for i := range served {
-		served[i].at = (served[i].at - float64(begin.UnixNano())) / 1e9
+		served[i].at = (served[i].at - float64(did.began.UnixNano())) / 1e9
 	}
 	slices.SortFunc(served, func(a, b request) int { return int((a.at - b.at) * 1e6) })
 	return phase{c.name, ended.Seconds(), served}, nil

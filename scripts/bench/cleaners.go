@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"edfi-token-purge/scripts/rig"
 )
 
 // cleaner empties the database of what has expired.
@@ -21,6 +23,7 @@ type cleaner struct {
 
 // outcome is what a run of a cleaner took.
 type outcome struct {
+	began   time.Time // to bother the server
 	seconds float64
 	memory  float64 // most that the function's process had, MB; 0 is unknown
 }
@@ -82,6 +85,7 @@ func walk(ctx context.Context, s *stage) (outcome, error) {
 
 // timed measures what do takes, without connecting.
 func timed(ctx context.Context, s *stage, do func(*pgx.Conn) error) (outcome, error) {
+	began := time.Now()
 	conn, err := pgx.Connect(ctx, s.rig.Postgres.URL(database)+"&application_name=cleaner")
 	if err != nil {
 		return outcome{}, err
@@ -89,7 +93,7 @@ func timed(ctx context.Context, s *stage, do func(*pgx.Conn) error) (outcome, er
 	defer conn.Close(ctx) //nolint:errcheck // nothing is under way
 	start := time.Now()
 	err = do(conn)
-	return outcome{seconds: time.Since(start).Seconds()}, err
+	return outcome{began: began, seconds: time.Since(start).Seconds()}, err
 }
 
 // purgeWith is this purge over so many connections; 0 is its default.
@@ -100,26 +104,41 @@ func purgeWith(connections int, env ...string) cleaner {
 		env = append(env, "CONCURRENCY="+strconv.Itoa(connections))
 	}
 	c.run = func(ctx context.Context, s *stage) (outcome, error) {
-		return invoke(ctx, s, env...)
+		f, err := start(ctx, s, env...)
+		if err != nil {
+			return outcome{}, err
+		}
+		defer f.Stop()
+		return invoke(ctx, f)
 	}
 	return c
 }
 
-// purgeOf is this purge of so many rows, and no more.
+// purgeOf is this purge of so many rows, and no more, by a function that is warm:
+// it does not start on the server's machine where it runs on Lambda.
 func purgeOf(rows int, env ...string) cleaner {
-	c := purgeWith(0, append(env, fmt.Sprintf("MAX_ROWS=%d", rows))...)
-	c.name = strings.Join(append([]string{c.name}, env...), ", ")
-	return c
+	return cleaner{strings.Join(append([]string{"purge"}, env...), ", "), func(ctx context.Context, s *stage) (outcome, error) {
+		f, err := start(ctx, s, append(env, fmt.Sprintf("MAX_ROWS=%d", rows))...)
+		if err != nil {
+			return outcome{}, err
+		}
+		defer f.Stop()
+		if reply, _, err := f.Invoke(ctx, `{"action": "check"}`, time.Minute); err != nil || reply.Error != nil {
+			return outcome{}, fmt.Errorf("the function answered %.500s: %w", reply.Payload, err)
+		}
+		return invoke(ctx, f)
+	}}
 }
 
-// invoke has a cold function purge the database. The time is the one in its
-// result, from connecting to the last look.
-func invoke(ctx context.Context, s *stage, env ...string) (outcome, error) {
-	f, err := s.rig.Start(ctx, append([]string{"DATABASES=" + database}, env...)...)
-	if err != nil {
-		return outcome{}, err
-	}
-	defer f.Stop()
+// start starts a function for the database.
+func start(ctx context.Context, s *stage, env ...string) (*rig.Function, error) {
+	return s.rig.Start(ctx, append([]string{"DATABASES=" + database}, env...)...)
+}
+
+// invoke has a function purge the database. The time is the one in its result,
+// from connecting to the last look.
+func invoke(ctx context.Context, f *rig.Function) (outcome, error) {
+	began := time.Now()
 	reply, _, err := f.Invoke(ctx, "{}", 15*time.Minute)
 	if err != nil {
 		return outcome{}, err
@@ -133,7 +152,7 @@ func invoke(ctx context.Context, s *stage, env ...string) (outcome, error) {
 	if reply.Error != nil || json.Unmarshal(reply.Payload, &result) != nil || len(result.Databases) != 1 || !slices.Contains([]string{"drained", "max-rows"}, result.Databases[0].StopReason) {
 		return outcome{}, fmt.Errorf("the function answered %.500s", reply.Payload)
 	}
-	return outcome{result.Databases[0].DurationMs / 1000, float64(highWater(f.PID())) / 1024}, nil
+	return outcome{began, result.Databases[0].DurationMs / 1000, float64(highWater(f.PID())) / 1024}, nil
 }
 
 // highWater answers the most memory that a process had, in kB.

@@ -26,6 +26,7 @@ func startUp(ctx context.Context, s *stage, r *report, starts int, deployed stri
 		return err
 	}
 	defer s.empty()
+	purge := purgeWith(0)
 	var polls, deletes, idle []float64
 	for range starts {
 		poll, err := firstPoll(ctx, s)
@@ -39,7 +40,7 @@ func startUp(ctx context.Context, s *stage, r *report, starts int, deployed stri
 			return err
 		}
 		start := time.Now()
-		if _, err := invoke(ctx, s); err != nil {
+		if _, err := purge.run(ctx, s); err != nil {
 			return err
 		}
 		_, first, err := s.statements()
@@ -49,7 +50,7 @@ func startUp(ctx context.Context, s *stage, r *report, starts int, deployed stri
 		if first.IsZero() {
 			return errors.New("the log has no DELETE")
 		}
-		nothing, err := invoke(ctx, s) // nothing is left
+		nothing, err := purge.run(ctx, s) // nothing is left
 		if err != nil {
 			return err
 		}

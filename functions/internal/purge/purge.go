@@ -18,7 +18,7 @@
 // size of a batch follows the time that batches take, and so many of them go to the
 // server at once as take the time aimed at, so that a slow link does not matter.
 // While others write to the server, batches are small and there are rests between
-// them.
+// them, long ones at first.
 //
 // A batch that waits too long for a lock goes to the back of the queue, cut
 // smaller, so that a locked row holds up its neighbours only. Time, the cap on

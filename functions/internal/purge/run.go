@@ -108,7 +108,8 @@ type run struct {
 	overrun  StopReason // what it means that the time is over
 	cap      *rowCap
 	throttle *throttle
-	hurry    time.Time       // from then on it is not throttled; zero is never
+	began    time.Time       // its turn
+	half     time.Duration   // of that turn; 0 is without end
 	lend     func(*run) bool // of the queue
 	lent     bool            // the last of the tables is for reading alone
 	log      *slog.Logger
@@ -161,8 +162,9 @@ func (r *run) serve(outer, work context.Context, share time.Duration) (again boo
 		defer r.close(outer)
 		turn, cancel := within(work, share, share > 0)
 		defer cancel()
+		r.began = time.Now()
 		if deadline, limited := turn.Deadline(); limited {
-			r.hurry = time.Now().Add(time.Until(deadline) / 2)
+			r.half = max(1, time.Until(deadline)/2)
 		}
 		err = r.guard(turn, func() error { return r.act(turn, opening) })
 		timeout = errors.Is(err, ErrTimeout) || turn.Err() != nil

@@ -234,7 +234,7 @@ func (r *run) work(ctx context.Context, c *conn, jobs <-chan job, done chan<- jo
 		throttled := r.throttled()
 		if throttled {
 			most = 1
-			sleep(ctx, r.throttle.turn())
+			sleep(ctx, r.throttle.turn(r.slowness()*throttledRest))
 		}
 		// The other workers get their share of what is there.
 		trip := gather(first, jobs, min(most, 1+len(jobs)/max(1, r.policy.Concurrency)))
@@ -254,7 +254,7 @@ func (r *run) work(ctx context.Context, c *conn, jobs <-chan job, done chan<- jo
 		took := time.Since(start)
 		most, rest = min(2*most, r.fitting(took/time.Duration(len(trip)))), 0
 		if throttled {
-			rest = max(throttledRest, min(took, r.policy.BatchTarget))
+			rest = r.slowness() * max(throttledRest, min(took, r.policy.BatchTarget))
 		}
 		for _, j := range trip {
 			r.size.learn(j.batch, j.deleted, j.took, j.err)

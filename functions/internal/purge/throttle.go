@@ -2,6 +2,7 @@ package purge
 
 import (
 	"context"
+	"math/bits"
 	"sync"
 	"time"
 )
@@ -9,9 +10,13 @@ import (
 // While others write to the same server a run is throttled: batches have leastBatch
 // rows, one begins every throttledRest at most, however many connections there are,
 // and after each its connection rests for as long as it took, throttledRest at least.
-// That ends when the others have been quiet for throttledFor.
+// Both times are slowStart times as long at first and are halved with each slowStep,
+// so that nobody feels a small backlog go and a large one is not left to grow. All of
+// that ends when the others have been quiet for throttledFor.
 const (
 	throttledRest = 2 * time.Millisecond
+	slowStart     = 16
+	slowStep      = 10 * time.Second
 	throttledFor  = time.Second
 	// fewWrites within throttledFor are nobody's work: a heartbeat, autovacuum.
 	fewWrites = 2
@@ -94,8 +99,9 @@ func (t *throttle) wrote() {
 	t.own++
 }
 
-// turn answers how long to wait for the turn of a throttled batch.
-func (t *throttle) turn() time.Duration {
+// turn answers how long to wait for the turn of a throttled batch, after which
+// there is none for rest.
+func (t *throttle) turn(rest time.Duration) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
@@ -103,14 +109,23 @@ func (t *throttle) turn() time.Duration {
 		t.next = now
 	}
 	wait := t.next.Sub(now)
-	t.next = t.next.Add(throttledRest)
+	t.next = t.next.Add(rest)
 	return wait
 }
 
-// throttled tells whether the run is throttled now. It is for half of its time at
+// throttled tells whether the run is throttled now. It is for half of its turn at
 // most, so that a backlog which needs more of it is not left to grow.
 func (r *run) throttled() bool {
-	return r.throttle.others() && (r.hurry.IsZero() || time.Now().Before(r.hurry))
+	return r.throttle.others() && (r.half == 0 || time.Since(r.began) < r.half)
+}
+
+// slowness answers how many times as long as at last a throttled run rests now.
+func (r *run) slowness() time.Duration {
+	step := slowStep
+	if r.half > 0 { // all steps and one more fit in it
+		step = min(step, r.half/time.Duration(bits.Len(slowStart)))
+	}
+	return max(1, time.Duration(slowStart)>>(time.Since(r.began)/max(step, 1)))
 }
 
 // look asks the server about others, over a connection that is free, where batches

@@ -19,12 +19,13 @@ type server struct {
 type busy struct {
 	timed
 	server *server
+	began  []time.Duration // each batch, since the server did
 }
 
 func newServer(rows int, others func(time.Duration) int64, names ...string) *server {
 	s := &server{time.Now(), others, map[string]*busy{}}
 	for _, name := range names {
-		s.tables[name] = &busy{timed{fake: fake{rows: rows}, perRow: 10 * time.Microsecond}, s}
+		s.tables[name] = &busy{timed{fake: fake{rows: rows}, perRow: 10 * time.Microsecond}, s, nil}
 	}
 	return s
 }
@@ -50,10 +51,11 @@ func (t *busy) Delete(ctx context.Context, batches []Range, answer func(int64, e
 }
 
 func (t *busy) delete(ctx context.Context, r Range) (int64, error) {
+	began := time.Since(t.server.began)
 	rows := r.(stretch).to - r.(stretch).from
 	sleep(ctx, time.Duration(rows)*t.perRow)
 	t.mu.Lock()
-	t.batches = append(t.batches, rows)
+	t.batches, t.began = append(t.batches, rows), append(t.began, began)
 	t.mu.Unlock()
 	gone, err := t.fake.delete(ctx, r)
 	sleep(ctx, 3*time.Millisecond) // it is committed, and the answer on its way
@@ -90,6 +92,32 @@ func TestARunIsThrottledWhileOthersWrite(t *testing.T) {
 	})
 }
 
+func TestAThrottledRunBeginsSlowly(t *testing.T) {
+	brief := adapting
+	brief.MaxDuration = 20 * time.Second
+	for _, c := range []struct {
+		policy Policy
+		step   time.Duration
+	}{{adapting, slowStep}, {brief, 2 * time.Second}} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newServer(1_000_000, often, "a")
+			runAll(t.Context(), s, c.policy, "a")
+			// A batch takes 1 ms, its answer 3 ms, and the rest as long as both.
+			for step, rest := range []time.Duration{64, 32, 16, 8, 4} {
+				batches := 0
+				for i, at := range s.tables["a"].began {
+					if s.tables["a"].batches[i] <= leastBatch && at/c.step == time.Duration(step) {
+						batches++
+					}
+				}
+				if most := int(c.step / ((rest + 4) * time.Millisecond)); batches > most+1 || batches < most*3/4 {
+					t.Errorf("step %d of %v: %d batches instead of %d", step, c.step, batches, most)
+				}
+			}
+		})
+	}
+}
+
 func TestThrottledConnectionsShareTheirTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		names := []string{"a", "b", "c", "d"}
@@ -97,9 +125,17 @@ func TestThrottledConnectionsShareTheirTurns(t *testing.T) {
 		p := adapting
 		p.Concurrency = 3
 		r := runAll(t.Context(), s, p, names...)
-		small := 0
+		small, early := 0, 0
 		for _, name := range names {
 			small += s.tables[name].small()
+			for i, at := range s.tables[name].began {
+				if s.tables[name].batches[i] <= leastBatch && at < slowStep {
+					early++
+				}
+			}
+		}
+		if most := int(slowStep / (slowStart * throttledRest)); early > most+len(names) {
+			t.Errorf("%d batches in the first step instead of %d", early, most)
 		}
 		if small < 100_000 || r.DurationMs < int64(small/leastBatch)*throttledRest.Milliseconds() {
 			t.Errorf("%d rows in small batches, in %d ms", small, r.DurationMs)
@@ -137,8 +173,8 @@ func TestARunIsNotThrottledForEver(t *testing.T) {
 		others func(time.Duration) int64
 		small  [2]int // rows, at least and at most
 	}{
-		{"when others have gone", adapting, func(d time.Duration) int64 { return often(min(d, time.Second)) }, [2]int{10_000, 60_000}},
-		{"when half of the time is over", limited, often, [2]int{10_000, 25_000}},
+		{"when others have gone", adapting, func(d time.Duration) int64 { return often(min(d, time.Second)) }, [2]int{2_000, 6_000}},
+		{"when half of the time is over", limited, often, [2]int{5_000, 15_000}},
 		{"where batches don't adapt", whole, often, [2]int{0, 0}},
 		{"where the server does not tell", adapting, func(d time.Duration) int64 { return -1000 }, [2]int{0, 0}},
 		{"for a heartbeat", adapting, func(d time.Duration) int64 { return d.Milliseconds() / 500 }, [2]int{0, 0}},
