@@ -63,8 +63,7 @@ func drawRates(curves []curve) ([]byte, error) {
 	return svg(p)
 }
 
-// drawLatency draws the slowest request of each tenth of a second. Idle has no
-// end, and is drawn as long as the others.
+// drawLatency draws the slowest request of each tenth of a second. Idle has no end.
 func drawLatency(phases []phase) ([]byte, error) {
 	p := plot.New()
 	p.Title.Text = "The slowest of the API's requests in each tenth of a second"

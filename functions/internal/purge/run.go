@@ -168,7 +168,7 @@ func (r *run) serve(outer, work context.Context, share time.Duration) (again boo
 		}
 		err = r.guard(turn, func() error { return r.act(turn, opening) })
 		timeout = errors.Is(err, ErrTimeout) || turn.Err() != nil
-		over = share > 0 && turn.Err() != nil && work.Err() == nil
+		over = timeout && share > 0 && work.Err() == nil // the server gives up before the turn ends
 	case cut && r.lost.IsZero(): // the server may still be about to let it in
 		r.lost, r.rest = time.Now(), lostRest
 	}

@@ -559,3 +559,38 @@ func TestALostConnectionIsOpenedAnewWithinTheTimeLeft(t *testing.T) {
 		}
 	})
 }
+
+// hurried is a database whose server, once for all of them, gives up just before
+// the turn's end.
+type hurried struct {
+	fake
+	gaveUp *bool
+}
+
+func (h *hurried) Oldest(ctx context.Context, r Range) (time.Time, Range, error) {
+	if *h.gaveUp {
+		return h.fake.Oldest(ctx, r)
+	}
+	*h.gaveUp = true
+	deadline, _ := ctx.Deadline()
+	time.Sleep(time.Until(deadline) - 10*time.Millisecond)
+	return time.Time{}, nil, fmt.Errorf("too slow: %w", ErrTimeout)
+}
+
+type hurriedOnes map[string]*hurried
+
+func (e hurriedOnes) Open(_ context.Context, database string, _ bool) (Table, error) {
+	return e[database], nil
+}
+
+func TestADatabaseWhoseServerGivesUpInItsTurnGetsAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		gaveUp := new(bool)
+		tables := hurriedOnes{"a": {fake{rows: 10}, gaveUp}, "b": {fake{rows: 10}, gaveUp}}
+		if r := runAll(ctx, tables, Policy{BatchSize: 5}, "a", "b"); r.Status != Complete || r.DeletedRows != 20 {
+			t.Errorf("%+v", r)
+		}
+	})
+}
