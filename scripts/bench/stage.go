@@ -25,10 +25,11 @@ const (
 
 // stage is a server, and on it the table that is copied for every run.
 type stage struct {
-	rig   *rig.Rig
-	admin *pgx.Conn
-	log   *os.File
-	since time.Time // the mark, by the server's clock, as the table has it
+	rig    *rig.Rig
+	admin  *pgx.Conn
+	create string // statement that makes the copy
+	log    *os.File
+	since  time.Time // the mark, by the server's clock, as the table has it
 }
 
 // table says what the template is filled with.
@@ -52,7 +53,7 @@ func newStage(ctx context.Context, binary string) (*stage, error) {
 			"max_wal_size":               "16GB",
 			"checkpoint_timeout":         "1h",
 			"shared_buffers":             "512MB",
-			"maintenance_work_mem":       "256MB",
+			"maintenance_work_mem":       "1GB",
 		},
 	})
 	if err != nil {
@@ -64,6 +65,14 @@ func newStage(ctx context.Context, binary string) (*stage, error) {
 		return nil, fmt.Errorf("a server of the bench's own is needed; unset DATABASE_URL: %w", err)
 	}
 	if s.admin, err = pgx.Connect(ctx, r.Postgres.URL("postgres")); err != nil {
+		s.close()
+		return nil, err
+	}
+	// Copying the files takes half as long, and is the only way before PostgreSQL 15.
+	err = s.admin.QueryRow(ctx, `
+		SELECT 'CREATE DATABASE "`+database+`" TEMPLATE `+template+`'
+		    || CASE WHEN current_setting('server_version_num')::int >= 150000 THEN ' STRATEGY file_copy' ELSE '' END`).Scan(&s.create)
+	if err != nil {
 		s.close()
 		return nil, err
 	}
@@ -117,7 +126,7 @@ func (s *stage) empty() {
 
 // copy makes a fresh database out of the template, with nothing left to write.
 func (s *stage) copy(ctx context.Context) error {
-	for _, sql := range []string{`DROP DATABASE IF EXISTS "EdFi_Admin" WITH (FORCE)`, `CREATE DATABASE "EdFi_Admin" TEMPLATE ` + template, "CHECKPOINT"} {
+	for _, sql := range []string{`DROP DATABASE IF EXISTS "` + database + `" WITH (FORCE)`, s.create, "CHECKPOINT"} {
 		if _, err := s.admin.Exec(ctx, sql); err != nil {
 			return err
 		}

@@ -193,7 +193,7 @@ func (p *Postgres) restart(ctx context.Context, how syscall.Signal) error {
 func (p *Postgres) Stop() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.end(syscall.SIGINT)
+	p.end(syscall.SIGQUIT) // nothing need be written down that is deleted next
 	if p.dir == "" {
 		return nil
 	}

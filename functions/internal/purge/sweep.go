@@ -61,7 +61,7 @@ func (r *run) sweep(ctx context.Context, todo []part) (left []part, failure erro
 	jobs, done := make(chan job, most), make(chan job, most)
 	var workers sync.WaitGroup
 	work := func(c *conn) { workers.Go(func() { r.work(ctx, c, jobs, done) }) }
-	r.look(ctx, r.reader())
+	r.listen(ctx)
 	for _, c := range r.deleters() {
 		work(c)
 	}

@@ -20,7 +20,8 @@ const (
 	throttledFor  = time.Second
 	// fewWrites within throttledFor are nobody's work: a heartbeat, autovacuum.
 	fewWrites = 2
-	// lookEvery is how often the server is asked at most.
+	// lookEvery is how often the server is asked at most, and how long a run listens
+	// before its first batch: a small backlog would be gone before it has heard anybody.
 	lookEvery = 20 * time.Millisecond
 	// unanswered is how many batches a connection may have committed without having
 	// told of it yet.
@@ -85,6 +86,16 @@ func (t *throttle) others() bool {
 	return time.Now().Before(t.until)
 }
 
+// unheard answers how long it takes until a look can tell, after the first one.
+func (t *throttle) unheard() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.since.at.IsZero() { // the server does not tell
+		return 0
+	}
+	return lookEvery - time.Since(t.since.at)
+}
+
 // deleting adds to the connections that are at it.
 func (t *throttle) deleting(connections int) {
 	t.mu.Lock()
@@ -126,6 +137,13 @@ func (r *run) slowness() time.Duration {
 		step = min(step, r.half/time.Duration(bits.Len(slowStart)))
 	}
 	return max(1, time.Duration(slowStart)>>(time.Since(r.began)/max(step, 1)))
+}
+
+// listen finds out whether there are others before anything is deleted.
+func (r *run) listen(ctx context.Context) {
+	r.look(ctx, r.reader())
+	sleep(ctx, r.throttle.unheard())
+	r.look(ctx, r.reader())
 }
 
 // look asks the server about others, over a connection that is free, where batches

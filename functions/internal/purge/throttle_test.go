@@ -85,11 +85,38 @@ func TestARunIsThrottledWhileOthersWrite(t *testing.T) {
 		if r.Status != Complete || r.DeletedRows != 100_000 {
 			t.Errorf("%+v", r)
 		}
-		// Until it knows there are a few large batches.
-		if small := s.tables["a"].small(); small < 50_000 || r.DurationMs < int64(small/leastBatch)*throttledRest.Milliseconds() {
+		if small := s.tables["a"].small(); small < 100_000 || r.DurationMs < int64(small/leastBatch)*throttledRest.Milliseconds() {
 			t.Errorf("%d rows in small batches, in %d ms", small, r.DurationMs)
 		}
 	})
+}
+
+func TestARunListensBeforeItsFirstBatch(t *testing.T) {
+	whole := adapting
+	whole.BatchTarget = 0
+	for _, c := range []struct {
+		name   string
+		policy Policy
+		others func(time.Duration) int64
+		first  time.Duration // batch begins
+		rows   int           // of it
+	}{
+		{"others", adapting, often, lookEvery, leastBatch},
+		{"nobody", adapting, never, lookEvery, 1_000},
+		{"nobody can be heard", adapting, func(time.Duration) int64 { return -1000 }, 0, 1_000},
+		{"batches that don't adapt", whole, often, 0, 1_000},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newServer(1_000, c.others, "a")
+			if c.name == "nobody can be heard" {
+				s.tables["a"].server = &server{s.began, c.others, nil}
+			}
+			runAll(t.Context(), s, c.policy, "a")
+			if a := s.tables["a"]; a.began[0] != c.first || a.batches[0] != c.rows {
+				t.Errorf("%s: the first batch has %d rows and begins after %v", c.name, a.batches[0], a.began[0])
+			}
+		})
+	}
 }
 
 func TestAThrottledRunBeginsSlowly(t *testing.T) {
@@ -137,7 +164,7 @@ func TestThrottledConnectionsShareTheirTurns(t *testing.T) {
 		if most := int(slowStep / (slowStart * throttledRest)); early > most+len(names) {
 			t.Errorf("%d batches in the first step instead of %d", early, most)
 		}
-		if small < 100_000 || r.DurationMs < int64(small/leastBatch)*throttledRest.Milliseconds() {
+		if small < 400_000 || r.DurationMs < int64(small/leastBatch)*throttledRest.Milliseconds() {
 			t.Errorf("%d rows in small batches, in %d ms", small, r.DurationMs)
 		}
 	})
