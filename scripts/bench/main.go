@@ -43,7 +43,7 @@ var (
 	full = plan{
 		sizes: []size{{50_000, 3}, {250_000, 3}, {1_000_000, 5}, {4_000_000, 2}, {10_000_000, 1}},
 		main:  1_000_000, api: 4_000_000, apiRuns: 5, idle: 8 * time.Second, peersFor: 7 * time.Second,
-		shapes: size{1_000_000, 3}, live: 2_000_000, starts: 10, databases: 500,
+		shapes: size{1_000_000, 3}, live: 2_000_000, starts: 10, databases: 300,
 	}
 	// short only shows that everything works.
 	short = plan{
