@@ -35,7 +35,7 @@ type request struct {
 // besideTheAPI measures the API alone and during a purge, in turn, in a few of the
 // rounds during what does not spare it as well, and answers the first round.
 func besideTheAPI(ctx context.Context, s *stage, r *report, p plan, t table) ([]phase, error) {
-	few, many := t.expired/100, t.expired/2 // rows that take either purge some seconds
+	few, many := t.expired/125, t.expired/2 // rows that take either purge some seconds
 	idle := cleaner{"idle", func(context.Context, *stage) (outcome, error) {
 		begin := time.Now()
 		time.Sleep(p.idle)

@@ -15,7 +15,7 @@ import (
 // that ends when the others have been quiet for throttledFor.
 const (
 	throttledRest = 2 * time.Millisecond
-	slowStart     = 16
+	slowStart     = 32
 	slowStep      = 10 * time.Second
 	throttledFor  = time.Second
 	// fewWrites within throttledFor are nobody's work: a heartbeat, autovacuum.

@@ -121,7 +121,7 @@ func TestARunListensBeforeItsFirstBatch(t *testing.T) {
 
 func TestAThrottledRunBeginsSlowly(t *testing.T) {
 	brief := adapting
-	brief.MaxDuration = 20 * time.Second
+	brief.MaxDuration = 24 * time.Second
 	for _, c := range []struct {
 		policy Policy
 		step   time.Duration
@@ -130,7 +130,7 @@ func TestAThrottledRunBeginsSlowly(t *testing.T) {
 			s := newServer(1_000_000, often, "a")
 			runAll(t.Context(), s, c.policy, "a")
 			// A batch takes 1 ms, its answer 3 ms, and the rest as long as both.
-			for step, rest := range []time.Duration{64, 32, 16, 8, 4} {
+			for step, rest := range []time.Duration{128, 64, 32, 16, 8, 4} {
 				batches := 0
 				for i, at := range s.tables["a"].began {
 					if s.tables["a"].batches[i] <= leastBatch && at/c.step == time.Duration(step) {
