@@ -41,7 +41,7 @@ type size struct{ rows, runs int }
 
 var (
 	full = plan{
-		sizes: []size{{50_000, 3}, {250_000, 3}, {1_000_000, 5}, {4_000_000, 2}, {10_000_000, 1}},
+		sizes: []size{{50_000, 3}, {250_000, 3}, {1_000_000, 9}, {4_000_000, 2}, {10_000_000, 1}},
 		main:  1_000_000, api: 4_000_000, apiRuns: 5, idle: 8 * time.Second, peersFor: 7 * time.Second,
 		shapes: size{1_000_000, 3}, live: 2_000_000, starts: 10, databases: 300,
 	}
@@ -131,7 +131,7 @@ func usual(ctx context.Context, s *stage, r *report, p plan, size size, curves [
 		for n := range 2 {
 			far := purgeWith(n+1, fmt.Sprintf("DB_PORT=%d", link.Port()))
 			far.name += ", slow link"
-			entries = append(entries, entry{far, runs})
+			entries = append(entries, entry{far, (runs + 1) / 2})
 		}
 	}
 	for _, peer := range peers {

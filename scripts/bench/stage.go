@@ -45,9 +45,11 @@ func newStage(ctx context.Context, binary string) (*stage, error) {
 	r, err := rig.New(ctx, binary, throwaway.Options{
 		Progress: say,
 		Settings: map[string]string{
-			// The log times every statement. The rest keeps checkpoints and
-			// autovacuum from falling into one measurement and not the next.
-			"log_min_duration_statement": "0",
+			// The log times every statement worth it, and costs those with many of them
+			// little. The rest keeps checkpoints and autovacuum from falling into one
+			// measurement and not the next.
+			"log_min_duration_statement": "1ms",
+			"log_parameter_max_length":   "0",
 			"log_line_prefix":            "%a|%n|",
 			"autovacuum":                 "off",
 			"max_wal_size":               "16GB",
