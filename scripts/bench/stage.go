@@ -45,7 +45,7 @@ func newStage(ctx context.Context, binary string) (*stage, error) {
 	r, err := rig.New(ctx, binary, throwaway.Options{
 		Progress: say,
 		Settings: map[string]string{
-			// The log times every statement worth it, and costs those with many of them
+			// The log times statements of a millisecond or more, and costs those with many
 			// little. The rest keeps checkpoints and autovacuum from falling into one
 			// measurement and not the next.
 			"log_min_duration_statement": "1ms",
