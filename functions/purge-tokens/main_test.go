@@ -16,10 +16,10 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"edfi-token-purge/scripts/edfi"
-	"edfi-token-purge/scripts/rig"
-	"edfi-token-purge/scripts/standin"
-	"edfi-token-purge/scripts/throwaway"
+	"edfi-token-purge/functions/internal/testing/edfi"
+	"edfi-token-purge/functions/internal/testing/fakeaws"
+	"edfi-token-purge/functions/internal/testing/pgserver"
+	"edfi-token-purge/functions/internal/testing/rig"
 )
 
 // These tests run the function from outside: the real binary, as Lambda starts
@@ -43,7 +43,7 @@ func testMain(m *testing.M) int {
 	if out, err := exec.Command("go", "build", "-tags", "lambda.norpc", "-o", binary, ".").CombinedOutput(); err != nil {
 		panic(fmt.Sprintf("%v\n%s", err, out))
 	}
-	if stage, err = rig.New(context.Background(), binary, throwaway.Options{Settings: map[string]string{"fsync": "off"}}); err != nil {
+	if stage, err = rig.New(context.Background(), binary, pgserver.Options{Settings: map[string]string{"fsync": "off"}}); err != nil {
 		panic(err)
 	}
 	defer stage.Close()
@@ -234,7 +234,7 @@ func TestARotatedLoginIsFetchedAgainAndTheOneBeforeItIsTried(t *testing.T) {
 	if _, err := db.conn.Exec(t.Context(), "CREATE ROLE "+role+" LOGIN SUPERUSER PASSWORD 'pw-first'"); err != nil {
 		t.Fatal(err)
 	}
-	secrets, err := standin.NewSecretsManager()
+	secrets, err := fakeaws.NewSecretsManager()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -520,7 +520,7 @@ func TestAKilledFunctionLeavesNoLockAndNoHalfBatch(t *testing.T) {
 
 func TestAnUnreachableServiceIsAnErrorWithinTenSeconds(t *testing.T) {
 	t.Parallel()
-	secrets, err := standin.NewSecretsManager()
+	secrets, err := fakeaws.NewSecretsManager()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -550,7 +550,7 @@ func start(t *testing.T, env ...string) function {
 	return function{f}
 }
 
-func (f function) invoke(t *testing.T, event string) (standin.Reply, string) {
+func (f function) invoke(t *testing.T, event string) (fakeaws.Reply, string) {
 	t.Helper()
 	reply, lines, err := f.Invoke(t.Context(), event, time.Minute)
 	if err != nil {
@@ -650,7 +650,7 @@ type result struct {
 	Databases               []databaseResult
 }
 
-func parse(t *testing.T, reply standin.Reply) (r result) {
+func parse(t *testing.T, reply fakeaws.Reply) (r result) {
 	t.Helper()
 	if reply.Error != nil {
 		t.Fatalf("%+v", *reply.Error)
@@ -662,7 +662,7 @@ func parse(t *testing.T, reply standin.Reply) (r result) {
 }
 
 // result answers the result for db, which must be the only one.
-func (db database) result(t *testing.T, reply standin.Reply) databaseResult {
+func (db database) result(t *testing.T, reply fakeaws.Reply) databaseResult {
 	t.Helper()
 	r := parse(t, reply)
 	if len(r.Databases) != 1 || r.Databases[0].Database != db.name || r.Status != r.Databases[0].Status || r.DeletedRows != r.Databases[0].DeletedRows {
@@ -672,7 +672,7 @@ func (db database) result(t *testing.T, reply standin.Reply) databaseResult {
 }
 
 // results answers those of all databases.
-func results(t *testing.T, reply standin.Reply, status string, deleted int64) []databaseResult {
+func results(t *testing.T, reply fakeaws.Reply, status string, deleted int64) []databaseResult {
 	t.Helper()
 	r := parse(t, reply)
 	if r.Status != status || r.DeletedRows != deleted {
@@ -690,7 +690,7 @@ func (db database) sessions(t *testing.T, conn *pgx.Conn) (n int) {
 	return n
 }
 
-func expectError(t *testing.T, reply standin.Reply, errorType, want string) {
+func expectError(t *testing.T, reply fakeaws.Reply, errorType, want string) {
 	t.Helper()
 	if reply.Error == nil || reply.Error.Type != errorType || !strings.Contains(reply.Error.Message, want) {
 		t.Errorf("%s %+v, want %s with %q", reply.Payload, reply.Error, errorType, want)
@@ -751,7 +751,7 @@ func TestNoToolAndNoTestIsInTheBinary(t *testing.T) {
 		t.Fatal(err)
 	}
 	for dep := range strings.Lines(string(out)) {
-		for _, unwanted := range []string{"embedded-postgres", "edfi-token-purge/scripts", "purgetest", "net/rpc", "creack/pty", "gonum.org"} {
+		for _, unwanted := range []string{"embedded-postgres", "internal/testing", "purgetest", "net/rpc", "creack/pty", "gonum.org"} {
 			if strings.Contains(dep, unwanted) {
 				t.Errorf("the binary holds %s", dep)
 			}

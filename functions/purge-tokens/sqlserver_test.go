@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"edfi-token-purge/scripts/edfi"
+	"edfi-token-purge/functions/internal/testing/edfi"
 )
 
 // The function on SQL Server, where there is one; what does not differ between
