@@ -125,7 +125,7 @@ func (db database) count(t *testing.T, before, published, batch, lost int64) {
 // the others.
 func (db database) drain(t *testing.T, f function) (deleted int64) {
 	t.Helper()
-	var r databaseResult
+	var r purge.DatabaseResult
 	// The server notices at the next row. A driver that lingers takes 15 s.
 	for patience := time.Now().Add(8 * time.Second); time.Now().Before(patience); {
 		reply, lines := f.invoke(t, `{}`)
@@ -146,7 +146,7 @@ func (db database) drain(t *testing.T, f function) (deleted int64) {
 	if err := db.conn.QueryRow(t.Context(), `
 SELECT (SELECT count(*) FROM dbo.clientaccesstokens WHERE expiration <= cutoff),
        (SELECT count(*) FROM witness.tokens AS w WHERE expiration > cutoff AND NOT EXISTS (SELECT FROM dbo.clientaccesstokens AS t WHERE t.id = w.id))
-FROM (SELECT $1::text::timestamptz AT TIME ZONE 'utc' AS cutoff) AS run`, r.Cutoff).Scan(&forgotten, &early); err != nil {
+FROM (SELECT $1::text::timestamptz AT TIME ZONE 'utc' AS cutoff) AS run`, r.Cutoff.String()).Scan(&forgotten, &early); err != nil {
 		t.Fatal(err)
 	}
 	if forgotten > 0 || early > 0 {
@@ -161,7 +161,7 @@ type fault struct {
 	before func(t *testing.T, s *scene) // the run; nil is nothing
 	lost   int64                        // batches whose acknowledgements it may swallow
 	undoes bool                         // it takes back what was committed last
-	status string                       // what becomes of the run; "" is anything
+	status purge.Status                 // what becomes of the run; "" is anything
 	env    []string
 	time   time.Duration // until Lambda's timeout; 0 is a minute
 	own    bool          // it takes a server of its own
