@@ -23,7 +23,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: bin/host/bootstrap ## one scheduled run on this machine alone, against a throwaway PostgreSQL
-	@$(GO) run ./scripts/demo bin/host/bootstrap
+	@$(GO) run ./functions/internal/testing/demo bin/host/bootstrap
 
 test: fuzz ## all tests, on a real PostgreSQL; on SQL Server too where TEST_SQLSERVER_URL is set
 	@[ -n "$$TEST_SQLSERVER_URL" ] || echo 'SQL SERVER IS NOT TESTED: TEST_SQLSERVER_URL is not set; make test-sqlserver starts a server with Docker'
@@ -48,10 +48,10 @@ lint: ## format, vet and staticcheck
 	$(TOOLS) staticcheck ./...
 
 bench: build bin/host/bootstrap ## measure against one plain DELETE and others; writes BENCHMARKS.md
-	$(GO) run ./scripts/bench -out . -deployed bin/bootstrap bin/host/bootstrap
+	$(GO) run ./functions/internal/testing/bench -out . -deployed bin/bootstrap bin/host/bootstrap
 
 bench-short: build bin/host/bootstrap ## a little of the same, printed; judges nothing
-	$(GO) run ./scripts/bench -short -deployed bin/bootstrap bin/host/bootstrap
+	$(GO) run ./functions/internal/testing/bench -short -deployed bin/bootstrap bin/host/bootstrap
 
 build: ## the Lambda's binary for arm64, bin/bootstrap
 	GOOS=linux GOARCH=arm64 $(BUILD) -o bin/bootstrap $(FUNCTION)

@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"edfi-token-purge/scripts/docs"
+	"edfi-token-purge/functions/internal/testing/docs"
 )
 
 // Whoever builds the same source, in a clone or in an unpacked archive, wherever

@@ -19,7 +19,7 @@ import (
 	"github.com/creack/pty"
 
 	"edfi-token-purge/functions/internal/purge"
-	"edfi-token-purge/scripts/standin"
+	"edfi-token-purge/functions/internal/testing/fakeaws"
 )
 
 // command is a run of the binary outside of Lambda.
@@ -253,7 +253,7 @@ func TestAnInterruptedCommandStopsAfterTheBatchInHand(t *testing.T) {
 
 func TestAnInterruptionBeforeAnyDatabaseIsNoFault(t *testing.T) {
 	t.Parallel()
-	secrets, err := standin.NewSecretsManager()
+	secrets, err := fakeaws.NewSecretsManager()
 	if err != nil {
 		t.Fatal(err)
 	}

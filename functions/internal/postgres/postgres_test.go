@@ -24,17 +24,17 @@ import (
 	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/purge/purgetest"
 	"edfi-token-purge/functions/internal/redact"
-	"edfi-token-purge/scripts/edfi"
-	"edfi-token-purge/scripts/relay"
-	"edfi-token-purge/scripts/throwaway"
+	"edfi-token-purge/functions/internal/testing/edfi"
+	"edfi-token-purge/functions/internal/testing/pgserver"
+	"edfi-token-purge/functions/internal/testing/relay"
 )
 
-var server *throwaway.Postgres
+var server *pgserver.Server
 
 func TestMain(m *testing.M) {
 	var err error
 	// Nothing of this must outlive the test, so it need not reach a disk.
-	server, err = throwaway.Start(context.Background(), throwaway.Options{Settings: map[string]string{"fsync": "off"}})
+	server, err = pgserver.Start(context.Background(), pgserver.Options{Settings: map[string]string{"fsync": "off"}})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -341,7 +341,7 @@ func TestAnEmptyRunCostsFewRoundTrips(t *testing.T) {
 // On a server of its own, for those of the other tests would be others.
 func TestARunTellsItsOwnWritesFromThoseOfOthers(t *testing.T) {
 	t.Parallel()
-	alone, err := throwaway.Start(t.Context(), throwaway.Options{Settings: map[string]string{"fsync": "off", "autovacuum": "off"}})
+	alone, err := pgserver.Start(t.Context(), pgserver.Options{Settings: map[string]string{"fsync": "off", "autovacuum": "off"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -738,7 +738,7 @@ func TestADatabaseThatLetsNobodyInIsListedAsClosed(t *testing.T) {
 }
 
 func TestADatabaseThatPgHbaRefusesIsNoBadLogin(t *testing.T) {
-	own, err := throwaway.Start(t.Context(), throwaway.Options{Own: true, Settings: map[string]string{"fsync": "off"},
+	own, err := pgserver.Start(t.Context(), pgserver.Options{Own: true, Settings: map[string]string{"fsync": "off"},
 		Files: map[string][]byte{"pg_hba.conf": []byte("host postgres all all scram-sha-256\nhost rejected all all reject\n")}})
 	if err != nil {
 		t.Fatal(err)
