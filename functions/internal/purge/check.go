@@ -20,34 +20,34 @@ const (
 )
 
 // check examines the database, deletes nothing, and fails where a purge would.
-func (r *run) check(ctx context.Context, facts Facts, opening time.Duration) error {
+func (t *turn) check(ctx context.Context, facts Facts) error {
 	var faults []string
 	find := func(f Finding) {
-		if r.find(f); f.Level == levelError {
+		if t.find(f); f.Level == LevelError {
 			faults = append(faults, f.Code+": "+f.Message)
 		}
 	}
-	find(Info("connected", fmt.Sprintf("connected, logged in and examined in %d ms", opening.Milliseconds())))
+	find(Connected.Found(fmt.Sprintf("connected, logged in and examined in %d ms", t.opening.Milliseconds())))
 	if clocks, ok := skew(facts.Now); ok {
-		find(Info("clock", clocks))
+		find(Clock.Found(clocks))
 	} else {
-		find(Fault("clock-skew", clocks))
+		find(ClockSkew.Found(clocks))
 	}
 	var findings []Finding
-	err := r.patiently(ctx, func() (err error) {
-		findings, err = r.tables[0].table.Check(ctx)
+	err := t.unlocked(ctx, func() (err error) {
+		findings, err = t.conn.Check(ctx)
 		return err
 	})
 	for _, f := range findings {
 		find(f)
 	}
-	switch unfit, ok := errors.AsType[Unfit](err); {
-	case ok && (faults != nil || !r.database.Matched):
-		find(Fault(unfit.Code, unfit.Message))
+	switch unfit, ok := errors.AsType[NotPurgeable](err); {
+	case ok && (faults != nil || !t.database.Matched):
+		find(unfit.Kind.Found(unfit.Message))
 	case err != nil:
 		return err
 	}
-	if err := r.checkExpired(ctx); err != nil {
+	if err := t.checkExpired(ctx); err != nil {
 		return err
 	}
 	if faults != nil {
@@ -57,32 +57,32 @@ func (r *run) check(ctx context.Context, facts Facts, opening time.Duration) err
 }
 
 // checkExpired finds how much there is to do.
-func (r *run) checkExpired(ctx context.Context) error {
-	oldest, found, err := r.oldest(ctx)
+func (t *turn) checkExpired(ctx context.Context) error {
+	oldest, found, err := t.oldest(ctx, t.expired)
 	if err != nil {
 		return err
 	}
 	if found == nil {
-		r.res.looked(nil)
-		r.find(Info("expired-rows", "no row has expired"))
+		t.result.looked(nil)
+		t.find(ExpiredRows.Found("no row has expired"))
 		return nil
 	}
-	r.res.OldestExpiration = instant(oldest)
-	r.res.looked(r.res.OldestExpiration)
+	t.result.OldestExpiration = instant(oldest)
+	t.result.looked(t.result.OldestExpiration)
 	counting, cancel := context.WithTimeout(ctx, countPatience)
 	defer cancel()
 	many := fmt.Sprintf("more rows than %s is enough to count", countPatience)
-	switch rows, err := r.rows(counting, found); {
+	switch rows, err := t.count(counting, found); {
 	case err == nil:
 		many = fmt.Sprintf("%d rows", rows)
 	case !errors.Is(err, ErrTimeout):
 		return err
 	}
 	text := fmt.Sprintf("%s have expired, the oldest at %s", many, instant(oldest))
-	if *r.res.OldestExpiredAge() > backlogAge {
-		r.find(Warning("backlog", text+": nobody has deleted it; have a purge made until its status is complete"))
+	if *t.result.OldestExpiredAge() > backlogAge {
+		t.find(Backlog.Found(text + ": nobody has deleted it; have a purge made until its status is complete"))
 	} else {
-		r.find(Info("expired-rows", text))
+		t.find(ExpiredRows.Found(text))
 	}
 	return nil
 }
@@ -100,18 +100,18 @@ func skew(database time.Time) (text string, ok bool) {
 // Encryption tells how a connection is secured; nil is not at all.
 func Encryption(state *tls.ConnectionState) Finding {
 	if state == nil {
-		return Warning("no-tls", "the connection is not encrypted: set DB_TLS to verify-full")
+		return NoTLS.Found("the connection is not encrypted: set DB_TLS to verify-full")
 	}
 	text := fmt.Sprintf("%s, %s", tls.VersionName(state.Version), tls.CipherSuiteName(state.CipherSuite))
 	if len(state.PeerCertificates) == 0 {
-		return Info("tls", text)
+		return TLS.Found(text)
 	}
 	own := state.PeerCertificates[0]
 	text += fmt.Sprintf(", certificate by %s until %s", own.Issuer.CommonName, own.NotAfter.Format(time.DateOnly))
 	if time.Until(own.NotAfter) < certificateAge {
-		return Warning("certificate-ends", text+": renew it; on RDS, choose a newer authority for the instance")
+		return CertificateEnds.Found(text + ": renew it; on RDS, choose a newer authority for the instance")
 	}
-	return Info("tls", text)
+	return TLS.Found(text)
 }
 
 // Unverified says why a server's certificate was refused, in the words of

@@ -1,35 +1,43 @@
 // Package purge deletes the expired rows of Ed-Fi's token tables: the domain,
-// free of any driver, cloud or wire format. It imports the standard library
-// alone.
+// free of any driver, cloud or wire format.
 //
-// # How it works
+// # A reader's tour
 //
-// [Run] serves several databases at a time, each through a [Table] that an
-// [Engine] opens. For one database it reads the database's clock once; that
-// instant less the grace period is the limit, and stays so until the run ends.
-// Rows that expired at or before the limit leave in batches, each of them one
-// committed statement:
+// One scheduled event, from Invoke to the metric line:
 //
-//	Oldest -> nothing there: drained
-//	       -> sweep: Next cuts a batch off the front, Delete commits it, and so on
-//	       -> Oldest again: only that look proves that nothing is left
+//  1. handler.Invoke (functions/purge-tokens) reads the event.
+//  2. handler.run fetches the login and resolves the names of the databases.
+//  3. [Run] serves several databases at a time, in random order.
+//  4. turn.serve gives one database a turn, which ends with a verdict.
+//  5. turn.connect has an [Engine] open a [Conn] that holds the database's lock.
+//  6. turn.work fixes the cut-off, once, by the database's clock.
+//  7. turn.drain looks for expired rows and sweeps, until a look finds none.
+//  8. turn.sweep starts a worker for each connection.
+//  9. turn.deleteBatches pulls batches from the backlog, which has Conn.Cut cut them.
+//  10. Conn.Delete deletes a batch in one committed statement.
+//  11. conclude judges what the turn came to.
+//  12. handler.report writes the metric line.
 //
-// A large backlog gets more connections: some delete, one cuts batches ahead. The
-// size of a batch follows the time that batches take, and so many of them go to the
-// server at once as take the time aimed at, so that a slow link does not matter.
-// While others write to the server, batches are small and there are rests between
-// them, long ones at first.
+// # What holds
 //
-// A batch that waits too long for a lock goes to the back of the queue, cut
-// smaller, so that a locked row holds up its neighbours only. Time, the cap on
-// rows and cancellation are looked at between batches; within a batch the
-// adapter has the server give up in time.
+// The cut-off is the database's clock less the grace period. It stays so until the
+// run ends, whatever happens. Rows are counted after their commit, and the count
+// survives every error: a [DatabaseResult] tells what happened, whatever else went
+// wrong. Only a look that finds nothing proves that nothing is left.
 //
-// What was deleted is counted after its commit and survives every error:
-// a [DatabaseResult] tells what happened, whatever else went wrong.
+// A batch that waits too long for a lock goes to the back of the backlog in smaller
+// pieces, so that a locked row holds up its neighbours only. Time, the quota and
+// cancellation are looked at between batches; within a batch the server gives up in
+// time.
 //
-// The adapters (packages postgres and sqlserver) are dialect and nothing else.
-// The suite in purgetest says what an adapter must do.
+// # Who knows what
+//
+// The backlog knows what is still to be deleted, the sizer how many rows a batch
+// has, the pacer when the next one may begin, the quota how many rows may still go.
+// A connection is used by one goroutine at a time: the turn's own, then one worker.
+//
+// The adapters (packages postgres and sqlserver) are dialect and nothing else. The
+// suite in purgetest says what an adapter must do.
 package purge
 
 import (
@@ -37,7 +45,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"time"
 )
 
@@ -66,68 +73,105 @@ type Policy struct {
 	Parallel    int           // databases served at once; below 1 counts as 1
 }
 
-// Engine opens the token table of one database.
-type Engine interface {
-	// Open connects to the database. With claim it also takes the database for
-	// this run alone, until the Table is closed or its connection dies, and
-	// answers ErrAlreadyRunning when another run has it. Without claim it must
-	// not need more than the right to read. An error says what to do about it
-	// and holds no secret.
-	Open(ctx context.Context, database string, claim bool) (Table, error)
+// Target is what one run works on.
+type Target struct {
+	Engine    Engine
+	Table     Table
+	Name      string // the engine's name in results: postgres or sqlserver
+	Server    string // host:port, for results
+	Databases []Database
+	Findings  []Finding // made before the run, for each database
+	Log       *slog.Logger
+	// Deleted, where it is set, is told of each committed batch, by several
+	// goroutines at a time.
+	Deleted func(database string, rows int64)
 }
 
-// Table is the token table of one database, on one connection, for one call at a
-// time. When ctx has a deadline, the server itself gives up shortly before it, and
-// the error is ErrTimeout.
-type Table interface {
-	// Facts answers what Open learned, at no cost.
+// Engine opens connections to the databases of one server.
+type Engine interface {
+	// Open connects to the database and examines the table in it. With lock it also
+	// takes the database for this run alone, until the Conn is closed or its
+	// connection dies; the error is ErrAlreadyRunning when another run has it.
+	// Without lock it must not need more than the right to read. An error says what
+	// to do about it and holds no secret; it is NotPurgeable where the database is
+	// at fault.
+	Open(ctx context.Context, database string, table Table, lock bool) (Conn, error)
+}
+
+// Conn is a connection to one database. One goroutine uses it at a time. When ctx
+// has a deadline, the server itself gives up shortly before it, and the error is
+// ErrTimeout.
+type Conn interface {
+	// Facts returns what Open learned, at no cost.
 	Facts() Facts
-	// Expired answers the range of all rows with Expiration <= limit, at no cost.
-	Expired(limit time.Time) Range
-	// Oldest answers the expiration of the oldest row in r, and what is left
-	// of r when all before that row is cut off: nil when r holds no row.
-	Oldest(ctx context.Context, r Range) (time.Time, Range, error)
-	// Count answers how many rows r holds.
-	Count(ctx context.Context, r Range) (int64, error)
-	// Next cuts a batch of at most n rows off the front of r. rest is what
-	// follows it, nil at the end. A batch may turn out to be empty.
-	Next(ctx context.Context, r Range, n int) (batch Batch, rest Range, err error)
-	// Delete deletes the rows of each of batches, in their order, each in one
-	// statement that is committed by itself, and calls answer for each, in the same
-	// order: how many rows went, or ErrLocked when others hold a row, so that
-	// nothing was deleted and a later try may succeed. It may send some before it
-	// has the answer to those ahead of them; an error of one says nothing of the
-	// next. With ErrLost nobody knows whether the server committed, and rows is how
-	// many went if it did, 0 where that is not known either.
-	Delete(ctx context.Context, batches []Range, answer func(rows int64, err error))
-	// Writes answers how many transactions have written to the server so far, in
-	// any database, the caller's own among them; 0 where the server does not tell.
-	Writes(ctx context.Context) (int64, error)
-	// Check answers what an operator should know of the database, and as faults
+	// Expired returns the window of all rows with an expiration <= cutoff, at no cost.
+	Expired(cutoff time.Time) Window
+	// Oldest returns the expiration of the oldest row in w, and what is left of w
+	// when all before that row is cut off: nil when w holds no row. The trail says
+	// where a sweep has deleted before.
+	Oldest(ctx context.Context, w Window, trail Trail) (time.Time, Window, error)
+	// Count returns how many rows w holds.
+	Count(ctx context.Context, w Window) (int64, error)
+	// Cut cuts at most so many batches, of at most size rows each, off the front of
+	// w. rest is what follows them, nil at the end. A batch may turn out to be
+	// empty. One that is Indivisible comes alone.
+	Cut(ctx context.Context, w Window, size, batches int) (cut []Batch, rest Window, err error)
+	// Delete deletes the rows of b in one statement that is committed by itself, and
+	// returns how many went. With ErrLocked others hold a row, nothing was deleted,
+	// and a later try may succeed. With ErrLost nobody knows whether the server
+	// committed, and rows is how many went if it did, 0 where that is not known
+	// either.
+	Delete(ctx context.Context, b Batch) (rows int64, err error)
+	// Check returns what an operator should know of the database, and as errors
 	// what a purge would fail for. Findings that others need more rights for are
-	// left out. The error is Unfit, beside the findings, where Open with claim would
-	// answer that.
+	// left out. The error is NotPurgeable, beside the findings, where Open with lock
+	// would return that.
 	Check(ctx context.Context) ([]Finding, error)
-	// Close ends the connection and with it the claim.
+	// Close ends the connection and with it the lock.
 	Close()
+}
+
+// Pipeliner is a Conn that can send a batch to the server before it has the answer
+// to the one ahead of it, so that a slow link does not slow a purge.
+type Pipeliner interface {
+	// DeleteAll deletes each of the batches, in their order, as Delete does, and
+	// calls done for each, in the same order. An error of one says nothing of the
+	// next.
+	DeleteAll(ctx context.Context, batches []Batch, done func(rows int64, err error))
+}
+
+// WriteCounter is a Conn whose server tells how much is written to it.
+type WriteCounter interface {
+	// Writes returns how many transactions have written to the server so far, in
+	// any database, the caller's own among them; 0 where it does not tell this login.
+	Writes(ctx context.Context) (int64, error)
 }
 
 // Facts is what an adapter learned about a table while opening it.
 type Facts struct {
 	Now      time.Time // the database's clock, UTC
+	Indexed  bool      // an index finds the oldest row; else a look reads the whole table
 	Findings []Finding
 }
 
-// Range is a part of a table, in the adapter's own terms. It is a value: a
-// Range can be kept, dropped or used again.
-type Range any
+// Window is a part of a table, in the adapter's own terms. It is a value: a
+// Window can be kept, dropped or used again.
+type Window any
 
-// Batch is a Range that one statement may delete.
+// Batch is a Window that one statement may delete.
 type Batch struct {
-	Rows Range
-	// Unbounded marks rows that cannot be told apart with the rights at hand,
-	// so that they go together or not at all, however many they are.
-	Unbounded bool
+	Window Window
+	Rows   int64 // when it was cut; 0 where that is not known
+	// Indivisible marks rows that can't be told apart with the rights at hand, so
+	// that they go together or not at all, however many they are.
+	Indivisible bool
+}
+
+// Trail is where sweeps have deleted so far. What they leave behind until VACUUM
+// comes, a look has to pass over.
+type Trail struct {
+	Rows        int64    // cut so far
+	Checkpoints []Window // what was left to cut after every checkpointRows or so
 }
 
 // Errors that an adapter tells apart for the loop; wrapped, for errors.Is.
@@ -150,49 +194,13 @@ func NoAnswer(reached bool) error {
 	return fmt.Errorf("%w: no answer in time: check host and port, security groups, and that the function runs in the database's VPC", lost)
 }
 
-// Unfit is the error for a database that is not, or not for this login, an Ed-Fi
-// admin database. Where only a pattern matched it, that is no failure.
-type Unfit struct {
-	Code    string // of the finding
+// NotPurgeable is the error for a database that is not, or not for this login, an
+// Ed-Fi admin database. Where only a pattern matched it, that is no failure.
+type NotPurgeable struct {
+	Kind    Kind // of the finding
 	Message string
-	Server  bool // it is the whole server that is unfit: a failure, whatever matched
+	Server  bool // the whole server can't be purged: a failure, whatever matched
 }
 
-// Error answers the message.
-func (u Unfit) Error() string { return u.Message }
-
-// Finding is something that an operator should know or mend. The worst stand first.
-type Finding struct {
-	Level   string `json:"level"` // error, warning or info
-	Code    string `json:"code"`  // stable, for programs
-	Message string `json:"message"`
-}
-
-const levelError = "error"
-
-// Levels are those of findings, the worst first.
-var Levels = []string{levelError, "warning", "info"}
-
-// bySeverity compares two findings: the worse one is less.
-func bySeverity(a, b Finding) int {
-	return slices.Index(Levels, a.Level) - slices.Index(Levels, b.Level)
-}
-
-// Info makes a finding of level info.
-func Info(code, message string) Finding { return Finding{"info", code, message} }
-
-// Warning makes a finding of level warning.
-func Warning(code, message string) Finding { return Finding{"warning", code, message} }
-
-// Fault makes a finding of level error: what a purge would fail for.
-func Fault(code, message string) Finding { return Finding{levelError, code, message} }
-
-// Target is what one run works on.
-type Target struct {
-	Engine    Engine
-	Name      string // the engine's name in results: postgres or sqlserver
-	Server    string // host:port, for results
-	Databases []Database
-	Findings  []Finding // made before the run, for each database
-	Log       *slog.Logger
-}
+// Error returns the message.
+func (n NotPurgeable) Error() string { return n.Message }

@@ -85,6 +85,7 @@ type DatabaseResult struct {
 	Cutoff           *Instant   `json:"cutoff,omitempty"`
 	OldestExpiration *Instant   `json:"oldestExpiration,omitempty"` // of the rows found
 	DurationMs       int64      `json:"durationMs"`
+	ThrottledMs      int64      `json:"throttledMs,omitempty"` // that it waited because others write to the server
 	Findings         []Finding  `json:"findings"`
 
 	// Grace is how long before the database's clock the cut-off lies.

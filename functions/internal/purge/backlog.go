@@ -1,0 +1,398 @@
+package purge
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// A batch that met a lock, or took longer than there was time, is tried again
+	// in pieces of this part of its size, so that four tries isolate one locked row
+	// among 5,000.
+	splitInto = 10
+	// prefetch is how many batches are cut in one reading, and prefetchRows how many
+	// rows they have: reading where they end then takes the time of one delete.
+	prefetch     = 8
+	prefetchRows = 40_000
+	// checkpointRows is about how many deleted rows one look may have to pass over:
+	// their index entries stay until VACUUM comes, and a single look over a million
+	// of them takes longer than any batch.
+	checkpointRows = 50_000
+)
+
+var (
+	// errMaxRows ends a sweep although there is time and nothing went wrong.
+	errMaxRows = errors.New("the cap on rows is reached")
+	// errOverQuota leaves rows aside: they go together, and are more than the cap.
+	errOverQuota = errors.New("more rows than the cap go together or not at all")
+)
+
+// part is a stretch of the table still to be cut.
+type part struct {
+	window Window
+	size   int  // most rows a batch has here; 0 is as many as elsewhere
+	locked bool // others held a row of it
+}
+
+// batch is a Batch on its way to a worker and back.
+type batch struct {
+	Batch
+	size     int   // most rows it was cut at
+	reserved int64 // rows of the quota
+	locked   bool
+	deleted  int64
+	took     time.Duration
+	err      error
+}
+
+// again returns what is left of b as a part, of which batches have at most so many
+// rows.
+func (b *batch) again(size int, locked bool) part { return part{b.Window, size, locked} }
+
+// backlog is what one database still has to delete. Workers pull batches from it,
+// and it takes in what came of them.
+type backlog struct {
+	policy  Policy
+	quota   *quota
+	size    func() int       // rows that a batch has now
+	deleted func(rows int64) // is told of each batch that deleted rows
+	log     *slog.Logger
+
+	mu             sync.Mutex
+	changed        sync.Cond
+	todo           []part   // not cut yet
+	ready          []*batch // cut
+	cutting        bool     // one worker is at it
+	inFlight       int      // batches that workers have
+	short          bool     // the quota was used up when it was last asked
+	overQuota      bool     // rows were left aside that no quota allows
+	cut            int      // batches of this sweep
+	failure        error    // why the sweep stops
+	aside          []part   // what it leaves
+	unacknowledged []*batch
+	rows           int64 // deleted
+	batches        int   // that deleted rows
+	trail          Trail
+	unmarked       int64         // rows since the last checkpoint
+	throttled      time.Duration // that workers waited for others, all together
+	findings       []Finding
+}
+
+// Begin begins a sweep of w.
+func (b *backlog) Begin(w Window) {
+	b.todo, b.aside = []part{{window: w}}, nil
+	b.failure, b.short, b.overQuota, b.cut = nil, false, false, 0
+}
+
+// End ends the sweep once no worker has a batch any more. It returns why it stopped
+// before all was done, if it did.
+func (b *backlog) End() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.aside, b.todo = append(b.aside, b.todo...), nil
+	if b.failure == nil && b.overQuota {
+		return errMaxRows
+	}
+	return b.failure
+}
+
+// Left returns what the last sweep left: nil when it was done, or never begun.
+func (b *backlog) Left() []part { return b.aside }
+
+// Next returns one batch for a worker, or up to n where there are as many for each
+// of so many workers; nil when there are none any more. It cuts more over conn when
+// fewer are ready than there are workers.
+func (b *backlog) Next(ctx context.Context, conn Conn, n, workers int) []*batch {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for {
+		switch {
+		case len(b.ready) > 0 && b.stale(b.ready[0]):
+			b.ready = b.recut(b.ready)
+		case b.wantsCut(workers):
+			b.cutMore(ctx, conn)
+		case len(b.ready) > 0:
+			n = min(n, max(1, len(b.ready)/workers))
+			next := slices.Clone(b.ready[:n])
+			b.ready = b.ready[n:]
+			b.inFlight += n
+			b.changed.Broadcast()
+			return next
+		case b.idle():
+			b.changed.Broadcast()
+			return nil
+		default: // what others are at may come back in pieces
+			b.changed.Wait()
+		}
+	}
+}
+
+// Prefetch cuts ahead of the workers over conn, until there is nothing to cut.
+func (b *backlog) Prefetch(ctx context.Context, conn Conn) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for !b.idle() {
+		if b.wantsCut(prefetch) {
+			b.cutMore(ctx, conn)
+		} else {
+			b.changed.Wait()
+		}
+	}
+}
+
+// IsLarge waits until it is known whether the sweep is worth more connections: after
+// many batches there is more to cut, and the run does not make way for others.
+func (b *backlog) IsLarge(throttled func() bool) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for !b.idle() {
+		if b.cut >= prefetch && b.more() && !throttled() {
+			return true
+		}
+		b.changed.Wait()
+	}
+	return false
+}
+
+// more tells whether there is anything to cut.
+func (b *backlog) more() bool { return len(b.todo) > 0 && b.failure == nil }
+
+// idle tells whether nothing is left for a worker and nothing can come back.
+func (b *backlog) idle() bool {
+	return b.inFlight == 0 && !b.cutting && len(b.ready) == 0 && !b.more()
+}
+
+// wantsCut tells whether somebody should cut because fewer batches than low are
+// ready. Where the quota is used up, it is asked again when nothing is in flight, or
+// after something came back.
+func (b *backlog) wantsCut(low int) bool {
+	return b.more() && !b.cutting && len(b.ready) < low && (!b.short || b.inFlight == 0 && len(b.ready) == 0)
+}
+
+// cutMore cuts the first part. The lock is given up while the server reads.
+func (b *backlog) cutMore(ctx context.Context, conn Conn) {
+	first, wait := b.todo[0], b.inFlight == 0 && len(b.ready) == 0
+	b.todo, b.cutting = b.todo[1:], true
+	b.mu.Unlock()
+	var cut []*batch
+	var rest Window
+	err := recoverPanic(ctx, b.log, func() (err error) {
+		cut, rest, err = b.read(ctx, conn, first, wait)
+		return err
+	})
+	b.mu.Lock()
+	b.cutting = false
+	defer b.changed.Broadcast()
+	switch {
+	case err == nil:
+	case errors.Is(err, errOverQuota):
+		b.aside, cut = append(b.aside, cut[0].again(0, first.locked)), nil
+		b.overQuota = true
+	default:
+		cut, rest = nil, first.window
+		if b.short = errors.Is(err, errMaxRows) && !wait; !b.short { // batches in flight may give rows back
+			b.stop(err)
+		}
+	}
+	if rest != nil {
+		b.todo = slices.Insert(b.todo, 0, part{rest, first.size, first.locked})
+	}
+	b.ready = append(b.ready, cut...)
+	b.cut += len(cut)
+	b.mark(cut, rest)
+}
+
+// read cuts batches off p, as many as are worth one reading and as the quota allows.
+// With wait it waits for rows that other databases may give back.
+func (b *backlog) read(ctx context.Context, conn Conn, p part, wait bool) (cut []*batch, rest Window, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, nil, err
+	}
+	size := b.size()
+	if p.size > 0 {
+		size = min(size, p.size)
+	}
+	most := max(1, min(prefetch, prefetchRows/size))
+	reserved := b.quota.Reserve(int64(size)*int64(most), wait)
+	if reserved == 0 {
+		return nil, nil, errMaxRows
+	}
+	defer func() { b.quota.Release(reserved, 0) }() // but for what the batches have
+	size, most = int(min(int64(size), reserved)), int(max(1, reserved/int64(size)))
+	var batches []Batch
+	err = retryWhileLocked(ctx, func() (err error) {
+		batches, rest, err = conn.Cut(ctx, p.window, size, most)
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, c := range batches {
+		cut = append(cut, &batch{Batch: c, size: size, reserved: int64(size), locked: p.locked})
+		reserved -= int64(size)
+	}
+	if batches[0].Indivisible {
+		err = b.reserveIndivisible(ctx, conn, cut[0])
+	}
+	return cut, rest, err
+}
+
+// reserveIndivisible reserves the rest of what goes together or not at all.
+func (b *backlog) reserveIndivisible(ctx context.Context, conn Conn, c *batch) error {
+	var rows int64
+	err := retryWhileLocked(ctx, func() (err error) {
+		rows, err = conn.Count(ctx, c.Window)
+		return err
+	})
+	if err == nil && rows > int64(b.policy.BatchSize) {
+		b.find(UnboundedBatch.Found("more rows than a batch may hold share one expiration, and the role may not read what tells them apart: they go in one statement, and where MAX_ROWS is less they stay. GRANT SELECT on the table to the role to have them deleted in batches"))
+	}
+	c.reserved += b.quota.Reserve(rows-c.reserved, false)
+	switch {
+	case err != nil:
+	case c.reserved >= rows:
+		return nil
+	case rows > b.policy.MaxRows:
+		err = errOverQuota
+	default:
+		err = errMaxRows
+	}
+	b.quota.Release(c.reserved, 0)
+	return err
+}
+
+// find keeps a finding for the turn.
+func (b *backlog) find(f Finding) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.findings = append(b.findings, f)
+}
+
+// mark leaves a checkpoint now and then.
+func (b *backlog) mark(cut []*batch, rest Window) {
+	for _, c := range cut {
+		b.trail.Rows += int64(c.size)
+		b.unmarked += int64(c.size)
+	}
+	if rest != nil && b.unmarked >= checkpointRows {
+		b.trail.Checkpoints, b.unmarked = append(b.trail.Checkpoints, rest), 0
+	}
+}
+
+// stop ends the sweep: what is in flight comes back, what is ready stays.
+func (b *backlog) stop(why error) {
+	b.failure = cmp.Or(b.failure, why)
+	if errors.Is(why, errMaxRows) {
+		return // for what is ready there are rows
+	}
+	for _, c := range b.ready {
+		b.quota.Release(c.reserved, 0)
+		b.aside = append(b.aside, c.again(0, c.locked))
+	}
+	b.ready = nil
+}
+
+// Waited takes in how long a worker waited for others.
+func (b *backlog) Waited(d time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.throttled += d
+}
+
+// stale tells whether a batch is much larger than those that are cut now.
+func (b *backlog) stale(c *batch) bool { return c.size >= 2*b.size() }
+
+// GiveBack takes back what a worker has that is stale, and returns the others.
+func (b *backlog) GiveBack(batches []*batch) []*batch {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	others := b.recut(batches)
+	b.inFlight -= len(batches) - len(others)
+	b.changed.Broadcast()
+	return others
+}
+
+// recut has batches that are stale cut again, and returns the others.
+func (b *backlog) recut(batches []*batch) (others []*batch) {
+	var parts []part
+	for _, c := range batches {
+		if !b.stale(c) {
+			others = append(others, c)
+			continue
+		}
+		parts = append(parts, c.again(0, c.locked))
+		b.quota.Release(c.reserved, 0)
+	}
+	b.short = b.short && parts == nil
+	b.todo = append(parts, b.todo...)
+	return others
+}
+
+// back ends what Next began for one batch.
+func (b *backlog) back(c *batch) {
+	b.inFlight--
+	b.short = false
+	b.quota.Release(c.reserved, c.deleted)
+	b.changed.Broadcast()
+}
+
+// Done takes in what came of a batch.
+func (b *backlog) Done(ctx context.Context, c *batch) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case errors.Is(c.err, ErrLost): // until it is known, all of it counts against the quota
+		b.unacknowledged, b.aside = append(b.unacknowledged, c), append(b.aside, c.again(0, c.locked))
+		b.stop(c.err)
+		b.inFlight--
+		b.changed.Broadcast()
+		return
+	case errors.Is(c.err, ErrLocked): // the others first, then this in smaller pieces
+		b.todo = append(b.todo, c.again(max(1, c.size/splitInto), true))
+	case errors.Is(c.err, ErrTimeout) && ctx.Err() == nil && c.size > 1: // what little time is left takes a little
+		b.todo = slices.Insert(b.todo, 0, c.again(max(1, c.size/splitInto), c.locked))
+	case c.err != nil:
+		b.aside = append(b.aside, c.again(0, c.locked))
+		b.stop(c.err)
+	default:
+		b.count(c.deleted)
+	}
+	b.back(c)
+}
+
+// count adds a committed batch.
+func (b *backlog) count(rows int64) {
+	if rows > 0 {
+		b.rows += rows
+		b.batches++
+		b.deleted(rows)
+	}
+}
+
+// Acknowledge finds out over conn what became of the batches whose acknowledgement
+// was lost: one whose rows are gone was committed.
+func (b *backlog) Acknowledge(ctx context.Context, conn Conn) error {
+	for ; len(b.unacknowledged) > 0; b.unacknowledged = b.unacknowledged[1:] {
+		c := b.unacknowledged[0]
+		var found Window
+		err := retryWhileLocked(ctx, func() (err error) {
+			_, found, err = conn.Oldest(ctx, c.Window, Trail{})
+			return err
+		})
+		switch {
+		case err != nil:
+			return err
+		case found != nil: // undone
+			b.quota.Release(c.reserved, 0)
+		default: // of rows whose number is not known none is counted, and the quota has them all
+			b.quota.Release(c.reserved, cmp.Or(c.deleted, c.reserved))
+			b.count(c.deleted)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,501 @@
+package purge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+)
+
+// MaxClockSkew is how far the database's clock and ours may lie apart. A clock
+// that runs ahead makes live tokens look expired; which of the two is wrong
+// can't be known here, so nothing is deleted.
+const MaxClockSkew = 5 * time.Minute
+
+const (
+	// finalLookTimeout bounds the look at what a stopped run leaves behind. It
+	// comes out of Policy.StopBefore, of which it takes a quarter at most.
+	finalLookTimeout = 2 * time.Second
+	// openTimeout is how long a database that can be reached takes to open at most.
+	// It has that time even where its share is less.
+	openTimeout = 2 * time.Second
+)
+
+// A connection that is lost in the middle of a run is opened anew, first after
+// minBackoff, then after twice that and so on, for reconnectTimeout: a server that
+// restarts or fails over is back by then.
+const (
+	minBackoff       = 200 * time.Millisecond
+	maxBackoff       = 10 * time.Second
+	reconnectTimeout = 2 * time.Minute
+)
+
+// turn is the work in one database. It may take several turns: when its share of the
+// time is over, or the connection was lost, the next one goes on.
+type turn struct {
+	run      *run
+	database Database
+	log      *slog.Logger
+	result   DatabaseResult
+	sizer    *sizer
+	backlog  *backlog
+	expired  Window // all that may be deleted; nil before the cut-off is known
+	connections
+	disconnection
+	opening     time.Duration // what the last connection took to open
+	tableLocked bool          // a look met a lock on the whole table, and none got through since
+}
+
+// connections are those of one turn.
+type connections struct {
+	conn       Conn   // holds the database's lock
+	more       []Conn // that delete as well
+	prefetcher Conn   // that cuts ahead, if there is one to spare
+	scaledOut  bool   // there are as many as there can be
+}
+
+// disconnection is for how long there has been no connection.
+type disconnection struct {
+	disconnectedAt time.Time // zero while there is one
+	backoff        time.Duration
+}
+
+func newTurn(r *run, d Database) *turn {
+	t := &turn{run: r, database: d, log: r.target.Log.With("database", d.Name), sizer: newSizer(r.policy)}
+	t.result = DatabaseResult{Database: d.Name, Engine: r.target.Name, Server: r.target.Server, Findings: slices.Clone(r.target.Findings)}
+	if t.result.Findings == nil {
+		t.result.Findings = []Finding{} // [] in JSON
+	}
+	t.backlog = &backlog{policy: r.policy, quota: r.quota, size: t.batchSize, log: t.log, deleted: func(rows int64) {
+		if r.target.Deleted != nil {
+			r.target.Deleted(d.Name, rows)
+		}
+	}}
+	t.backlog.changed.L = &t.backlog.mu
+	return t
+}
+
+// batchSize returns how many rows a batch has that is cut now.
+func (t *turn) batchSize() int {
+	size := t.sizer.Next()
+	if t.run.pacer.Throttled() {
+		size = min(size, minBatchSize)
+	}
+	return size
+}
+
+// serve gives the database a turn of so much time; 0 is as much as there is. work
+// ends in time for the final look, which outer still allows. again tells that the
+// database wants another turn.
+func (t *turn) serve(outer, work context.Context, share time.Duration) (again bool) {
+	start := time.Now()
+	defer func() { t.result.DurationMs += time.Since(start).Milliseconds() }()
+	if t.database.Closed != "" {
+		t.end(Skipped, SkippedReason)
+		t.find(DatabaseClosed.Found(t.database.Closed))
+		return false
+	}
+	if work.Err() != nil && t.result.Status != "" { // there was a turn before
+		return false
+	}
+	if err := t.run.connections.Acquire(outer, 1); err != nil {
+		t.end(Partial, Canceled)
+		return false
+	}
+	defer t.run.connections.Release(1)
+	e := t.connect(work, share)
+	if e.opened {
+		defer t.close(outer)
+		t.perform(work, share, &e)
+	}
+	e.canceled = errors.Is(outer.Err(), context.Canceled)
+	v := conclude(e)
+	again = t.apply(work, v)
+	// A server that is silent would take what time there is left.
+	silent := errors.Is(e.err, ErrLost) || len(t.backlog.unacknowledged) > 0
+	if e.opened && !silent && t.result.Status != Complete && t.expired != nil && t.run.policy.Action == Purge {
+		recoverPanic(outer, t.log, func() error { t.finalLook(outer); return nil }) //nolint:errcheck // logged; the status stands
+	}
+	return again
+}
+
+// ending is what a turn came to.
+type ending struct {
+	err       error
+	action    Action
+	overrun   StopReason // what it means that the time is over
+	matched   bool       // only a pattern matched the database
+	opened    bool       // the database was reached and its table examined
+	wasOpen   bool       // or was, in this turn or one before
+	timeout   bool       // the time is over
+	shareOver bool       // only that of its turn
+	canceled  bool       // whoever called wants the run to end
+	stale     bool       // whoever holds the lock may be a session of this run that was lost
+}
+
+// verdict is what follows from an ending.
+type verdict struct {
+	status    Status
+	reason    StopReason
+	err       error // of a failure, or why it is skipped
+	again     bool  // the database wants another turn
+	reconnect bool  // it gets one, after a while, as long as there is patience
+	inspect   bool  // another run holds it; what that leaves is to be seen
+}
+
+var doneReason = map[Action]StopReason{Purge: Drained, DryRun: DryRunDone, Check: CheckDone}
+
+// conclude judges how a turn ended. Nothing else does.
+func conclude(e ending) verdict {
+	unfit, notPurgeable := errors.AsType[NotPurgeable](e.err)
+	held := errors.Is(e.err, ErrAlreadyRunning)
+	switch {
+	case e.err == nil:
+		return verdict{status: Complete, reason: doneReason[e.action]}
+	case notPurgeable && e.matched && !unfit.Server:
+		return verdict{status: Skipped, reason: SkippedReason, err: e.err}
+	case held && !e.stale:
+		return verdict{status: Partial, reason: AlreadyRunning, inspect: true}
+	case errors.Is(e.err, errMaxRows):
+		return verdict{status: Partial, reason: MaxRows}
+	case e.canceled:
+		return verdict{status: Partial, reason: Canceled}
+	case e.timeout:
+		return verdict{status: Partial, reason: e.overrun, again: e.shareOver}
+	default:
+		return verdict{status: Failed, reason: Errored, err: e.err, again: e.shareOver,
+			reconnect: held || e.wasOpen && errors.Is(e.err, ErrLost)}
+	}
+}
+
+// apply does what follows from a verdict, and tells whether the database gets another
+// turn.
+func (t *turn) apply(work context.Context, v verdict) (again bool) {
+	t.end(v.status, v.reason)
+	unfit, notPurgeable := errors.AsType[NotPurgeable](v.err)
+	switch {
+	case v.status == Failed:
+		if t.result.Error = v.err.Error(); notPurgeable {
+			t.find(unfit.Kind.Found(unfit.Message))
+		}
+	case notPurgeable:
+		t.find(unfit.Kind.At(LevelInfo, unfit.Message))
+	case v.inspect:
+		recoverPanic(work, t.log, func() error { return t.inspectHeld(work) }) //nolint:errcheck // logged; the status stands
+	case v.status == Partial && t.tableLocked && t.run.policy.Action != Purge: // a purge looks once more
+		t.find(lockedRows)
+	}
+	return v.again || v.reconnect && t.backoffAfterDisconnect(work, v.err)
+}
+
+// connect opens the connection that holds the database's lock.
+func (t *turn) connect(work context.Context, share time.Duration) ending {
+	start := time.Now()
+	e := ending{action: t.run.policy.Action, overrun: t.run.overrun, matched: t.database.Matched, wasOpen: t.result.Cutoff != nil}
+	if e.err = work.Err(); e.err != nil {
+		e.timeout = true
+		return e
+	}
+	patience, cancel := withOptionalTimeout(work, max(share, openTimeout), share > 0)
+	defer cancel()
+	e.err = recoverPanic(patience, t.log, func() (err error) {
+		t.conn, err = t.open(patience, t.run.policy.Action == Purge)
+		return err
+	})
+	t.opening = time.Since(start)
+	if e.opened = e.err == nil; e.opened {
+		e.wasOpen = true
+		return e
+	}
+	// A database that was open before is there, unless it was lost, and one that is
+	// there opens soon. Any other may be out of reach, which must not look like too
+	// little time.
+	there := t.opening < openTimeout
+	if e.wasOpen {
+		there = t.disconnectedAt.IsZero()
+	}
+	cut := patience.Err() != nil
+	e.timeout, e.shareOver = cut && there, cut && work.Err() == nil
+	if cut && t.disconnectedAt.IsZero() { // the server may still be about to let it in
+		t.disconnectedAt, t.backoff = time.Now(), minBackoff
+	}
+	e.stale = t.isOwnStaleSession()
+	return e
+}
+
+// perform does what the policy says, on the connection that there is now.
+func (t *turn) perform(work context.Context, share time.Duration, e *ending) {
+	t.disconnectedAt = time.Time{}
+	ctx, cancel := withOptionalTimeout(work, share, share > 0)
+	defer cancel()
+	e.err = recoverPanic(ctx, t.log, func() error { return t.work(ctx) })
+	e.timeout = errors.Is(e.err, ErrTimeout) || ctx.Err() != nil
+	e.shareOver = e.timeout && share > 0 && work.Err() == nil // the server gives up before the turn ends
+	t.result.DeletedRows, t.result.Batches = t.backlog.rows, t.backlog.batches
+	t.result.ThrottledMs = (t.backlog.throttled / time.Duration(1+len(t.more))).Milliseconds()
+	for _, f := range t.backlog.findings {
+		t.find(f)
+	}
+}
+
+// work does the action and returns nil when it was done to the end.
+func (t *turn) work(ctx context.Context) error {
+	facts := t.conn.Facts()
+	for _, f := range facts.Findings {
+		t.find(f)
+	}
+	if t.result.Cutoff == nil { // else this is another turn of the same run
+		t.result.Cutoff, t.result.Grace = instant(facts.Now.Add(-t.run.policy.Grace)), t.run.policy.Grace
+	}
+	t.expired = t.conn.Expired(t.result.Cutoff.Time)
+	if t.run.policy.Action == Check {
+		return t.check(ctx, facts)
+	}
+	if clocks, ok := skew(facts.Now); !ok {
+		t.find(ClockSkew.Found(clocks))
+		return fmt.Errorf("%s: %s", ClockSkew.Code, clocks)
+	}
+	if t.run.policy.Action == DryRun {
+		return t.dryRun(ctx)
+	}
+	if err := t.backlog.Acknowledge(ctx, t.conn); err != nil {
+		return err
+	}
+	return t.drain(ctx)
+}
+
+// dryRun counts what a purge would delete.
+func (t *turn) dryRun(ctx context.Context) error {
+	oldest, found, err := t.oldest(ctx, t.expired)
+	if err != nil {
+		return err
+	}
+	if t.result.looked(nil); found == nil {
+		return nil
+	}
+	t.result.OldestExpiration = instant(oldest)
+	t.result.looked(t.result.OldestExpiration)
+	rows, err := t.count(ctx, found)
+	if err != nil {
+		return err
+	}
+	t.result.ExpiredRows = t.run.quota.Reserve(rows, false)
+	t.run.quota.Release(t.result.ExpiredRows, t.result.ExpiredRows)
+	if t.result.ExpiredRows < rows {
+		t.find(MaxRowsReached.Found(fmt.Sprintf("%d rows have expired; MAX_ROWS lets one run delete %d of them here", rows, t.result.ExpiredRows)))
+	}
+	return nil
+}
+
+// oldest looks for the oldest row of w, and waits while the table is locked.
+func (t *turn) oldest(ctx context.Context, w Window) (at time.Time, found Window, err error) {
+	err = t.unlocked(ctx, func() (err error) {
+		at, found, err = t.conn.Oldest(ctx, w, t.backlog.trail)
+		return err
+	})
+	return at, found, err
+}
+
+// count counts the rows of w, and waits while the table is locked.
+func (t *turn) count(ctx context.Context, w Window) (rows int64, err error) {
+	err = t.unlocked(ctx, func() (err error) {
+		rows, err = t.conn.Count(ctx, w)
+		return err
+	})
+	return rows, err
+}
+
+// unlocked repeats do while the table as a whole is locked, and remembers whether it
+// stayed so.
+func (t *turn) unlocked(ctx context.Context, do func() error) error {
+	met := error(nil)
+	err := retryWhileLocked(ctx, func() error { met = do(); return met })
+	switch {
+	case errors.Is(met, ErrLocked):
+		t.tableLocked = true
+	case met == nil:
+		t.tableLocked = false
+	}
+	return err
+}
+
+// retryWhileLocked repeats do while it meets a lock.
+func retryWhileLocked(ctx context.Context, do func() error) error {
+	for {
+		err := do()
+		if !errors.Is(err, ErrLocked) {
+			return err
+		}
+		if sleep(ctx, lockedRest); ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+}
+
+// inspectHeld looks at a database that another run holds: one that never lets go must
+// not look as if nothing were left.
+func (t *turn) inspectHeld(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, finalLookTimeout)
+	defer cancel()
+	conn, err := t.open(ctx, false)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	cutoff := conn.Facts().Now.Add(-t.run.policy.Grace)
+	t.result.Cutoff, t.result.Grace = instant(cutoff), t.run.policy.Grace
+	oldest, found, err := conn.Oldest(ctx, conn.Expired(cutoff), Trail{})
+	if err != nil {
+		return err
+	}
+	if t.result.looked(nil); found != nil {
+		t.result.OldestExpiration = instant(oldest)
+		t.result.looked(t.result.OldestExpiration)
+	}
+	return nil
+}
+
+// lockedRows is found where a run stopped and met locks to the end.
+var lockedRows = LockedRows.Found("rows stayed locked by other sessions until the run ended: look for a long transaction on the table; the next run tries again")
+
+// finalLook finds the oldest row that a stopped purge leaves behind, for the metric.
+// Where time is too short for that, it is not known.
+func (t *turn) finalLook(outer context.Context) {
+	ctx, cancel := context.WithTimeout(outer, min(finalLookTimeout, t.run.policy.StopBefore/4))
+	defer cancel()
+	left := t.backlog.Left()
+	if left == nil || t.result.StopReason == MaxRows {
+		left = []part{{window: t.expired}}
+	}
+	var oldest *Instant
+	for _, p := range left {
+		at, found, err := t.oldest(ctx, p.window)
+		if (p.locked || t.tableLocked) && (found != nil || err != nil) {
+			t.find(lockedRows)
+		}
+		if err != nil {
+			return
+		}
+		if found != nil && (oldest == nil || at.Before(oldest.Time)) {
+			oldest = instant(at)
+		}
+	}
+	if t.result.looked(oldest); oldest == nil && t.result.StopReason == MaxRows {
+		t.end(Complete, Drained) // the cap was just enough
+	}
+}
+
+// isOwnStaleSession tells whether the run that holds the database may be a session of
+// ours that the server has not given up yet: one that was lost, or cut while it opened.
+func (t *turn) isOwnStaleSession() bool {
+	return !t.disconnectedAt.IsZero() && (t.result.Cutoff != nil || time.Since(t.disconnectedAt) < maxBackoff)
+}
+
+// backoffAfterDisconnect rests before another try to connect, and tells whether there
+// is patience for one.
+func (t *turn) backoffAfterDisconnect(work context.Context, err error) bool {
+	if t.disconnectedAt.IsZero() {
+		t.disconnectedAt, t.backoff = time.Now(), minBackoff
+	}
+	if time.Since(t.disconnectedAt) > reconnectTimeout {
+		return false
+	}
+	t.log.WarnContext(work, "connection lost", "error", err.Error(), "againInMs", t.backoff.Milliseconds())
+	sleep(work, t.backoff)
+	t.backoff = min(2*t.backoff, maxBackoff)
+	return work.Err() == nil
+}
+
+// open opens a connection to the table.
+func (t *turn) open(ctx context.Context, lock bool) (Conn, error) {
+	return t.run.target.Engine.Open(ctx, t.database.Name, t.run.target.Table, lock)
+}
+
+// addConns gives a large backlog as many connections as may delete at once, and one
+// to cut ahead where fewer databases want a turn than may have one; it returns those
+// that delete. Where the server has none to spare, fewer do it all.
+func (t *turn) addConns(ctx context.Context) []Conn {
+	t.scaledOut = true
+	for len(t.more) < t.run.policy.Concurrency-1 {
+		conn := t.tryAcquire(ctx)
+		if conn == nil {
+			return t.more
+		}
+		t.more = append(t.more, conn)
+	}
+	if t.run.schedule.spare() {
+		t.prefetcher = t.tryAcquire(ctx)
+	}
+	return t.more
+}
+
+// tryAcquire opens one connection more; nil where there is none to spare.
+func (t *turn) tryAcquire(ctx context.Context) (conn Conn) {
+	if !t.run.connections.TryAcquire(1) {
+		return nil
+	}
+	err := recoverPanic(ctx, t.log, func() (err error) {
+		conn, err = t.open(ctx, false)
+		return err
+	})
+	if err != nil {
+		t.run.connections.Release(1)
+		t.log.WarnContext(ctx, "no further connection", "error", err.Error())
+		return nil
+	}
+	return conn
+}
+
+// close ends all connections at once: each may take a moment.
+func (t *turn) close(ctx context.Context) {
+	all := append([]Conn{t.conn}, t.more...)
+	if t.prefetcher != nil {
+		all = append(all, t.prefetcher)
+	}
+	var closing sync.WaitGroup
+	for _, conn := range all {
+		closing.Go(func() {
+			recoverPanic(ctx, t.log, func() error { conn.Close(); return nil }) //nolint:errcheck // logged; every batch is committed
+		})
+	}
+	closing.Wait()
+	t.run.connections.Release(int64(len(all) - 1)) // the first is its turn's
+	t.connections = connections{}
+}
+
+// recoverPanic makes a panic in do an error: of this database, and of no other.
+func recoverPanic(ctx context.Context, log *slog.Logger, do func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil { // its value may quote anything, so only its type is told
+			log.ErrorContext(ctx, "panic", "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+			err = fmt.Errorf("a bug: panic of type %T, its stack is in the log", p)
+		}
+	}()
+	return do()
+}
+
+// withOptionalTimeout limits ctx, if there is a limit.
+func withOptionalTimeout(ctx context.Context, d time.Duration, limited bool) (context.Context, context.CancelFunc) {
+	if limited {
+		return context.WithTimeout(ctx, d)
+	}
+	return ctx, func() {}
+}
+
+func (t *turn) end(status Status, reason StopReason) {
+	t.result.Status, t.result.StopReason, t.result.Error = status, reason, ""
+}
+
+func (t *turn) find(f Finding) {
+	for _, have := range t.result.Findings {
+		if have.Code == f.Code {
+			return
+		}
+	}
+	t.result.Findings = append(t.result.Findings, f)
+	slices.SortStableFunc(t.result.Findings, bySeverity)
+}
