@@ -14,8 +14,8 @@ import (
 // oldestVersion is the oldest that this package was tried with.
 const oldestVersion = 13_00_00
 
-// Check implements [purge.Table].
-func (t *table) Check(ctx context.Context) ([]purge.Finding, error) {
+// Check implements [purge.Conn].
+func (c *conn) Check(ctx context.Context) ([]purge.Finding, error) {
 	var (
 		version, zone                  string
 		triggers, rules, references    string
@@ -23,65 +23,65 @@ func (t *table) Check(ctx context.Context) ([]purge.Finding, error) {
 		hidden                         bool
 		tableSize, indexes, live, dead int64
 	)
-	if err := t.begin(ctx, byIndex, sqlCheck, 1); err != nil {
-		return nil, t.explain("check the database", err)
+	if err := c.prepare(ctx, byIndex, sqlCheck, 1); err != nil {
+		return nil, c.explain("check the database", err)
 	}
-	err := t.conn.QueryRow(ctx, sqlCheck, t.oid).Scan(&version, &zone, &triggers, &rules, &references,
+	err := c.pg.QueryRow(ctx, sqlCheck, c.facts.oid).Scan(&version, &zone, &triggers, &rules, &references,
 		&tableSize, &indexes, &live, &dead, &pgAgent, &pgCron, &hidden)
 	if err != nil {
-		return nil, t.explain("check the database", err)
+		return nil, c.explain("check the database", err)
 	}
-	found := []purge.Finding{t.encryption()}
+	found := []purge.Finding{c.encryption()}
 	add := func(f purge.Finding) { found = append(found, f) }
 
-	if t.version < oldestVersion {
-		add(purge.Warning("version", fmt.Sprintf("PostgreSQL %s is older than 13, the first version that this was tried with", version)))
+	if c.facts.version < oldestVersion {
+		add(purge.Version.At(purge.LevelWarning, fmt.Sprintf("PostgreSQL %s is older than 13, the first version that this was tried with", version)))
 	} else {
-		add(purge.Info("version", "PostgreSQL "+version))
+		add(purge.Version.Found("PostgreSQL " + version))
 	}
 	switch {
-	case !t.examined.deletable: // the error says so
-	case t.places:
-		add(purge.Info("rights", "the login may delete tokens, and read them, which takes more than the least right"))
+	case !c.facts.deletable: // the error says so
+	case c.facts.canUseCTID():
+		add(purge.Rights.Found("the login may delete tokens, and read them, which takes more than the least right"))
 	default:
-		add(purge.Info("rights", "the login may delete tokens and read when they expire, but read no token"))
+		add(purge.Rights.Found("the login may delete tokens and read when they expire, but read no token"))
 	}
-	if t.examined.standby {
-		add(purge.Fault("reader-endpoint", "the server is a read-only standby: use the writer's endpoint"))
+	if c.facts.standby {
+		add(purge.ReaderEndpoint.Found("the server is a read-only standby: use the writer's endpoint"))
 	}
-	if t.indexed {
-		add(purge.Info("expiration-index", "an index finds rows by their expiration"))
+	if c.facts.indexed {
+		add(purge.ExpirationIndex.Found("an index finds rows by their expiration"))
 	}
 	if strings.EqualFold(zone, "UTC") || strings.HasSuffix(zone, "/UTC") || strings.EqualFold(zone, "GMT") {
-		add(purge.Info("time-zone", "sessions are in "+zone))
+		add(purge.TimeZone.Found("sessions are in " + zone))
 	} else {
-		add(purge.Warning("time-zone", "sessions are in "+zone+"; this purge does not mind, but DELETE ... WHERE expiration < now() takes live tokens or leaves expired ones: stop any job that runs it"))
+		add(purge.TimeZone.At(purge.LevelWarning, "sessions are in "+zone+"; this purge does not mind, but DELETE ... WHERE expiration < now() takes live tokens or leaves expired ones: stop any job that runs it"))
 	}
 	if triggers != "" {
-		add(purge.Warning("delete-trigger", "triggers run for each delete, which costs time and may keep rows; without them: "+triggers))
+		add(purge.DeleteTrigger.Found("triggers run for each delete, which costs time and may keep rows; without them: " + triggers))
 	}
 	if rules != "" {
-		add(purge.Warning("delete-rule", "rules rewrite each delete, so that counts may be wrong; without them: "+rules))
+		add(purge.DeleteRule.Found("rules rewrite each delete, so that counts may be wrong; without them: " + rules))
 	}
 	if references != "" {
-		add(purge.Warning("referenced", "foreign keys lead to the table, which Ed-Fi has none of; they can refuse a delete; without them: "+references))
+		add(purge.Referenced.Found("foreign keys lead to the table, which Ed-Fi has none of; they can refuse a delete; without them: " + references))
 	}
 	size := fmt.Sprintf("%s and %s of indexes, about %d live and %d dead rows", bytes(tableSize), bytes(indexes), live, dead)
 	if dead > 100_000 && dead > live {
-		add(purge.Warning("dead-rows", size+": autovacuum has not come after the deletes; VACUUM (ANALYZE) dbo.clientaccesstokens;"))
+		add(purge.DeadRows.Found(size + ": autovacuum has not come after the deletes; VACUUM (ANALYZE) dbo.clientaccesstokens;"))
 	} else {
-		add(purge.Info("size", size))
+		add(purge.Size.Found(size))
 	}
-	jobs, err := t.jobs(ctx, pgAgent, pgCron, hidden)
+	jobs, err := c.jobs(ctx, pgAgent, pgCron, hidden)
 	if err != nil {
-		return found, t.explain("look for jobs", err)
+		return found, c.explain("look for jobs", err)
 	}
-	return append(found, jobs), t.examined.mayDelete()
+	return append(found, jobs), c.facts.mayDelete()
 }
 
 // encryption tells how the connection is secured.
-func (t *table) encryption() purge.Finding {
-	if conn, ok := t.conn.PgConn().Conn().(*tls.Conn); ok {
+func (c *conn) encryption() purge.Finding {
+	if conn, ok := c.pg.PgConn().Conn().(*tls.Conn); ok {
 		state := conn.ConnectionState()
 		return purge.Encryption(&state)
 	}
@@ -90,7 +90,7 @@ func (t *table) encryption() purge.Finding {
 
 // jobs tells who else deletes tokens. Whether the login may read each scheduler's
 // jobs is nil where they are not in this database.
-func (t *table) jobs(ctx context.Context, pgAgent, pgCron *bool, unseen bool) (purge.Finding, error) {
+func (c *conn) jobs(ctx context.Context, pgAgent, pgCron *bool, unseen bool) (purge.Finding, error) {
 	var jobs []string
 	for _, kept := range []struct {
 		readable *bool
@@ -103,7 +103,7 @@ func (t *table) jobs(ctx context.Context, pgAgent, pgCron *bool, unseen bool) (p
 			unseen = true
 			continue
 		}
-		read, _ := t.conn.Query(ctx, kept.sql) // the error comes below
+		read, _ := c.pg.Query(ctx, kept.sql) // the error comes below
 		names, err := pgx.CollectRows(read, pgx.RowTo[string])
 		if err != nil {
 			return purge.Finding{}, err
@@ -112,11 +112,11 @@ func (t *table) jobs(ctx context.Context, pgAgent, pgCron *bool, unseen bool) (p
 	}
 	switch {
 	case jobs != nil:
-		return purge.Warning("other-cleaner", "tokens are also deleted by "+strings.Join(jobs, ", ")+"; infra/postgres/stop-old-job.sql stops that"), nil
+		return purge.OtherCleaner.Found("tokens are also deleted by " + strings.Join(jobs, ", ") + "; infra/postgres/stop-old-job.sql stops that"), nil
 	case unseen:
-		return purge.Info("other-cleaner-unseen", "the login may not see all jobs of pgAgent and pg_cron in this database; as an administrator, infra/postgres/stop-old-job.sql finds and stops those that delete tokens"), nil
+		return purge.OtherCleanerUnseen.Found("the login may not see all jobs of pgAgent and pg_cron in this database; as an administrator, infra/postgres/stop-old-job.sql finds and stops those that delete tokens"), nil
 	default:
-		return purge.Info("no-other-cleaner", "no job of pgAgent or pg_cron in this database deletes tokens; they may be kept in another one, often postgres"), nil
+		return purge.NoOtherCleaner.Found("no job of pgAgent or pg_cron in this database deletes tokens; they may be kept in another one, often postgres"), nil
 	}
 }
 

@@ -10,8 +10,13 @@ import (
 	"edfi-token-purge/functions/internal/purge"
 )
 
-// facts is the answer to sqlFacts.
+// expirationType is the type of Ed-Fi's column. Another type has another notion of
+// expired.
+const expirationType = "timestamp without time zone"
+
+// facts is what sqlFacts returns.
 type facts struct {
+	table     purge.Table
 	now       pgtype.Timestamp
 	database  string // that the connection opened
 	version   int    // 150004 is 15.4
@@ -24,16 +29,22 @@ type facts struct {
 	selectAll bool
 	deletable bool
 	filtered  bool // row-level security applies to the login
-	indexed   bool
+	indexed   bool // an index finds rows by their expiration
 }
 
+// canUseCTID tells whether the role may tell rows apart by their place.
+func (f facts) canUseCTID() bool { return f.selectAll && f.plain }
+
+// readsRanges tells whether the server has a plan for a range of places.
+func (f facts) readsRanges() bool { return f.version >= 14_00_00 }
+
 // examine prepares the session and reads the facts, in one round trip.
-func (t *table) examine(ctx context.Context) (facts, error) {
-	var f facts
+func (c *conn) examine(ctx context.Context) error {
+	f := facts{table: c.table}
 	var batch pgx.Batch
 	batch.Queue(sqlSettings)
 	batch.Queue(sqlFacts)
-	results := t.conn.SendBatch(ctx, &batch)
+	results := c.pg.SendBatch(ctx, &batch)
 	_, err := results.Exec()
 	if err == nil {
 		err = results.QueryRow().Scan(&f.now, &f.database, &f.version, &f.standby, &f.oid, &f.plain, &f.typeName,
@@ -42,59 +53,62 @@ func (t *table) examine(ctx context.Context) (facts, error) {
 	if closed := results.Close(); err == nil {
 		err = closed
 	}
-	return f, t.explain("examine the database", err)
+	c.facts = f
+	return c.explain("examine the database", err)
 }
 
-// fault answers why the table can't be purged, or nil.
+// fault returns why the table can't be purged, or nil.
 func (f facts) fault(database string, writes bool) error {
-	const name = "dbo.clientaccesstokens"
 	switch {
 	case f.database != database: // the server cuts a name to 63 bytes, and a pooler may lead anywhere
-		return purge.Unfit{Code: "other-database", Message: fmt.Sprintf("the connection opened database %q instead of %q", f.database, database), Server: true}
+		return purge.NotPurgeable{Kind: purge.OtherDatabase, Message: fmt.Sprintf("the connection opened database %q instead of %q", f.database, database), Server: true}
 	case f.oid == 0:
-		return purge.Unfit{Code: "no-table", Message: fmt.Sprintf("table %s does not exist in database %s: is it an Ed-Fi admin database?", name, database)}
+		return purge.NotPurgeable{Kind: purge.NoTable, Message: fmt.Sprintf("table %s does not exist in database %s: is it an Ed-Fi admin database?", f.table, database)}
 	case f.typeName == "":
-		return purge.Unfit{Code: "wrong-table", Message: name + " has no column expiration: is it Ed-Fi's table?"}
-	case f.typeName != "timestamp without time zone":
-		return purge.Unfit{Code: "wrong-table", Message: fmt.Sprintf("%s.expiration is of type %s; Ed-Fi's is timestamp without time zone, and another type has another notion of expired", name, f.typeName)}
+		return purge.NotPurgeable{Kind: purge.WrongTable, Message: fmt.Sprintf("%s has no column %s: is it Ed-Fi's table?", f.table, f.table.Expiration)}
+	case f.typeName != expirationType:
+		return purge.NotPurgeable{Kind: purge.WrongTable, Message: fmt.Sprintf("%s.%s is of type %s; Ed-Fi's is %s, and another type has another notion of expired", f.table, f.table.Expiration, f.typeName, expirationType)}
 	case writes && f.standby:
-		return purge.Unfit{Code: "reader-endpoint", Message: "the server is a read-only standby: use the writer's endpoint, not a reader's", Server: true}
+		return purge.NotPurgeable{Kind: purge.ReaderEndpoint, Message: "the server is a read-only standby: use the writer's endpoint, not a reader's", Server: true}
 	case !f.usage || !f.selectExp:
-		return purge.Unfit{Code: "no-select-right", Message: "the login may not read when tokens expire: " + grant}
+		return purge.NotPurgeable{Kind: purge.NoSelectRight, Message: "the login may not read when tokens expire: " + f.grant()}
 	case writes:
 		return f.mayDelete()
 	}
 	return nil
 }
 
-// mayDelete answers nil, or the error for a login that may only read.
+// mayDelete returns nil, or the error for a login that may only read.
 func (f facts) mayDelete() error {
 	if f.deletable {
 		return nil
 	}
-	return purge.Unfit{Code: "no-delete-right", Message: "the login may not delete tokens: " + grant}
+	return purge.NotPurgeable{Kind: purge.NoDeleteRight, Message: "the login may not delete tokens: " + f.grant()}
 }
 
 // grant gives all that a purge needs. No message names the login that is used.
-const grant = "run infra/postgres/role.sql, or for the role of the login GRANT USAGE ON SCHEMA dbo TO edfi_token_purge; GRANT SELECT (expiration), DELETE ON dbo.clientaccesstokens TO edfi_token_purge;"
+func (f facts) grant() string {
+	return fmt.Sprintf("run infra/postgres/role.sql, or for the role of the login GRANT USAGE ON SCHEMA %s TO edfi_token_purge; GRANT SELECT (%s), DELETE ON %s TO edfi_token_purge;",
+		f.table.Schema, f.table.Expiration, f.table)
+}
 
 // findings are what costs time, or leaves rows behind, in each run.
-func (f facts) findings(places bool) (found []purge.Finding) {
+func (f facts) findings() (found []purge.Finding) {
 	if f.filtered {
-		found = append(found, purge.Warning("row-security", "row-level security applies to the login; expired rows that it hides stay: for the role of the login ALTER ROLE edfi_token_purge BYPASSRLS; or CREATE POLICY token_purge ON dbo.clientaccesstokens TO edfi_token_purge USING (true);"))
+		found = append(found, purge.RowSecurity.Found(fmt.Sprintf("row-level security applies to the login; expired rows that it hides stay: for the role of the login ALTER ROLE edfi_token_purge BYPASSRLS; or CREATE POLICY token_purge ON %s TO edfi_token_purge USING (true);", f.table)))
 	}
 	if !f.indexed {
-		found = append(found, f.missingIndex(places))
+		found = append(found, f.missingIndex())
 	}
 	return found
 }
 
 // missingIndex is the finding for a table without the index on expiration.
-func (f facts) missingIndex(places bool) purge.Finding {
-	const create = "CREATE INDEX CONCURRENTLY ix_clientaccesstokens_expiration ON dbo.clientaccesstokens (expiration DESC);"
+func (f facts) missingIndex() purge.Finding {
 	how := "each run reads the whole table once"
-	if !places {
+	if !f.canUseCTID() {
 		how = "each batch reads the whole table; with GRANT SELECT on the table it would be one reading a run"
 	}
-	return purge.Warning("missing-expiration-index", "no index finds rows by their expiration, so "+how+". Create it: "+create)
+	return purge.MissingExpirationIndex.Found(fmt.Sprintf("no index finds rows by their expiration, so %s. Create it: CREATE INDEX CONCURRENTLY ix_%s_%s ON %s (%[3]s DESC);",
+		how, f.table.Relation, f.table.Expiration, f.table))
 }

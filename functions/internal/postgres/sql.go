@@ -10,7 +10,7 @@ const (
 	// nevertheless. Compiling a statement takes longer than running it, and other
 	// processors are for the API. Dates come in the form that the driver reads. The
 	// keepalives let the server find out within a minute that a function has
-	// vanished, and with it the claim. The zone is UTC, so that a column that
+	// vanished, and with it the lock. The zone is UTC, so that a column that
 	// becomes timestamptz while a run deletes is still compared as the instant
 	// that was meant: in a zone west of Greenwich live tokens would go.
 	sqlSettings = `
@@ -41,7 +41,7 @@ FROM pg_database
 ORDER BY datname`
 
 	// What must be known before anything is deleted, in one round trip. The
-	// catalogue answers without any right on the table.
+	// catalogue tells it without any right on the table.
 	sqlFacts = `
 SELECT clock_timestamp() AT TIME ZONE 'UTC',
        current_database(),
@@ -106,9 +106,9 @@ WHERE active AND command ~* '\mdelete\M.*\mclientaccesstokens\M'`
 
 	// One run at a time for each database. The numbers spell EdFi and Purg. The
 	// server lets the lock go when the connection ends, however it ends.
-	sqlClaim = `SELECT pg_try_advisory_lock(1164200553, 1349874279)`
+	sqlLock = `SELECT pg_try_advisory_lock(1164200553, 1349874279)`
 
-	sqlUnclaim = `SELECT pg_advisory_unlock(1164200553, 1349874279)`
+	sqlUnlock = `SELECT pg_advisory_unlock(1164200553, 1349874279)`
 
 	// Sent ahead of the statements below, now and then. A physical range must be
 	// read as one; with index scans allowed the planner may prefer the expiration

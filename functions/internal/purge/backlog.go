@@ -60,6 +60,7 @@ type backlog struct {
 	policy  Policy
 	quota   *quota
 	size    func() int       // rows that a batch has now
+	yields  func() bool      // whether the run makes way for others
 	deleted func(rows int64) // is told of each batch that deleted rows
 	log     *slog.Logger
 
@@ -72,6 +73,7 @@ type backlog struct {
 	short          bool     // the quota was used up when it was last asked
 	overQuota      bool     // rows were left aside that no quota allows
 	cut            int      // batches of this sweep
+	large          bool     // after many of them there was more to cut, and nobody to make way for
 	failure        error    // why the sweep stops
 	aside          []part   // what it leaves
 	unacknowledged []*batch
@@ -86,7 +88,7 @@ type backlog struct {
 // Begin begins a sweep of w.
 func (b *backlog) Begin(w Window) {
 	b.todo, b.aside = []part{{window: w}}, nil
-	b.failure, b.short, b.overQuota, b.cut = nil, false, false, 0
+	b.failure, b.short, b.overQuota, b.cut, b.large = nil, false, false, 0, false
 }
 
 // End ends the sweep once no worker has a batch any more. It returns why it stopped
@@ -145,18 +147,14 @@ func (b *backlog) Prefetch(ctx context.Context, conn Conn) {
 	}
 }
 
-// IsLarge waits until it is known whether the sweep is worth more connections: after
-// many batches there is more to cut, and the run does not make way for others.
-func (b *backlog) IsLarge(throttled func() bool) bool {
+// IsLarge waits until it is known whether the sweep is worth more connections.
+func (b *backlog) IsLarge() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for !b.idle() {
-		if b.cut >= prefetch && b.more() && !throttled() {
-			return true
-		}
+	for !b.large && !b.idle() {
 		b.changed.Wait()
 	}
-	return false
+	return b.large
 }
 
 // more tells whether there is anything to cut.
@@ -204,6 +202,7 @@ func (b *backlog) cutMore(ctx context.Context, conn Conn) {
 	}
 	b.ready = append(b.ready, cut...)
 	b.cut += len(cut)
+	b.large = b.large || b.cut >= prefetch && b.more() && !b.yields()
 	b.mark(cut, rest)
 }
 
@@ -237,6 +236,8 @@ func (b *backlog) read(ctx context.Context, conn Conn, p part, wait bool) (cut [
 		reserved -= int64(size)
 	}
 	if batches[0].Indivisible {
+		b.quota.Release(reserved, 0)
+		reserved = 0
 		err = b.reserveIndivisible(ctx, conn, cut[0])
 	}
 	return cut, rest, err
@@ -346,7 +347,7 @@ func (b *backlog) Done(ctx context.Context, c *batch) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
-	case errors.Is(c.err, ErrLost): // until it is known, all of it counts against the quota
+	case errors.Is(c.err, ErrLost) && !errors.Is(c.err, ErrUncommitted): // until it is known, all of it counts against the quota
 		b.unacknowledged, b.aside = append(b.unacknowledged, c), append(b.aside, c.again(0, c.locked))
 		b.stop(c.err)
 		b.inFlight--

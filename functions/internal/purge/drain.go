@@ -89,7 +89,7 @@ func (t *turn) sweep(ctx context.Context, w Window) error {
 		}
 	}
 	begin(append([]Conn{t.conn}, t.more...))
-	if t.backlog.IsLarge(t.run.pacer.Throttled) && !t.scaledOut {
+	if t.backlog.IsLarge() && !t.scaledOut {
 		begin(t.addConns(ctx))
 	}
 	if t.prefetcher != nil {

@@ -120,7 +120,7 @@ type Conn interface {
 	// returns how many went. With ErrLocked others hold a row, nothing was deleted,
 	// and a later try may succeed. With ErrLost nobody knows whether the server
 	// committed, and rows is how many went if it did, 0 where that is not known
-	// either.
+	// either; with ErrUncommitted it did not.
 	Delete(ctx context.Context, b Batch) (rows int64, err error)
 	// Check returns what an operator should know of the database, and as errors
 	// what a purge would fail for. Findings that others need more rights for are
@@ -182,6 +182,7 @@ var (
 	ErrLogin          = errors.New("the server refused the login")
 	ErrLost           = errors.New("no connection to the server") // none any more, or none yet
 	ErrUnreached      = fmt.Errorf("%w", ErrLost)                 // which could not even be reached
+	ErrUncommitted    = fmt.Errorf("%w", ErrLost)                 // which was lost before it could commit the batch
 )
 
 // NoAnswer is the error for a server that did not answer in time, and may not even

@@ -70,7 +70,7 @@ func newTurn(r *run, d Database) *turn {
 	if t.result.Findings == nil {
 		t.result.Findings = []Finding{} // [] in JSON
 	}
-	t.backlog = &backlog{policy: r.policy, quota: r.quota, size: t.batchSize, log: t.log, deleted: func(rows int64) {
+	t.backlog = &backlog{policy: r.policy, quota: r.quota, size: t.batchSize, yields: r.pacer.Throttled, log: t.log, deleted: func(rows int64) {
 		if r.target.Deleted != nil {
 			r.target.Deleted(d.Name, rows)
 		}
@@ -233,7 +233,7 @@ func (t *turn) perform(work context.Context, share time.Duration, e *ending) {
 	ctx, cancel := withOptionalTimeout(work, share, share > 0)
 	defer cancel()
 	e.err = recoverPanic(ctx, t.log, func() error { return t.work(ctx) })
-	e.timeout = errors.Is(e.err, ErrTimeout) || ctx.Err() != nil
+	e.timeout = errors.Is(e.err, ErrTimeout) || errors.Is(e.err, context.DeadlineExceeded) || ctx.Err() != nil
 	e.shareOver = e.timeout && share > 0 && work.Err() == nil // the server gives up before the turn ends
 	t.result.DeletedRows, t.result.Batches = t.backlog.rows, t.backlog.batches
 	t.result.ThrottledMs = (t.backlog.throttled / time.Duration(1+len(t.more))).Milliseconds()

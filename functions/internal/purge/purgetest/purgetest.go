@@ -79,7 +79,7 @@ func do(ctx context.Context, t testing.TB, engine purge.Engine, database string,
 func doIn(ctx context.Context, t testing.TB, engine purge.Engine, database purge.Database, p purge.Policy) purge.DatabaseResult {
 	t.Helper()
 	reports := 0
-	target := purge.Target{Engine: engine, Name: "engine", Server: "server:1", Databases: []purge.Database{database}, Log: quiet}
+	target := purge.Target{Engine: engine, Table: purge.ClientAccessTokens, Name: "engine", Server: "server:1", Databases: []purge.Database{database}, Log: quiet}
 	result := purge.Run(ctx, target, p, func(purge.DatabaseResult) { reports++ })
 	if reports != 1 || len(result.Databases) != 1 {
 		t.Fatalf("%d reports, %d results; want one each", reports, len(result.Databases))
@@ -100,7 +100,7 @@ func doIn(ctx context.Context, t testing.TB, engine purge.Engine, database purge
 func opening(t testing.TB, s Server, db Database) time.Duration {
 	t.Helper()
 	start := time.Now()
-	table, err := s.Engine().Open(t.Context(), db.Name(), true)
+	table, err := s.Engine().Open(t.Context(), db.Name(), purge.ClientAccessTokens, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,51 +147,48 @@ func spread(n int, from time.Time, step time.Duration) []time.Time {
 // routed is an engine that leaves each database to another one.
 type routed map[string]purge.Engine
 
-func (r routed) Open(ctx context.Context, database string, claim bool) (purge.Table, error) {
+func (r routed) Open(ctx context.Context, database string, table purge.Table, lock bool) (purge.Conn, error) {
 	if engine := r[database]; engine != nil {
-		return engine.Open(ctx, database, claim)
+		return engine.Open(ctx, database, table, lock)
 	}
 	for _, engine := range r { // any of them will say that there is no such database
-		return engine.Open(ctx, database, claim)
+		return engine.Open(ctx, database, table, lock)
 	}
-	return nil, purge.Unfit{Code: "no-database", Message: "there is no database at all"}
+	return nil, purge.NotPurgeable{Kind: purge.NoDatabase, Message: "there is no database at all"}
 }
 
-// hooked is an engine whose clock stands still where now is set, and that calls
-// back after each batch.
 type hooked struct {
 	purge.Engine
 	now     time.Time
 	deleted func(batches int)
 }
 
-type hookedTable struct {
-	purge.Table
+type hookedConn struct {
+	purge.Conn
 	hooked
 	batches *int
 }
 
-func (h hooked) Open(ctx context.Context, database string, claim bool) (purge.Table, error) {
-	table, err := h.Engine.Open(ctx, database, claim)
+func (h hooked) Open(ctx context.Context, database string, table purge.Table, lock bool) (purge.Conn, error) {
+	conn, err := h.Engine.Open(ctx, database, table, lock)
 	if err != nil {
 		return nil, err
 	}
-	return hookedTable{table, h, new(int)}, nil
+	return hookedConn{conn, h, new(int)}, nil
 }
 
-func (h hookedTable) Facts() purge.Facts {
-	facts := h.Table.Facts()
+func (h hookedConn) Facts() purge.Facts {
+	facts := h.Conn.Facts()
 	if !h.now.IsZero() {
 		facts.Now = h.now
 	}
 	return facts
 }
 
-func (h hookedTable) Delete(ctx context.Context, batches []purge.Range, answer func(int64, error)) {
-	h.Table.Delete(ctx, batches, func(rows int64, err error) {
-		if *h.batches++; h.deleted != nil {
-			h.deleted(*h.batches)
-		}
-		answer(rows, err)
-	})
+func (h hookedConn) Delete(ctx context.Context, b purge.Batch) (int64, error) {
+	rows, err := h.Conn.Delete(ctx, b)
+	if *h.batches++; h.deleted != nil {
+		h.deleted(*h.batches)
+	}
+	return rows, err
 }

@@ -469,7 +469,7 @@ func testTwoPurgers(t *testing.T, s Server) {
 
 func testDeadPurger(t *testing.T, s Server) {
 	db := s.Create(t)
-	table, err := s.Engine().Open(t.Context(), db.Name(), true)
+	table, err := s.Engine().Open(t.Context(), db.Name(), purge.ClientAccessTokens, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -565,7 +565,7 @@ func testNoRight(t *testing.T, s Server) {
 				t.Errorf("error %q, want %q", r.Error, want)
 			}
 		}
-		if len(r.Findings) == 0 || r.Findings[0] != purge.Fault(code, r.Error) {
+		if len(r.Findings) == 0 || r.Findings[0] != (purge.Finding{Level: purge.LevelError, Code: code, Message: r.Error}) {
 			t.Errorf("%s: %+v", right, r.Findings)
 		}
 	}
@@ -664,7 +664,7 @@ func testManyDatabases(t *testing.T, s Server) {
 	p := policy()
 	p.Parallel = 2
 	reported := 0
-	target := purge.Target{Engine: s.Engine(), Databases: purge.Select(names...).Resolve(nil, false), Log: quiet}
+	target := purge.Target{Engine: s.Engine(), Table: purge.ClientAccessTokens, Databases: purge.Select(names...).Resolve(nil, false), Log: quiet}
 	result := purge.Run(t.Context(), target, p, func(purge.DatabaseResult) { reported++ })
 	if result.Status != purge.Failed || result.DeletedRows != 4*(batch+1) || reported != 5 {
 		t.Errorf("%s, %d rows, %d reports", result.Status, result.DeletedRows, reported)
@@ -694,7 +694,7 @@ func testManyDatabases(t *testing.T, s Server) {
 
 func testTroubles(t *testing.T, s Server) {
 	engines := routed{}
-	target := purge.Target{Engine: engines, Log: quiet}
+	target := purge.Target{Engine: engines, Table: purge.ClientAccessTokens, Log: quiet}
 	create := func(matched bool, rows int) Database {
 		db := s.Create(t)
 		db.Insert(t, spread(rows, db.Now(t).Add(-time.Hour), time.Second)...)
@@ -708,7 +708,7 @@ func testTroubles(t *testing.T, s Server) {
 	noRight := create(true, 1)
 	noRight.Revoke(t, "DELETE")
 	held := create(true, 1)
-	holder, err := s.Engine().Open(t.Context(), held.Name(), true)
+	holder, err := s.Engine().Open(t.Context(), held.Name(), purge.ClientAccessTokens, true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,7 @@ func newServer(rows int, others func(time.Duration) int64, names ...string) *ser
 	return s
 }
 
-func (s *server) Open(_ context.Context, database string, _ bool) (Table, error) {
+func (s *server) Open(_ context.Context, database string, _ Table, _ bool) (Conn, error) {
 	return s.tables[database], nil
 }
 
@@ -46,18 +46,14 @@ func (s *server) Writes(context.Context) (int64, error) {
 
 func (t *busy) Writes(ctx context.Context) (int64, error) { return t.server.Writes(ctx) }
 
-func (t *busy) Delete(ctx context.Context, batches []Range, answer func(int64, error)) {
-	each(ctx, batches, answer, t.delete)
-}
-
-func (t *busy) delete(ctx context.Context, r Range) (int64, error) {
+func (t *busy) Delete(ctx context.Context, b Batch) (int64, error) {
 	began := time.Since(t.server.began)
-	rows := r.(stretch).to - r.(stretch).from
+	rows := b.Window.(stretch).len()
 	sleep(ctx, time.Duration(rows)*t.perRow)
 	t.mu.Lock()
 	t.batches, t.began = append(t.batches, rows), append(t.began, began)
 	t.mu.Unlock()
-	gone, err := t.fake.delete(ctx, r)
+	gone, err := t.fake.Delete(ctx, b)
 	sleep(ctx, 3*time.Millisecond) // it is committed, and the answer on its way
 	return gone, err
 }
@@ -65,7 +61,7 @@ func (t *busy) delete(ctx context.Context, r Range) (int64, error) {
 // small answers how many rows went in throttled batches.
 func (t *busy) small() (rows int) {
 	for _, n := range t.batches {
-		if n <= leastBatch {
+		if n <= minBatchSize {
 			rows += n
 		}
 	}
@@ -85,7 +81,7 @@ func TestARunIsThrottledWhileOthersWrite(t *testing.T) {
 		if r.Status != Complete || r.DeletedRows != 100_000 {
 			t.Errorf("%+v", r)
 		}
-		if small := s.tables["a"].small(); small < 100_000 || r.DurationMs < int64(small/leastBatch)*throttledRest.Milliseconds() {
+		if small := s.tables["a"].small(); small < 100_000 || r.DurationMs < int64(small/minBatchSize)*minInterval.Milliseconds() {
 			t.Errorf("%d rows in small batches, in %d ms", small, r.DurationMs)
 		}
 	})
@@ -101,8 +97,8 @@ func TestARunListensBeforeItsFirstBatch(t *testing.T) {
 		first  time.Duration // batch begins
 		rows   int           // of it
 	}{
-		{"others", adapting, often, lookEvery, leastBatch},
-		{"nobody", adapting, never, lookEvery, 1_000},
+		{"others", adapting, often, senseInterval, minBatchSize},
+		{"nobody", adapting, never, senseInterval, 1_000},
 		{"nobody can be heard", adapting, func(time.Duration) int64 { return -1000 }, 0, 1_000},
 		{"batches that don't adapt", whole, often, 0, 1_000},
 	} {
@@ -125,7 +121,7 @@ func TestAThrottledRunBeginsSlowly(t *testing.T) {
 	for _, c := range []struct {
 		policy Policy
 		step   time.Duration
-	}{{adapting, slowStep}, {brief, 2 * time.Second}} {
+	}{{adapting, slowStartStep}, {brief, 2 * time.Second}} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newServer(1_000_000, often, "a")
 			runAll(t.Context(), s, c.policy, "a")
@@ -133,7 +129,7 @@ func TestAThrottledRunBeginsSlowly(t *testing.T) {
 			for step, rest := range []time.Duration{128, 64, 32, 16, 8, 4} {
 				batches := 0
 				for i, at := range s.tables["a"].began {
-					if s.tables["a"].batches[i] <= leastBatch && at/c.step == time.Duration(step) {
+					if s.tables["a"].batches[i] <= minBatchSize && at/c.step == time.Duration(step) {
 						batches++
 					}
 				}
@@ -156,15 +152,15 @@ func TestThrottledConnectionsShareTheirTurns(t *testing.T) {
 		for _, name := range names {
 			small += s.tables[name].small()
 			for i, at := range s.tables[name].began {
-				if s.tables[name].batches[i] <= leastBatch && at < slowStep {
+				if s.tables[name].batches[i] <= minBatchSize && at < slowStartStep {
 					early++
 				}
 			}
 		}
-		if most := int(slowStep / (slowStart * throttledRest)); early > most+len(names) {
+		if most := int(slowStartStep / (slowStartFactor * minInterval)); early > most+len(names) {
 			t.Errorf("%d batches in the first step instead of %d", early, most)
 		}
-		if small < 400_000 || r.DurationMs < int64(small/leastBatch)*throttledRest.Milliseconds() {
+		if small < 400_000 || r.DurationMs < int64(small/minBatchSize)*minInterval.Milliseconds() {
 			t.Errorf("%d rows in small batches, in %d ms", small, r.DurationMs)
 		}
 	})

@@ -57,8 +57,8 @@ type crowd struct {
 
 type member struct{ *crowd }
 
-func (c *crowd) Open(ctx context.Context, database string, claim bool) (Table, error) {
-	if _, err := c.fake.Open(ctx, database, claim); err != nil {
+func (c *crowd) Open(ctx context.Context, database string, table Table, lock bool) (Conn, error) {
+	if _, err := c.fake.Open(ctx, database, table, lock); err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
@@ -74,11 +74,7 @@ func (m member) Close() {
 	m.open--
 }
 
-func (m member) Delete(ctx context.Context, batches []Range, answer func(int64, error)) {
-	each(ctx, batches, answer, m.delete)
-}
-
-func (m member) delete(ctx context.Context, r Range) (int64, error) {
+func (m member) Delete(ctx context.Context, b Batch) (int64, error) {
 	m.mu.Lock()
 	m.now++
 	m.crowd.most = max(m.crowd.most, m.now)
@@ -88,7 +84,7 @@ func (m member) delete(ctx context.Context, r Range) (int64, error) {
 		m.now--
 		m.mu.Unlock()
 	}()
-	return m.fake.delete(ctx, r)
+	return m.fake.Delete(ctx, b)
 }
 
 func TestWithConcurrencyEveryCountStaysExact(t *testing.T) {
@@ -119,13 +115,13 @@ type clumsy struct {
 	from int
 }
 
-func (f *clumsy) Open(context.Context, string, bool) (Table, error) { return f, nil }
+func (f *clumsy) Open(context.Context, string, Table, bool) (Conn, error) { return f, nil }
 
-func (f *clumsy) Next(ctx context.Context, r Range, n int) (Batch, Range, error) {
-	if r.(stretch).from >= f.from {
+func (f *clumsy) Cut(ctx context.Context, w Window, size, _ int) ([]Batch, Window, error) {
+	if w.(stretch).from >= f.from {
 		panic("hunter2")
 	}
-	return f.fake.Next(ctx, r, n)
+	return f.fake.Cut(ctx, w, size, 1)
 }
 
 func TestAPanicInCuttingKeepsTheCountAndGivesBackTheCap(t *testing.T) {
@@ -144,8 +140,8 @@ func TestAPanicInCuttingKeepsTheCountAndGivesBackTheCap(t *testing.T) {
 // engines is one for each database.
 type engines map[string]Engine
 
-func (e engines) Open(ctx context.Context, database string, claim bool) (Table, error) {
-	return e[database].Open(ctx, database, claim)
+func (e engines) Open(ctx context.Context, database string, table Table, lock bool) (Conn, error) {
+	return e[database].Open(ctx, database, table, lock)
 }
 
 func TestAServerWithFewConnectionsToSpareIsNoFailure(t *testing.T) {
@@ -166,21 +162,17 @@ type timed struct {
 	locked  int // so many deletes meet a lock first
 }
 
-func (f *timed) Open(context.Context, string, bool) (Table, error) { return f, nil }
+func (f *timed) Open(context.Context, string, Table, bool) (Conn, error) { return f, nil }
 
-func (f *timed) Delete(ctx context.Context, batches []Range, answer func(int64, error)) {
-	each(ctx, batches, answer, f.delete)
-}
-
-func (f *timed) delete(ctx context.Context, r Range) (int64, error) {
+func (f *timed) Delete(ctx context.Context, b Batch) (int64, error) {
 	if f.locked > 0 {
 		f.locked--
 		return 0, ErrLocked
 	}
-	rows := r.(stretch).to - r.(stretch).from
+	rows := b.Window.(stretch).len()
 	f.batches = append(f.batches, rows)
 	sleep(ctx, time.Duration(rows)*f.perRow)
-	return f.fake.delete(ctx, r)
+	return f.fake.Delete(ctx, b)
 }
 
 func TestBatchesTakeTheTimeAimedAt(t *testing.T) {
@@ -191,7 +183,7 @@ func TestBatchesTakeTheTimeAimedAt(t *testing.T) {
 	}{
 		"fast":               {time.Microsecond, 5000, 5000, 5000},
 		"slow":               {50 * time.Microsecond, 5000, 500, 2000},
-		"very slow":          {10 * time.Millisecond, 5000, leastBatch, leastBatch},
+		"very slow":          {10 * time.Millisecond, 5000, minBatchSize, minBatchSize},
 		"with a low ceiling": {10 * time.Millisecond, 40, 40, 40},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -222,18 +214,16 @@ func TestBatchesThatWereCutAheadAreCutAgainWhereTheyTakeTooLong(t *testing.T) {
 // left, as a server does.
 type slow struct{ timed }
 
-func (f *slow) Open(context.Context, string, bool) (Table, error) { return f, nil }
+func (f *slow) Open(context.Context, string, Table, bool) (Conn, error) { return f, nil }
 
-func (f *slow) Delete(ctx context.Context, batches []Range, answer func(int64, error)) {
-	each(ctx, batches, answer, func(ctx context.Context, r Range) (int64, error) {
-		deadline, _ := ctx.Deadline()
-		limit := time.Until(deadline) / 8 * 7
-		if takes := time.Duration(r.(stretch).to-r.(stretch).from) * f.perRow; takes > limit {
-			sleep(ctx, limit)
-			return 0, ErrTimeout
-		}
-		return f.timed.delete(ctx, r)
-	})
+func (f *slow) Delete(ctx context.Context, b Batch) (int64, error) {
+	deadline, _ := ctx.Deadline()
+	limit := time.Until(deadline) / 8 * 7
+	if takes := time.Duration(b.Window.(stretch).len()) * f.perRow; takes > limit {
+		sleep(ctx, limit)
+		return 0, ErrTimeout
+	}
+	return f.timed.Delete(ctx, b)
 }
 
 func TestARunTooShortForOneBatchDeletesSomethingAllTheSame(t *testing.T) {
@@ -251,20 +241,20 @@ func TestARunTooShortForOneBatchDeletesSomethingAllTheSame(t *testing.T) {
 // coarse has rows that go together or not at all: all of a decade.
 type coarse struct{ fake }
 
-func (f *coarse) Open(context.Context, string, bool) (Table, error) { return f, nil }
+func (f *coarse) Open(context.Context, string, Table, bool) (Conn, error) { return f, nil }
 
-func (f *coarse) Count(_ context.Context, r Range) (int64, error) {
-	return int64(r.(stretch).to - r.(stretch).from), nil
+func (f *coarse) Count(_ context.Context, w Window) (int64, error) {
+	return int64(w.(stretch).len()), nil
 }
 
-func (f *coarse) Next(_ context.Context, r Range, n int) (Batch, Range, error) {
-	s := r.(stretch)
+func (f *coarse) Cut(_ context.Context, w Window, size, _ int) ([]Batch, Window, error) {
+	s := w.(stretch)
 	decade := min(s.to, s.from-s.from%10+10)
-	batch := Batch{Rows: stretch{s.from, decade}, Unbounded: decade-s.from > n}
+	cut := []Batch{{Window: stretch{s.from, decade}, Indivisible: decade-s.from > size}}
 	if decade == s.to {
-		return batch, nil, nil
+		return cut, nil, nil
 	}
-	return batch, stretch{decade, s.to}, nil
+	return cut, stretch{decade, s.to}, nil
 }
 
 func TestRowsThatGoTogetherGoWhereTheCapAllowsAndHoldUpNoOthers(t *testing.T) {
@@ -295,23 +285,23 @@ func TestBatchesGrowBackAndShrinkAtOnceAtALock(t *testing.T) {
 		f := &timed{fake: fake{rows: 40_000}, perRow: time.Microsecond, locked: 1}
 		runAll(t.Context(), f, Policy{BatchSize: 1000, BatchTarget: 50 * time.Millisecond}, "a")
 		half := slices.Index(f.batches, 500)
-		if half < 0 || half > 2*jobsReady || slices.Index(f.batches[half:], 1000) < 0 {
+		if half < 0 || half > 2*prefetch || slices.Index(f.batches[half:], 1000) < 0 {
 			t.Errorf("%v", f.batches)
 		}
 	})
-	s := newSize(Policy{BatchSize: 1000})
-	s.learn(1000, 1000, time.Hour, nil)
-	s.learn(1000, 0, time.Hour, ErrLocked)
-	if s.now() != 1000 {
-		t.Errorf("without a target, %d rows", s.now())
+	s := newSizer(Policy{BatchSize: 1000})
+	s.Observe(1000, 1000, time.Hour, nil)
+	s.Observe(1000, 0, time.Hour, ErrLocked)
+	if s.Next() != 1000 {
+		t.Errorf("without a target, %d rows", s.Next())
 	}
-	if s.learn(1000, 0, time.Hour, ErrTimeout); s.now() != 100 {
-		t.Errorf("without a target, %d rows where there was no time for more", s.now())
+	if s.Observe(1000, 0, time.Hour, ErrTimeout); s.Next() != 100 {
+		t.Errorf("without a target, %d rows where there was no time for more", s.Next())
 	}
-	s = newSize(Policy{BatchSize: 1000, BatchTarget: time.Second})
-	s.learn(1000, 1000, 3*time.Second, nil)
-	s.learn(1000, 1000, 3*time.Second, nil) // cut before
-	if s.learn(1000, 0, 0, ErrLocked); s.now() != 333 {
-		t.Errorf("a third once, then %d rows", s.now())
+	s = newSizer(Policy{BatchSize: 1000, BatchTarget: time.Second})
+	s.Observe(1000, 1000, 3*time.Second, nil)
+	s.Observe(1000, 1000, 3*time.Second, nil) // cut before
+	if s.Observe(1000, 0, 0, ErrLocked); s.Next() != 333 {
+		t.Errorf("a third once, then %d rows", s.Next())
 	}
 }

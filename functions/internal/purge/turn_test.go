@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// fake is a table in memory: so many expired rows, numbered. A Range is a
+// fake is a table in memory: so many expired rows, numbered. A Window is a
 // stretch of numbers.
 type fake struct {
 	mu      sync.Mutex
@@ -32,7 +32,9 @@ type fake struct {
 
 type stretch struct{ from, to int }
 
-func (f *fake) Open(context.Context, string, bool) (Table, error) {
+func (s stretch) len() int { return s.to - s.from }
+
+func (f *fake) Open(context.Context, string, Table, bool) (Conn, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.opened++; f.most > 0 && f.opened > f.most {
@@ -47,43 +49,34 @@ func (f *fake) Check(context.Context) ([]Finding, error) { return nil, nil }
 
 func (f *fake) Facts() Facts { return Facts{Now: time.Now().UTC().Add(f.skew)} }
 
-func (f *fake) Expired(time.Time) Range { return stretch{0, f.rows} }
+func (f *fake) Expired(time.Time) Window { return stretch{0, f.rows} }
 
-func (f *fake) Oldest(ctx context.Context, r Range) (time.Time, Range, error) {
+func (f *fake) Oldest(ctx context.Context, w Window, _ Trail) (time.Time, Window, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for i := r.(stretch).from; i < r.(stretch).to; i++ {
+	for i := w.(stretch).from; i < w.(stretch).to; i++ {
 		if !f.gone[i] {
-			return time.Now().Add(-time.Hour), stretch{i, r.(stretch).to}, ctx.Err()
+			return time.Now().Add(-time.Hour), stretch{i, w.(stretch).to}, ctx.Err()
 		}
 	}
 	return time.Time{}, nil, ctx.Err()
 }
 
-func (f *fake) Count(context.Context, Range) (int64, error) { return int64(f.left()), nil }
+func (f *fake) Count(context.Context, Window) (int64, error) { return int64(f.left()), nil }
 
-func (f *fake) Writes(context.Context) (int64, error) { return 0, nil }
-
-func (f *fake) Next(_ context.Context, r Range, n int) (Batch, Range, error) {
-	s := r.(stretch)
-	if s.from+n >= s.to {
-		return Batch{Rows: s}, nil, nil
+func (f *fake) Cut(_ context.Context, w Window, size, batches int) (cut []Batch, rest Window, err error) {
+	s := w.(stretch)
+	for range batches {
+		if s.len() <= size {
+			return append(cut, Batch{Window: s}), nil, nil
+		}
+		cut = append(cut, Batch{Window: stretch{s.from, s.from + size}})
+		s.from += size
 	}
-	return Batch{Rows: stretch{s.from, s.from + n}}, stretch{s.from + n, s.to}, nil
+	return cut, s, nil
 }
 
-func (f *fake) Delete(ctx context.Context, batches []Range, answer func(int64, error)) {
-	each(ctx, batches, answer, f.delete)
-}
-
-// each makes Delete of a function that deletes one batch.
-func each(ctx context.Context, batches []Range, answer func(int64, error), one func(context.Context, Range) (int64, error)) {
-	for _, r := range batches {
-		answer(one(ctx, r))
-	}
-}
-
-func (f *fake) delete(ctx context.Context, r Range) (int64, error) {
+func (f *fake) Delete(ctx context.Context, b Batch) (int64, error) {
 	if sleep(ctx, f.takes); ctx.Err() != nil {
 		return 0, ctx.Err()
 	}
@@ -100,7 +93,7 @@ func (f *fake) delete(ctx context.Context, r Range) (int64, error) {
 		f.gone = map[int]bool{}
 	}
 	before := len(f.gone)
-	for i := r.(stretch).from; i < r.(stretch).to; i++ {
+	for i := b.Window.(stretch).from; i < b.Window.(stretch).to; i++ {
 		f.gone[i] = true
 	}
 	return int64(len(f.gone) - before), nil
@@ -111,13 +104,13 @@ func (f *fake) left() int { return f.rows - len(f.gone) }
 // fakes is an engine with several databases.
 type fakes map[string]*fake
 
-func (f fakes) Open(ctx context.Context, database string, claim bool) (Table, error) {
-	return f[database].Open(ctx, database, claim)
+func (f fakes) Open(ctx context.Context, database string, table Table, lock bool) (Conn, error) {
+	return f[database].Open(ctx, database, table, lock)
 }
 
 func runAll(ctx context.Context, e Engine, p Policy, databases ...string) Result {
 	p.Action = Purge
-	target := Target{Engine: e, Databases: Select(databases...).Resolve(nil, false), Log: slog.New(slog.DiscardHandler)}
+	target := Target{Engine: e, Table: ClientAccessTokens, Databases: Select(databases...).Resolve(nil, false), Log: slog.New(slog.DiscardHandler)}
 	return Run(ctx, target, p, func(DatabaseResult) {})
 }
 
@@ -156,7 +149,7 @@ func TestAPanicIsThatDatabasesFailureAndItsValueIsNotShown(t *testing.T) {
 // brittle panics when it is closed.
 type brittle struct{ *fake }
 
-func (b brittle) Open(context.Context, string, bool) (Table, error) { return b, nil }
+func (b brittle) Open(context.Context, string, Table, bool) (Conn, error) { return b, nil }
 
 func (brittle) Close() { panic("hunter2") }
 
@@ -180,20 +173,16 @@ type failing struct {
 	after int
 }
 
-func (f *failing) Open(context.Context, string, bool) (Table, error) { return f, nil }
+func (f *failing) Open(context.Context, string, Table, bool) (Conn, error) { return f, nil }
 
-func (f *failing) Delete(ctx context.Context, batches []Range, answer func(int64, error)) {
-	each(ctx, batches, answer, f.delete)
-}
-
-func (f *failing) delete(ctx context.Context, r Range) (int64, error) {
+func (f *failing) Delete(ctx context.Context, b Batch) (int64, error) {
 	f.mu.Lock()
 	broken := f.deletes >= f.after
 	f.mu.Unlock()
 	if broken {
 		return 0, errors.New("broken")
 	}
-	return f.fake.delete(ctx, r)
+	return f.fake.Delete(ctx, b)
 }
 
 func TestAClockThatIsFarOffDeletesNothing(t *testing.T) {
@@ -210,7 +199,7 @@ func TestAClockThatIsFarOffDeletesNothing(t *testing.T) {
 }
 
 func TestASmallBacklogTakesOneConnectionAndALargeOneASecond(t *testing.T) {
-	for rows, want := range map[int]int{10 * (widenAfter - 1): 1, 10 * (widenAfter + 1): 2} {
+	for rows, want := range map[int]int{10 * (prefetch - 1): 1, 10 * (prefetch + 1): 2} {
 		f := &fake{rows: rows}
 		if r := runAll(t.Context(), f, Policy{BatchSize: 10, Parallel: 2}, "a"); r.Status != Complete || f.opened != want {
 			t.Errorf("%d rows: %d connections, want %d; %+v", rows, f.opened, want, r)
@@ -304,11 +293,11 @@ type distant struct {
 	opens time.Duration
 }
 
-func (d distant) Open(ctx context.Context, database string, claim bool) (Table, error) {
+func (d distant) Open(ctx context.Context, database string, table Table, lock bool) (Conn, error) {
 	if sleep(ctx, d.opens); ctx.Err() != nil {
 		return nil, fmt.Errorf("connect: %w: no answer in time", ErrLost)
 	}
-	return d.fake.Open(ctx, database, claim)
+	return d.fake.Open(ctx, database, table, lock)
 }
 
 func TestTooLittleTimeIsNoFailureOfTheDatabasesThatWereNotReached(t *testing.T) {
@@ -362,15 +351,15 @@ type lingering struct {
 	since *time.Time
 }
 
-func (l lingering) Open(ctx context.Context, database string, claim bool) (Table, error) {
+func (l lingering) Open(ctx context.Context, database string, table Table, lock bool) (Conn, error) {
 	if *l.tries++; *l.tries == 1 {
 		*l.since = time.Now()
-		return distant{l.fake, time.Hour}.Open(ctx, database, claim)
+		return distant{l.fake, time.Hour}.Open(ctx, database, table, lock)
 	}
-	if claim && time.Since(*l.since) < 8*time.Second {
+	if lock && time.Since(*l.since) < 8*time.Second {
 		return nil, ErrAlreadyRunning
 	}
-	return l.fake.Open(ctx, database, claim)
+	return l.fake.Open(ctx, database, table, lock)
 }
 
 func TestASessionOfItsOwnThatWasCutIsNoOtherRun(t *testing.T) {
@@ -390,11 +379,11 @@ func TestASessionOfItsOwnThatWasCutIsNoOtherRun(t *testing.T) {
 // held is a database that another run holds.
 type held struct{ *fake }
 
-func (h held) Open(ctx context.Context, database string, claim bool) (Table, error) {
-	if claim {
+func (h held) Open(ctx context.Context, database string, table Table, lock bool) (Conn, error) {
+	if lock {
 		return nil, ErrAlreadyRunning
 	}
-	return h.fake.Open(ctx, database, claim)
+	return h.fake.Open(ctx, database, table, lock)
 }
 
 func TestWhatAnotherRunHoldsAndLeavesIsSeen(t *testing.T) {
@@ -431,7 +420,7 @@ func TestASlowDatabaseGetsTheTimeThatTheOthersLeave(t *testing.T) {
 
 func TestOnlyWhatAPatternMatchedIsSkipped(t *testing.T) {
 	for matched, want := range map[bool]Status{true: Skipped, false: Failed} {
-		target := Target{Engine: unfit{Code: "no-table", Message: "there is none"}, Databases: []Database{{Name: "x", Matched: matched}}, Log: slog.New(slog.DiscardHandler)}
+		target := Target{Engine: unfit{Kind: NoTable, Message: "there is none"}, Databases: []Database{{Name: "x", Matched: matched}}, Log: slog.New(slog.DiscardHandler)}
 		r := Run(t.Context(), target, Policy{Action: Purge, BatchSize: 1}, func(DatabaseResult) {})
 		level := map[Status]string{Skipped: "info", Failed: "error"}[want]
 		if d := r.Databases[0]; d.Status != want || !slices.Equal(d.Findings, []Finding{{level, "no-table", "there is none"}}) || (r.Err() == nil) != matched {
@@ -444,20 +433,20 @@ func TestOnlyWhatAPatternMatchedIsSkipped(t *testing.T) {
 }
 
 func TestAWholeServerThatIsUnfitIsNotSkipped(t *testing.T) {
-	target := Target{Engine: unfit{Code: "reader-endpoint", Message: "take the writer's", Server: true}, Databases: []Database{{Name: "x", Matched: true}}, Log: slog.New(slog.DiscardHandler)}
+	target := Target{Engine: unfit{Kind: ReaderEndpoint, Message: "take the writer's", Server: true}, Databases: []Database{{Name: "x", Matched: true}}, Log: slog.New(slog.DiscardHandler)}
 	r := Run(t.Context(), target, Policy{Action: Purge, BatchSize: 1}, func(DatabaseResult) {})
-	if r.Status != Failed || !slices.Equal(r.Databases[0].Findings, []Finding{Fault("reader-endpoint", "take the writer's")}) {
+	if r.Status != Failed || !slices.Equal(r.Databases[0].Findings, []Finding{ReaderEndpoint.Found("take the writer's")}) {
 		t.Errorf("%+v", r)
 	}
 }
 
-type unfit Unfit
+type unfit NotPurgeable
 
-func (u unfit) Open(context.Context, string, bool) (Table, error) { return nil, Unfit(u) }
+func (u unfit) Open(context.Context, string, Table, bool) (Conn, error) { return nil, NotPurgeable(u) }
 
 func TestTheWorstFindingsStandFirst(t *testing.T) {
-	var r run
-	for _, f := range []Finding{Info("a", ""), Warning("b", ""), Info("c", ""), Fault("d", ""), Warning("e", ""), Fault("f", "")} {
+	var r turn
+	for _, f := range []Finding{Finding{LevelInfo, "a", ""}, Finding{LevelWarning, "b", ""}, Finding{LevelInfo, "c", ""}, Finding{LevelError, "d", ""}, Finding{LevelWarning, "e", ""}, Finding{LevelError, "f", ""}} {
 		r.find(f)
 	}
 	order := func(findings []Finding) (codes string) {
@@ -466,13 +455,13 @@ func TestTheWorstFindingsStandFirst(t *testing.T) {
 		}
 		return codes
 	}
-	if got := order(r.res.Findings); got != "dfbeac" {
+	if got := order(r.result.Findings); got != "dfbeac" {
 		t.Error(got)
 	}
 	// Of a code that has several levels, the worst counts.
 	result := Result{Databases: make([]DatabaseResult, 2)}
-	result.add(0, DatabaseResult{Findings: []Finding{Warning("b", ""), Info("a", "")}})
-	result.add(1, DatabaseResult{Findings: []Finding{Fault("d", ""), Warning("a", "worse"), Info("c", "")}})
+	result.add(0, DatabaseResult{Findings: []Finding{Finding{LevelWarning, "b", ""}, Finding{LevelInfo, "a", ""}}})
+	result.add(1, DatabaseResult{Findings: []Finding{Finding{LevelError, "d", ""}, Finding{LevelWarning, "a", "worse"}, Finding{LevelInfo, "c", ""}}})
 	var got []Finding
 	for _, g := range result.Findings {
 		got = append(got, g.Finding)
@@ -502,7 +491,7 @@ type lossy struct {
 	gone  int
 }
 
-func (l *lossy) Open(context.Context, string, bool) (Table, error) {
+func (l *lossy) Open(context.Context, string, Table, bool) (Conn, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.gone > 0 {
@@ -512,11 +501,7 @@ func (l *lossy) Open(context.Context, string, bool) (Table, error) {
 	return l, nil
 }
 
-func (l *lossy) Delete(ctx context.Context, batches []Range, answer func(int64, error)) {
-	each(ctx, batches, answer, l.delete)
-}
-
-func (l *lossy) delete(ctx context.Context, r Range) (int64, error) {
+func (l *lossy) Delete(ctx context.Context, b Batch) (int64, error) {
 	l.mu.Lock()
 	if l.every > 0 && l.deletes%l.every == l.every-1 {
 		l.deletes++
@@ -527,7 +512,7 @@ func (l *lossy) delete(ctx context.Context, r Range) (int64, error) {
 	if lost {
 		return 0, fmt.Errorf("delete: %w", ErrLost)
 	}
-	return l.fake.delete(ctx, r)
+	return l.fake.Delete(ctx, b)
 }
 
 func TestALostConnectionIsOpenedAnewWithinTheTimeLeft(t *testing.T) {
@@ -541,7 +526,7 @@ func TestALostConnectionIsOpenedAnewWithinTheTimeLeft(t *testing.T) {
 		l = &lossy{fake: fake{rows: 100}, every: 4, down: 1e6}
 		start := time.Now()
 		r = runAll(t.Context(), l, Policy{BatchSize: 10}, "a")
-		if d := r.Databases[0]; d.Status != Failed || d.DeletedRows != 30 || time.Since(start) < lostPatience || time.Since(start) > lostPatience+lostRestMost {
+		if d := r.Databases[0]; d.Status != Failed || d.DeletedRows != 30 || time.Since(start) < reconnectTimeout || time.Since(start) > reconnectTimeout+maxBackoff {
 			t.Errorf("%+v after %s", d, time.Since(start))
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -567,9 +552,9 @@ type hurried struct {
 	gaveUp *bool
 }
 
-func (h *hurried) Oldest(ctx context.Context, r Range) (time.Time, Range, error) {
+func (h *hurried) Oldest(ctx context.Context, w Window, _ Trail) (time.Time, Window, error) {
 	if *h.gaveUp {
-		return h.fake.Oldest(ctx, r)
+		return h.fake.Oldest(ctx, w, Trail{})
 	}
 	*h.gaveUp = true
 	deadline, _ := ctx.Deadline()
@@ -579,7 +564,7 @@ func (h *hurried) Oldest(ctx context.Context, r Range) (time.Time, Range, error)
 
 type hurriedOnes map[string]*hurried
 
-func (e hurriedOnes) Open(_ context.Context, database string, _ bool) (Table, error) {
+func (e hurriedOnes) Open(_ context.Context, database string, _ Table, _ bool) (Conn, error) {
 	return e[database], nil
 }
 

@@ -1,0 +1,276 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"edfi-token-purge/functions/internal/purge"
+)
+
+const (
+	// mostlyDeadRows is from how many deleted rows on, for each page of the table, a
+	// look that reads the table itself is quicker than one over all their index
+	// entries; deadRows is how many there must be for it to matter.
+	mostlyDeadRows = 40
+	deadRows       = 50_000
+	// chunkPages is how many pages one statement on a physical range covers at
+	// most, 8 MB, so that it stays short where few rows have expired.
+	chunkPages = 1024
+	// listPages is the same for PostgreSQL 13, where each place is listed.
+	listPages = 16
+	// lastPage is the greatest number that a page can have.
+	lastPage = 1<<32 - 2
+)
+
+// window is a [purge.Window]: the rows with from <= expiration < to. Where
+// physical, only those of them in lower <= ctid < upper.
+type window struct {
+	from, to     pgtype.Timestamp
+	physical     bool
+	lower, upper pgtype.TID
+}
+
+// args are the parameters of a statement on w.
+func (w window) args(more ...any) []any {
+	args := []any{w.from, w.to}
+	if w.physical {
+		args = append(args, w.lower, w.upper)
+	}
+	return append(args, more...)
+}
+
+func timestamp(t time.Time) pgtype.Timestamp {
+	return pgtype.Timestamp{Time: t.UTC(), Valid: true}
+}
+
+// next is the instant after t: expirations have microseconds.
+func next(t pgtype.Timestamp) pgtype.Timestamp {
+	return timestamp(t.Time.Add(time.Microsecond))
+}
+
+func before(a, b pgtype.Timestamp) bool {
+	return a.InfinityModifier == pgtype.NegativeInfinity || a.Time.Before(b.Time)
+}
+
+// instant returns t as a time; what is older than Go's year 1 is that year.
+func instant(t pgtype.Timestamp) time.Time {
+	if t.InfinityModifier != pgtype.Finite {
+		return time.Time{}
+	}
+	return t.Time.UTC()
+}
+
+func page(number uint32) pgtype.TID { return pgtype.TID{BlockNumber: number, Valid: true} }
+
+// Expired implements [purge.Conn].
+func (c *conn) Expired(cutoff time.Time) purge.Window {
+	ever := pgtype.Timestamp{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
+	return window{from: ever, to: next(timestamp(cutoff.Truncate(time.Microsecond)))}
+}
+
+// Oldest implements [purge.Conn].
+func (c *conn) Oldest(ctx context.Context, w purge.Window, trail purge.Trail) (time.Time, purge.Window, error) {
+	looks, err := c.looks(ctx, w.(window), trail)
+	if err != nil {
+		return time.Time{}, nil, c.explain("read the table's size", err)
+	}
+	var first pgtype.Timestamp
+	for _, look := range looks {
+		var oldest pgtype.Timestamp
+		plan, sql, args := byIndex, sqlOldest, look.args()
+		switch {
+		case look.physical && c.facts.readsRanges():
+			plan, sql = byPlace, sqlOldestPhysical
+		case look.physical: // a list of all places would be too long
+			plan, args = inSequence, args[:2]
+		case look.mostlyDead:
+			plan = inSequence
+		}
+		if err := c.row(ctx, plan, &oldest, sql, args...); err != nil {
+			return time.Time{}, nil, c.explain("look for expired rows", err)
+		}
+		if oldest.Valid && (!first.Valid || before(oldest, first)) {
+			first = oldest
+		}
+		if first.Valid && !look.mostlyDead { // what comes later is younger
+			break
+		}
+	}
+	if !first.Valid {
+		return time.Time{}, nil, nil
+	}
+	found := w.(window)
+	if !found.physical {
+		found.from = first
+	}
+	return instant(first), found, nil
+}
+
+// look is a part of a window that one statement looks at.
+type look struct {
+	window
+	mostlyDead bool // most of the table is deleted, so that reading it all is quicker
+}
+
+// looks splits w at the checkpoints, so that no look passes over too many deleted
+// rows. Where they are most of the table, it is split by place; or not at all, if
+// the role may not tell places apart.
+func (c *conn) looks(ctx context.Context, w window, trail purge.Trail) (looks []look, err error) {
+	if w.physical || !c.facts.indexed {
+		return []look{{window: w}}, nil
+	}
+	if trail.Rows >= deadRows && w.from.InfinityModifier == pgtype.NegativeInfinity {
+		pages, err := c.pages(ctx)
+		switch {
+		case err != nil:
+			return nil, err
+		case trail.Rows < mostlyDeadRows*int64(pages):
+		case !c.facts.canUseCTID() || !c.facts.readsRanges():
+			return []look{{w, true}}, nil
+		default:
+			return looksByPlace(w, pages), nil
+		}
+	}
+	for _, checkpoint := range trail.Checkpoints {
+		at := checkpoint.(window)
+		if !at.physical && before(w.from, at.from) && before(at.from, w.to) {
+			looks = append(looks, look{window: window{from: w.from, to: at.from}})
+			w.from = at.from
+		}
+	}
+	return append(looks, look{window: w}), nil
+}
+
+// looksByPlace splits w into ranges of so many pages, and those to come.
+func looksByPlace(w window, pages uint32) (looks []look) {
+	w.physical, w.lower = true, page(0)
+	for from := uint32(chunkPages); from < pages; from += chunkPages {
+		w.upper = page(from)
+		looks = append(looks, look{w, true})
+		w.lower = w.upper
+	}
+	w.upper = page(lastPage)
+	return append(looks, look{w, true})
+}
+
+// pages returns how many the table has.
+func (c *conn) pages(ctx context.Context) (pages uint32, err error) {
+	return pages, c.row(ctx, byIndex, &pages, sqlPages, c.facts.oid)
+}
+
+// Count implements [purge.Conn].
+func (c *conn) Count(ctx context.Context, w purge.Window) (int64, error) {
+	var count int64
+	err := c.row(ctx, byIndex, &count, sqlCount, w.(window).args()...)
+	return count, c.explain("count expired rows", err)
+}
+
+// Cut implements [purge.Conn]: a batch ends where the row after it begins.
+func (c *conn) Cut(ctx context.Context, w purge.Window, size, batches int) (cut []purge.Batch, rest purge.Window, err error) {
+	part := w.(window)
+	if part.physical || !c.facts.indexed && c.facts.canUseCTID() {
+		return c.cutPhysical(ctx, part, size)
+	}
+	if !c.facts.indexed { // each end costs a reading of the whole table
+		batches = 1
+	}
+	ends, last, err := c.ends(ctx, part, size, batches)
+	if err != nil {
+		return nil, nil, c.explain("find the next batch", err)
+	}
+	for _, end := range ends {
+		if end == part.from { // more rows than a batch share one expiration
+			break
+		}
+		cut = append(cut, purge.Batch{Window: window{from: part.from, to: end}, Rows: int64(size)})
+		part.from = end
+	}
+	switch {
+	case last >= 0: // the last rows, which have no end but the window's own
+		return append(cut, purge.Batch{Window: part, Rows: last}), nil, nil
+	case len(cut) > 0:
+		return cut, part, nil
+	case c.facts.canUseCTID(): // their place tells them apart
+		return c.cutPhysical(ctx, part, size)
+	default:
+		after := next(part.from)
+		together := purge.Batch{Window: window{from: part.from, to: after}, Indivisible: true}
+		return []purge.Batch{together}, window{from: after, to: part.to}, nil
+	}
+}
+
+// ends returns the expirations at which the next batches of w end, and how many rows
+// are left behind them: below 0 for more than a batch.
+func (c *conn) ends(ctx context.Context, w window, size, batches int) (ends []pgtype.Timestamp, last int64, err error) {
+	if err := c.prepare(ctx, byIndex, sqlEnds, 1); err != nil {
+		return nil, 0, err
+	}
+	last = -1
+	read, _ := c.pg.Query(ctx, sqlEnds, w.args(size, batches)...) // the error comes last
+	var end pgtype.Timestamp
+	var rest int64
+	_, err = pgx.ForEachRow(read, []any{&end, &rest}, func() error {
+		if end.Valid {
+			ends = append(ends, end)
+		} else {
+			last = rest
+		}
+		return nil
+	})
+	return ends, last, err
+}
+
+// cutPhysical is Cut by place instead of expiration, one batch at a time.
+func (c *conn) cutPhysical(ctx context.Context, part window, size int) ([]purge.Batch, purge.Window, error) {
+	if !part.physical { // from the first page to the last one of now
+		pages, err := c.pages(ctx)
+		if err != nil {
+			return nil, nil, c.explain("read the table's size", err)
+		}
+		part.physical, part.lower, part.upper = true, page(0), page(pages)
+	}
+	cut, rest := purge.Batch{}, part
+	pages := uint32(chunkPages)
+	if !c.facts.readsRanges() {
+		pages = listPages
+	}
+	if end := part.lower.BlockNumber + pages; end < part.upper.BlockNumber {
+		part.upper = page(end)
+	}
+	err := c.row(ctx, byPlace, &part.upper, c.physical(sqlEndPhysical), part.args(size)...)
+	switch {
+	case err == nil:
+		cut.Rows = int64(size)
+	case !errors.Is(err, pgx.ErrNoRows):
+		return nil, nil, c.explain("find the next batch", err)
+	}
+	cut.Window = part
+	if rest.lower = part.upper; rest.lower == rest.upper {
+		return []purge.Batch{cut}, nil, nil
+	}
+	return []purge.Batch{cut}, rest, nil
+}
+
+// physical returns sql, on a physical range, in the form that the server reads
+// best.
+func (c *conn) physical(sql string) string {
+	if c.facts.readsRanges() {
+		return sql
+	}
+	return strings.Replace(sql, "ctid >=", sqlPlaces+"ctid >=", 1)
+}
+
+// row reads the one value that sql returns into dest. Preparing pays even where
+// a statement comes but twice: planning looks at the end of the index, where the
+// deleted entries are.
+func (c *conn) row(ctx context.Context, plan plan, dest any, sql string, args ...any) error {
+	if err := c.prepare(ctx, plan, sql, 1); err != nil {
+		return err
+	}
+	return c.pg.QueryRow(ctx, sql, args...).Scan(dest)
+}

@@ -1,0 +1,83 @@
+package postgres
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/redact"
+)
+
+// explain says what doing failed at, and for the errors that an operator can
+// mend, how. It leaves out what may quote a row or the login: a message's
+// detail and context, and the user's name.
+func (c *conn) explain(doing string, err error) error {
+	var refused *pgconn.PgError
+	switch {
+	case err == nil, errors.Is(err, purge.ErrTimeout):
+		return err
+	case errors.As(err, &refused):
+		return c.explainRefusal(doing, refused)
+	}
+	// What a driver wraps around an error names user and database.
+	var connecting *pgconn.ConnectError
+	if errors.As(err, &connecting) {
+		err = connecting.Unwrap()
+	}
+	var certificate *tls.CertificateVerificationError
+	var network net.Error
+	switch {
+	case errors.As(err, &certificate):
+		return fmt.Errorf("%s: %s", doing, purge.Unverified(certificate.Err.Error()))
+	case strings.Contains(err.Error(), "server refused TLS connection"): // an error that pgx has no name for
+		return fmt.Errorf("%s: server refused TLS connection: turn TLS on there (ssl = on), or set DB_TLS=disable, which sends all in plaintext", doing)
+	case errors.Is(err, context.DeadlineExceeded) || errors.As(err, &network) && network.Timeout():
+		return fmt.Errorf("%s: %w", doing, purge.NoAnswer(!strings.Contains(err.Error(), "dial error"))) // as above
+	default:
+		return fmt.Errorf("%s: %w: %s", doing, purge.ErrLost, redact.Login(err.Error(), c.server.User, c.server.Password))
+	}
+}
+
+// explainRefusal explains what the server itself says.
+func (c *conn) explainRefusal(doing string, refused *pgconn.PgError) error {
+	message := fmt.Sprintf("%s (SQLSTATE %s)", redact.Login(refused.Message, c.server.User, c.server.Password), refused.Code)
+	say := func(format string, args ...any) error { return fmt.Errorf(doing+": "+format, args...) }
+	switch refused.Code {
+	case pgerrcode.LockNotAvailable, pgerrcode.DeadlockDetected, pgerrcode.SerializationFailure:
+		return say("%w: SQLSTATE %s", purge.ErrLocked, refused.Code)
+	case pgerrcode.QueryCanceled: // by our own limit, or by somebody
+		if c.tookItsTime() {
+			return say("%w: SQLSTATE %s", purge.ErrTimeout, refused.Code)
+		}
+		return say("%s: another session canceled the statement", message)
+	case pgerrcode.InvalidPassword, pgerrcode.InvalidAuthorizationSpecification:
+		if strings.Contains(refused.Message, "pg_hba.conf") { // which is asked before the password
+			return c.noAccess("pg_hba.conf doesn't let the login into database %s (SQLSTATE %s): let it in there; or, if it says so for a lack of encryption, set DB_TLS to verify-full", refused.Code)
+		}
+		return say("%w (SQLSTATE %s): check user name and password in the secret", purge.ErrLogin, refused.Code)
+	case pgerrcode.InvalidCatalogName:
+		return purge.NotPurgeable{Kind: purge.NoDatabase, Message: fmt.Sprintf("database %s does not exist on this server", c.database)}
+	case pgerrcode.InsufficientPrivilege:
+		if c.pg == nil {
+			return c.noAccess("the login may not connect to database %s (SQLSTATE %s): run infra/postgres/role.sql there", refused.Code)
+		}
+		return say("%s: the role lacks a right, see infra/postgres/role.sql", message)
+	case pgerrcode.ReadOnlySQLTransaction:
+		return say("%s: use the writer's endpoint, not a reader's; on the writer, default_transaction_read_only is on", message)
+	}
+	if pgerrcode.IsConnectionException(refused.Code) || pgerrcode.IsOperatorIntervention(refused.Code) || pgerrcode.IsInsufficientResources(refused.Code) {
+		return say("%w: %s", purge.ErrLost, message)
+	}
+	return say("%s", message)
+}
+
+func (c *conn) noAccess(format, code string) error {
+	return purge.NotPurgeable{Kind: purge.NoAccess, Message: fmt.Sprintf(format, c.database, code)}
+}

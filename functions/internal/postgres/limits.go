@@ -1,0 +1,102 @@
+package postgres
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"edfi-token-purge/functions/internal/purge"
+)
+
+const (
+	// serverFirst is how long before the context's deadline the server itself
+	// gives a statement up, where there is so much time: then the connection lives
+	// on for the final look.
+	serverFirst = 250 * time.Millisecond
+	// minStatement is the time below which no statement is begun.
+	minStatement = 8 * time.Millisecond
+)
+
+// plan is how a statement is to read the table: what the planner must not choose
+// is off for the time.
+type plan struct{ index, sequence bool }
+
+var (
+	byIndex    = plan{index: true}
+	byPlace    = plan{}
+	inSequence = plan{sequence: true}
+)
+
+// limits is how long the server lets a statement run, and how it may plan it.
+type limits struct {
+	statement, lock time.Duration // 0 is no limit
+	plan            plan
+	atOnce          int // statements that share the time
+	deadline        time.Time
+	until           time.Time // they are valid until then; zero is for ever
+}
+
+// valid tells whether the limits hold for a statement that is sent now.
+func (l *limits) valid(now time.Time) bool { return l.until.IsZero() || !now.After(l.until) }
+
+// serve tells whether the limits hold for so many statements of this plan and
+// deadline.
+func (l *limits) serve(plan plan, atOnce int, deadline, now time.Time) bool {
+	return l != nil && l.plan == plan && l.atOnce >= atOnce && l.deadline.Equal(deadline) && l.valid(now)
+}
+
+// prepare makes ready for sql, of which so many may be with the server at once: the
+// statement is prepared, and the server will give all of them up in time. Most
+// calls find all in place and cost nothing.
+func (c *conn) prepare(ctx context.Context, plan plan, sql string, atOnce int) error {
+	deadline, _ := ctx.Deadline()
+	now := time.Now()
+	if !c.limits.serve(plan, atOnce, deadline, now) {
+		l := &limits{lock: c.server.LockTimeout, plan: plan, atOnce: atOnce, deadline: deadline}
+		if !deadline.IsZero() {
+			left := deadline.Sub(now)
+			left -= min(serverFirst, left/4)
+			if left < minStatement {
+				return purge.ErrTimeout
+			}
+			// An eighth less than there is, so that the limits need not be set anew
+			// until that eighth is over.
+			l.statement, l.until = left/8*7/time.Duration(atOnce), now.Add(left/8)
+			// The lock's time must be up first, else it looks like a slow statement.
+			l.lock = min(l.lock, l.statement/10*9)
+		}
+		if _, err := c.pg.Exec(ctx, sqlLimits, milliseconds(l.statement), milliseconds(l.lock), onOff(plan.index), onOff(plan.sequence)); err != nil {
+			return err
+		}
+		c.limits = l
+	}
+	if c.prepared[sql] == nil {
+		statement, err := c.pg.Prepare(ctx, sql, sql)
+		if err != nil {
+			return err
+		}
+		c.prepared[sql] = statement
+	}
+	c.began = time.Now()
+	return nil
+}
+
+// tookItsTime tells whether the last statement ran for about as long as the server
+// lets it.
+func (c *conn) tookItsTime() bool {
+	return c.limits != nil && c.limits.statement > 0 && time.Since(c.began) >= c.limits.statement/10*9
+}
+
+func milliseconds(d time.Duration) string {
+	if d > 0 {
+		d = max(d, time.Millisecond) // 0 would be no limit
+	}
+	return strconv.FormatInt(min(d.Milliseconds(), 1<<31-1), 10)
+}
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
+}
