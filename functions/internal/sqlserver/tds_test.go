@@ -42,8 +42,8 @@ var kinds = []struct{ part, kind string }{
 	{"allocation_units", "pages"},
 	{"sysjobs", "jobs"},
 	{"GETUTCDATE", "facts"},
-	{"sp_getapplock", "claim"},
-	{"sp_releaseapplock", "unclaim"},
+	{"sp_getapplock", "lock"},
+	{"sp_releaseapplock", "unlock"},
 	{"SET LOCK_TIMEOUT", "limits"},
 	{"DELETE TOP", "delete"},
 	{"OFFSET", "end"},
@@ -79,7 +79,7 @@ func newStandIn(t *testing.T, s *standIn) *standIn {
 
 func (s *standIn) port() uint16 { return uint16(s.listener.Addr().(*net.TCPAddr).Port) }
 
-// statements answers the kinds of statements that came, and forgets them.
+// statements returns the kinds of statements that came, and forgets them.
 func (s *standIn) statements() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
