@@ -241,20 +241,68 @@ func TestAnEndedContextReachesTheServerAndTheConnectionLivesOn(t *testing.T) {
 func TestACanceledRunReachesTheServer(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
-	table := newScript(14, 2, func(n int64) []byte {
-		if n == 1 {
-			return nil
+	table := newScript(14, 2, quietly)
+	var cuts atomic.Int64
+	s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+		if kind == "end" && cuts.Add(1) == 2 {
+			cancel()
+			return noAnswer
 		}
-		cancel()
-		return noAnswer
-	})
-	s := newStandIn(t, &standIn{answer: table.answer})
+		return table.answer(kind)
+	}})
 	r := purge.Run(ctx, target(s.server(), "EdFi_Admin"), policy, func(purge.DatabaseResult) {}).Databases[0]
 	if r.Status != purge.Partial || r.StopReason != purge.Canceled || r.DeletedRows != 7 {
 		t.Errorf("%+v", r)
 	}
 	if sent := s.statements(); !slices.Contains(sent, attention) || count(sent, commit) != 1 || count(sent, "login") != 1 {
 		t.Errorf("the server got %v", sent)
+	}
+}
+
+func TestACanceledRunEndsTheBatchInHandAndBeginsNoOther(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	table := newScript(21, 3, func(n int64) []byte {
+		if n == 2 {
+			cancel()
+		}
+		return nil
+	})
+	s := newStandIn(t, &standIn{answer: table.answer})
+	r := purge.Run(ctx, target(s.server(), "EdFi_Admin"), policy, func(purge.DatabaseResult) {}).Databases[0]
+	if r.Status != purge.Partial || r.StopReason != purge.Canceled || r.DeletedRows != 14 {
+		t.Errorf("%+v", r)
+	}
+	if sent := s.statements(); slices.Contains(sent, attention) || count(sent, "delete") != 2 || count(sent, commit) != 2 || count(sent, "login") != 1 {
+		t.Errorf("the server got %v", sent)
+	}
+}
+
+func TestACanceledDeleteIsUndone(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	table := newScript(7, 1, func(int64) []byte {
+		cancel()
+		return noAnswer
+	})
+	s := newStandIn(t, &standIn{answer: table.answer})
+	conn, err := s.server().Open(t.Context(), "EdFi_Admin", purge.ClientAccessTokens, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	cut, _, err := conn.Cut(t.Context(), conn.Expired(time.Now()), 10, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if deleted, err := conn.Delete(ctx, cut[0]); deleted != 0 || !errors.Is(err, purge.ErrTimeout) {
+		t.Errorf("%d rows deleted, %v", deleted, err)
+	}
+	if sent := s.statements(); !slices.Contains(sent, attention) || !slices.Contains(sent, rollback) || slices.Contains(sent, commit) {
+		t.Errorf("the server got %v", sent)
+	}
+	if _, found, err := conn.Oldest(t.Context(), conn.Expired(time.Now()), purge.Trail{}); found == nil || err != nil {
+		t.Errorf("the connection is of no use afterwards: %v, %v", found, err)
 	}
 }
 
