@@ -273,7 +273,8 @@ func TestACanceledRunEndsTheBatchInHandAndBeginsNoOther(t *testing.T) {
 	if r.Status != purge.Partial || r.StopReason != purge.Canceled || r.DeletedRows != 14 {
 		t.Errorf("%+v", r)
 	}
-	if sent := s.statements(); slices.Contains(sent, attention) || count(sent, "delete") != 2 || count(sent, commit) != 2 || count(sent, "login") != 1 {
+	sent := s.statements() // between batches the driver may cancel a query that has ended
+	if whole := strings.Count(strings.Join(sent, " "), "delete "+commit); whole != 2 || count(sent, "delete") != 2 || count(sent, "login") != 1 {
 		t.Errorf("the server got %v", sent)
 	}
 }
