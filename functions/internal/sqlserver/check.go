@@ -12,69 +12,87 @@ import (
 // oldestVersion is the oldest that this package supports, SQL Server 2017.
 const oldestVersion = 14
 
-// Check implements [purge.Table].
-func (t *table) Check(ctx context.Context) ([]purge.Finding, error) {
-	var (
-		product, version, edition string
-		triggers, references      string
-		snapshot                  bool
-		offset                    int // minutes
-		rows                      int64
-	)
-	ctx, cancel, err := t.begin(ctx)
+// checked is what sqlCheck returns.
+type checked struct {
+	product, version, edition string
+	snapshot                  bool // reads wait for no writes
+	offset                    int  // minutes of the server's clock from UTC
+	triggers, references      string
+	rows                      int64
+}
+
+// Check implements [purge.Conn].
+func (c *conn) Check(ctx context.Context) ([]purge.Finding, error) {
+	ctx, cancel, err := c.prepare(ctx)
 	if err != nil {
-		return nil, t.explain("check the database", err)
+		return nil, c.explain("check the database", err)
 	}
 	defer cancel()
-	err = t.conn.QueryRowContext(ctx, sqlCheck).Scan(&product, &version, &edition, &snapshot, &offset, &triggers, &references, &rows)
+	var r checked
+	err = c.session.QueryRowContext(ctx, sqlCheck).Scan(&r.product, &r.version, &r.edition, &r.snapshot, &r.offset, &r.triggers, &r.references, &r.rows)
 	if err != nil {
-		return nil, t.explain("check the database", late(ctx, err))
+		return nil, c.explain("check the database", late(ctx, err))
 	}
-	found := []purge.Finding{purge.Encryption(t.secured)}
-	add := func(f purge.Finding) { found = append(found, f) }
+	found := []purge.Finding{purge.Encryption(c.secured), r.supported()}
+	found = append(found, c.facts.checkFindings()...)
+	found = append(found, r.findings(c.database)...)
+	found = append(found, c.size(ctx, r.rows), c.jobs(ctx))
+	return found, c.facts.mayDelete()
+}
 
-	major, _, _ := strings.Cut(version, ".")
-	product = fmt.Sprintf("%s %s, %s", product, version, edition)
-	if n, _ := strconv.Atoi(major); n < oldestVersion && strings.HasPrefix(product, "SQL Server") {
-		add(purge.Warning("version", product+", is older than 2017 (14), the first version that this is for"))
-	} else {
-		add(purge.Info("version", product))
+// supported tells the server's version. Babelfish's says nothing of what it can do.
+func (r checked) supported() purge.Finding {
+	text := fmt.Sprintf("%s %s, %s", r.product, r.version, r.edition)
+	major, _, _ := strings.Cut(r.version, ".")
+	if n, _ := strconv.Atoi(major); n < oldestVersion && r.product != babelfish {
+		return purge.Version.At(purge.LevelWarning, text+", is older than 2017 (14), the first version that this is for")
 	}
-	if t.examined.deletable { // else the error says so
-		add(purge.Info("rights", "the login may read and delete tokens"))
+	return purge.Version.Found(text)
+}
+
+// checkFindings are the facts that a check tells in any case.
+func (f facts) checkFindings() (found []purge.Finding) {
+	if f.deletable { // else the error says so
+		found = append(found, purge.Rights.Found("the login may read and delete tokens"))
 	}
-	if t.examined.updates == readOnly {
-		add(purge.Fault("reader-endpoint", "the database is read-only: use the writer's endpoint"))
+	if f.updates == readOnly {
+		found = append(found, purge.ReaderEndpoint.Found("the database is read-only: use the writer's endpoint"))
 	}
-	if t.indexed {
-		add(purge.Info("expiration-index", "an index finds rows by their expiration"))
+	if f.indexed {
+		found = append(found, purge.ExpirationIndex.Found("an index finds rows by their expiration"))
 	}
-	add(purge.Info("time-zone", fmt.Sprintf("the server's clock is %+d minutes from UTC; tokens are kept and compared in UTC", offset)))
-	if triggers != "" {
-		add(purge.Warning("delete-trigger", "triggers on the table may run for each delete, which costs time and may keep rows; without them: "+triggers))
+	return found
+}
+
+// findings are what may get in the way of a purge, or a purge in the way of others.
+func (r checked) findings(database string) []purge.Finding {
+	found := []purge.Finding{purge.TimeZone.Found(fmt.Sprintf("the server's clock is %+d minutes from UTC; tokens are kept and compared in UTC", r.offset))}
+	if r.triggers != "" {
+		found = append(found, purge.DeleteTrigger.Found("triggers on the table may run for each delete, which costs time and may keep rows; without them: "+r.triggers))
 	}
-	if references != "" {
-		add(purge.Warning("referenced", "foreign keys lead to the table, which Ed-Fi has none of; they can refuse a delete; without them: "+references))
+	if r.references != "" {
+		found = append(found, purge.Referenced.Found("foreign keys lead to the table, which Ed-Fi has none of; they can refuse a delete; without them: "+r.references))
 	}
-	if snapshot {
-		add(purge.Info("rcsi", "READ_COMMITTED_SNAPSHOT is on: the API's reads wait for no delete"))
-	} else {
-		add(purge.Warning("rcsi-off", "the API's reads wait for each batch's deletes: ALTER DATABASE "+quoteName(t.database)+" SET READ_COMMITTED_SNAPSHOT ON, at a quiet time"))
+	if r.snapshot {
+		return append(found, purge.RCSI.Found("READ_COMMITTED_SNAPSHOT is on: the API's reads wait for no delete"))
 	}
-	size := fmt.Sprintf("about %d rows", rows)
-	var pages int64 // some servers don't tell
-	if t.conn.QueryRowContext(ctx, sqlPages).Scan(&pages) == nil {
-		size += fmt.Sprintf(", %d MB with indexes", pages*8/1024)
+	return append(found, purge.RCSIOff.Found("the API's reads wait for each batch's deletes: ALTER DATABASE "+quoteName(database)+" SET READ_COMMITTED_SNAPSHOT ON, at a quiet time"))
+}
+
+// size tells how large the table is. Not every server tells its pages.
+func (c *conn) size(ctx context.Context, rows int64) purge.Finding {
+	text := fmt.Sprintf("about %d rows", rows)
+	var pages int64
+	if c.session.QueryRowContext(ctx, sqlPages).Scan(&pages) == nil {
+		text += fmt.Sprintf(", %d MB with indexes", pages*8/1024)
 	}
-	add(purge.Info("size", size))
-	add(t.jobs(ctx))
-	return found, t.examined.mayDelete()
+	return purge.Size.Found(text)
 }
 
 // jobs tells who else deletes tokens.
-func (t *table) jobs(ctx context.Context) purge.Finding {
-	unseen := purge.Info("other-cleaner-unseen", "the login may not see SQL Server Agent's jobs; as an administrator, infra/sqlserver/stop-old-job.sql finds and stops those that delete tokens")
-	read, err := t.conn.QueryContext(ctx, sqlJobs)
+func (c *conn) jobs(ctx context.Context) purge.Finding {
+	unseen := purge.OtherCleanerUnseen.Found("the login may not see SQL Server Agent's jobs; as an administrator, infra/sqlserver/stop-old-job.sql finds and stops those that delete tokens")
+	read, err := c.session.QueryContext(ctx, sqlJobs)
 	if err != nil {
 		return unseen
 	}
@@ -91,9 +109,9 @@ func (t *table) jobs(ctx context.Context) purge.Finding {
 	case read.Err() != nil:
 		return unseen
 	case jobs != nil:
-		return purge.Warning("other-cleaner", "tokens are also deleted by "+strings.Join(jobs, ", ")+"; infra/sqlserver/stop-old-job.sql stops that")
+		return purge.OtherCleaner.Found("tokens are also deleted by " + strings.Join(jobs, ", ") + "; infra/sqlserver/stop-old-job.sql stops that")
 	default:
-		return purge.Info("no-other-cleaner", "no job of SQL Server Agent deletes tokens")
+		return purge.NoOtherCleaner.Found("no job of SQL Server Agent deletes tokens")
 	}
 }
 

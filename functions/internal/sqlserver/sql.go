@@ -77,12 +77,12 @@ WHERE j.enabled = 1 AND s.command COLLATE Latin1_General_CI_AS LIKE N'%DELETE%Cl
 	// One run at a time for each database; on Babelfish all of them share the
 	// names of locks. The server lets the lock go when the connection ends,
 	// however it ends.
-	sqlClaim = `
-DECLARE @answer int, @name nvarchar(255) = N'edfi-token-purge ' + DB_NAME();
-EXEC @answer = sp_getapplock @Resource = @name, @LockMode = 'Exclusive', @LockOwner = 'Session', @LockTimeout = 10;
-SELECT @answer`
+	sqlLock = `
+DECLARE @result int, @name nvarchar(255) = N'edfi-token-purge ' + DB_NAME();
+EXEC @result = sp_getapplock @Resource = @name, @LockMode = 'Exclusive', @LockOwner = 'Session', @LockTimeout = 10;
+SELECT @result`
 
-	sqlUnclaim = `
+	sqlUnlock = `
 DECLARE @name nvarchar(255) = N'edfi-token-purge ' + DB_NAME();
 EXEC sp_releaseapplock @Resource = @name, @LockOwner = 'Session'`
 
@@ -126,7 +126,7 @@ SET @deleted = @@ROWCOUNT`
 	// The first batch of a connection: where a trigger stands in for DELETE, or
 	// puts the rows back, @@ROWCOUNT counts rows that are still there. The Ids
 	// stay on the server.
-	sqlDeleteProving = `
+	sqlDeleteVerifying = `
 DECLARE @gone TABLE (Id uniqueidentifier NOT NULL);
 DELETE TOP (@most) FROM dbo.ClientAccessTokens WITH (ROWLOCK)
 OUTPUT deleted.Id INTO @gone

@@ -65,21 +65,19 @@ func TestNoStatementDeletesMoreThanItsBatch(t *testing.T) {
 		}
 		at := db.Now(t).Add(-time.Hour)
 		db.Insert(t, at, at.Add(time.Minute), at.Add(2*time.Minute))
-		table, err := s.server().Open(t.Context(), db.name, true)
+		conn, err := s.server().Open(t.Context(), db.name, purge.ClientAccessTokens, true)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer table.Close()
-		batch, rest, err := table.Next(t.Context(), table.Expired(db.Now(t)), 3)
-		if err != nil || rest != nil {
-			t.Fatal(rest, err)
+		defer conn.Close()
+		cut, rest, err := conn.Cut(t.Context(), conn.Expired(db.Now(t)), 3, 1)
+		if err != nil || rest != nil || len(cut) != 1 {
+			t.Fatal(cut, rest, err)
 		}
 		db.Insert(t, at.Add(time.Second), at.Add(2*time.Second)) // behind its back
-		table.Delete(t.Context(), []purge.Range{batch.Rows}, func(deleted int64, err error) {
-			if deleted != 3 || err != nil {
-				t.Errorf("index %t: %d rows deleted, %v", index, deleted, err)
-			}
-		})
+		if deleted, err := conn.Delete(t.Context(), cut[0]); deleted != 3 || err != nil {
+			t.Errorf("index %t: %d rows deleted, %v", index, deleted, err)
+		}
 		if left := len(db.Expirations(t)); left != 2 {
 			t.Errorf("index %t: %d rows are left", index, left)
 		}
@@ -231,7 +229,7 @@ func (d database) Revoke(t testing.TB, right string) (code string) {
 func (d database) Record(t testing.TB) func() []int {
 	must(t, d.conn, "CREATE TABLE dbo.Statements (deleted int)")
 	must(t, d.conn, "GRANT INSERT ON dbo.Statements TO "+d.login)
-	// With counts and answers of its own, which must not be taken for the batch's.
+	// With counts and results of its own, which must not be taken for the batch's.
 	must(t, d.conn, `
 CREATE TRIGGER dbo.Record ON dbo.ClientAccessTokens AFTER DELETE AS
 BEGIN
@@ -339,7 +337,7 @@ var quiet = slog.New(slog.DiscardHandler)
 var policy = purge.Policy{Action: purge.Purge, BatchSize: 1000}
 
 func target(s Server, databases ...string) purge.Target {
-	return purge.Target{Engine: s, Databases: purge.Select(databases...).Resolve(nil, false), Log: quiet}
+	return purge.Target{Engine: s, Table: purge.ClientAccessTokens, Databases: purge.Select(databases...).Resolve(nil, false), Log: quiet}
 }
 
 func run(t *testing.T, s Server, database string) purge.DatabaseResult {
@@ -380,7 +378,7 @@ func TestWhatAFindingSaysMends(t *testing.T) {
 	}
 }
 
-// check answers the messages of a check by their codes.
+// check returns the messages of a check by their codes.
 func check(t *testing.T, s Server, database string) map[string]string {
 	t.Helper()
 	checked := policy

@@ -42,8 +42,8 @@ var kinds = []struct{ part, kind string }{
 	{"allocation_units", "pages"},
 	{"sysjobs", "jobs"},
 	{"GETUTCDATE", "facts"},
-	{"sp_getapplock", "claim"},
-	{"sp_releaseapplock", "unclaim"},
+	{"sp_getapplock", "lock"},
+	{"sp_releaseapplock", "unlock"},
 	{"SET LOCK_TIMEOUT", "limits"},
 	{"DELETE TOP", "delete"},
 	{"OFFSET", "end"},
@@ -79,7 +79,7 @@ func newStandIn(t *testing.T, s *standIn) *standIn {
 
 func (s *standIn) port() uint16 { return uint16(s.listener.Addr().(*net.TCPAddr).Port) }
 
-// statements answers the kinds of statements that came, and forgets them.
+// statements returns the kinds of statements that came, and forgets them.
 func (s *standIn) statements() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -107,18 +107,7 @@ func (s *standIn) serve(conn net.Conn) {
 		}
 		switch kind {
 		case 0x12:
-			encryption := byte(2) // not supported
-			if s.tls != nil {
-				encryption = 1
-			}
-			// VERSION and ENCRYPTION: option, offset, length; an end; their values.
-			writeMessage(conn, []byte{0, 0, 11, 0, 6, 1, 0, 17, 0, 1, 0xff, 16, 0, 0, 0, 0, 0, encryption})
-			if s.tls != nil {
-				secure := tls.Server(&wrapped{Conn: conn}, s.tls)
-				if secure.Handshake() != nil {
-					return
-				}
-				s.note("handshake")
+			if s.prelogin(conn); s.tls != nil {
 				return
 			}
 		case 0x10:
@@ -142,6 +131,20 @@ func (s *standIn) serve(conn net.Conn) {
 				return
 			}
 		}
+	}
+}
+
+// prelogin says whether the server encrypts. One that does goes no further than the
+// handshake.
+func (s *standIn) prelogin(conn net.Conn) {
+	encryption := byte(2) // not supported
+	if s.tls != nil {
+		encryption = 1
+	}
+	// VERSION and ENCRYPTION: option, offset, length; an end; their values.
+	writeMessage(conn, []byte{0, 0, 11, 0, 6, 1, 0, 17, 0, 1, 0xff, 16, 0, 0, 0, 0, 0, encryption})
+	if s.tls != nil && tls.Server(&wrapped{Conn: conn}, s.tls).Handshake() == nil {
+		s.note("handshake")
 	}
 }
 

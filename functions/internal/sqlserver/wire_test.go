@@ -41,7 +41,7 @@ func (s *script) answer(kind string) []byte {
 	switch kind {
 	case "facts":
 		return facts0(now)
-	case "claim":
+	case "lock":
 		return row(0)
 	case "oldest":
 		if s.rows.Load() == 0 {
@@ -152,7 +152,7 @@ func TestTheLoginsErrorsSayWhatToDoAndLeakNothing(t *testing.T) {
 		"other":       {failure(17142, 14, "SQL Server is paused; hunter2"), []string{"paused", redact.Mark, "17142"}},
 	} {
 		s := newStandIn(t, &standIn{refuse: c.refuse})
-		_, err := s.server().Open(t.Context(), "EdFi_Admin", true)
+		_, err := s.server().Open(t.Context(), "EdFi_Admin", purge.ClientAccessTokens, true)
 		if err == nil || !contains(err.Error(), c.want...) || strings.Contains(err.Error(), "joe") || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
@@ -165,18 +165,18 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 	for name, c := range map[string]struct {
 		kind   string
 		answer []byte
-		code   string // of the first finding; "" is not looked at
+		found  purge.Kind // the first finding; none is not looked at
 		want   []string
 	}{
-		"right":      {"delete", failure(229, 14, "The DELETE permission was denied"), "", []string{"infra/sqlserver/role.sql"}},
-		"reader":     {"delete", failure(3906, 16, "Failed to update database because it is read-only"), "", []string{"writer's endpoint"}},
-		"secondary":  {"facts", row(now, 1, "READ_ONLY", 4711, "datetime", 1, 1, 1), "reader-endpoint", []string{"writer's endpoint"}},
-		"no table":   {"facts", row(now, 1, "READ_WRITE", 0, "", 0, 0, 0), "no-table", []string{"dbo.ClientAccessTokens does not exist in database EdFi_Admin"}},
-		"no right":   {"facts", row(now, 1, "READ_WRITE", 4711, "datetime", 0, 0, 1), "no-select-right", []string{"GRANT SELECT, DELETE ON dbo.ClientAccessTokens TO", "infra/sqlserver/role.sql"}},
-		"no delete":  {"facts", row(now, 1, "READ_WRITE", 4711, "datetime", 1, 0, 1), "no-delete-right", []string{"GRANT SELECT, DELETE ON dbo.ClientAccessTokens TO"}},
-		"other type": {"facts", row(now, 1, "READ_WRITE", 4711, "datetimeoffset", 1, 1, 1), "wrong-table", []string{"datetimeoffset"}},
-		"no column":  {"facts", row(now, 1, "READ_WRITE", 4711, "", 1, 1, 1), "wrong-table", []string{"no column Expiration"}},
-		"trigger":    {"delete", failure(50000, 16, "never delete 9f3b1c3e-3b5e-4a57-9c39-0b1f4a1e6d11"), "", []string{"never delete " + redact.Mark}},
+		"right":      {"delete", failure(229, 14, "The DELETE permission was denied"), purge.Kind{}, []string{"infra/sqlserver/role.sql"}},
+		"reader":     {"delete", failure(3906, 16, "Failed to update database because it is read-only"), purge.Kind{}, []string{"writer's endpoint"}},
+		"secondary":  {"facts", row(now, 1, "READ_ONLY", 4711, "datetime", 1, 1, 1), purge.ReaderEndpoint, []string{"writer's endpoint"}},
+		"no table":   {"facts", row(now, 1, "READ_WRITE", 0, "", 0, 0, 0), purge.NoTable, []string{"dbo.ClientAccessTokens does not exist in database EdFi_Admin"}},
+		"no right":   {"facts", row(now, 1, "READ_WRITE", 4711, "datetime", 0, 0, 1), purge.NoSelectRight, []string{"GRANT SELECT, DELETE ON dbo.ClientAccessTokens TO", "infra/sqlserver/role.sql"}},
+		"no delete":  {"facts", row(now, 1, "READ_WRITE", 4711, "datetime", 1, 0, 1), purge.NoDeleteRight, []string{"GRANT SELECT, DELETE ON dbo.ClientAccessTokens TO"}},
+		"other type": {"facts", row(now, 1, "READ_WRITE", 4711, "datetimeoffset", 1, 1, 1), purge.WrongTable, []string{"datetimeoffset"}},
+		"no column":  {"facts", row(now, 1, "READ_WRITE", 4711, "", 1, 1, 1), purge.WrongTable, []string{"no column Expiration"}},
+		"trigger":    {"delete", failure(50000, 16, "never delete 9f3b1c3e-3b5e-4a57-9c39-0b1f4a1e6d11"), purge.Kind{}, []string{"never delete " + redact.Mark}},
 	} {
 		table := newScript(7, 1, quietly)
 		s := newStandIn(t, &standIn{answer: func(kind string) []byte {
@@ -189,8 +189,8 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 		if r.Status != purge.Failed || r.DeletedRows != 0 || !contains(r.Error, c.want...) {
 			t.Errorf("%s: %+v, want %q", name, r, c.want)
 		}
-		if c.code != "" && (len(r.Findings) == 0 || r.Findings[0] != purge.Fault(c.code, r.Error)) {
-			t.Errorf("%s: %+v, want %s", name, r.Findings, c.code)
+		if c.found.Code != "" && (len(r.Findings) == 0 || r.Findings[0] != c.found.Found(r.Error)) {
+			t.Errorf("%s: %+v, want %s", name, r.Findings, c.found.Code)
 		}
 	}
 }
@@ -233,7 +233,7 @@ func TestAnEndedContextReachesTheServerAndTheConnectionLivesOn(t *testing.T) {
 	if r.Status != purge.Partial || r.StopReason != purge.Deadline || r.DeletedRows != 0 || told < 0 || ctx.Err() != nil {
 		t.Fatalf("%+v, the server got %v", r, sent)
 	}
-	if after := sent[told:]; !slices.Contains(after, "oldest") || !slices.Contains(after, "unclaim") || slices.Contains(after, commit) || slices.Contains(after, "login") || *r.OldestExpiredAge() < 30*time.Minute {
+	if after := sent[told:]; !slices.Contains(after, "oldest") || !slices.Contains(after, "unlock") || slices.Contains(after, commit) || slices.Contains(after, "login") || *r.OldestExpiredAge() < 30*time.Minute {
 		t.Errorf("%+v, after the attention the server got %v", r, after)
 	}
 }
@@ -241,14 +241,15 @@ func TestAnEndedContextReachesTheServerAndTheConnectionLivesOn(t *testing.T) {
 func TestACanceledRunReachesTheServer(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
-	table := newScript(14, 2, func(n int64) []byte {
-		if n == 1 {
-			return nil
+	table := newScript(14, 2, quietly)
+	var cuts atomic.Int64
+	s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+		if kind == "end" && cuts.Add(1) == 2 {
+			cancel()
+			return noAnswer
 		}
-		cancel()
-		return noAnswer
-	})
-	s := newStandIn(t, &standIn{answer: table.answer})
+		return table.answer(kind)
+	}})
 	r := purge.Run(ctx, target(s.server(), "EdFi_Admin"), policy, func(purge.DatabaseResult) {}).Databases[0]
 	if r.Status != purge.Partial || r.StopReason != purge.Canceled || r.DeletedRows != 7 {
 		t.Errorf("%+v", r)
@@ -258,9 +259,57 @@ func TestACanceledRunReachesTheServer(t *testing.T) {
 	}
 }
 
+func TestACanceledRunEndsTheBatchInHandAndBeginsNoOther(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	table := newScript(21, 3, func(n int64) []byte {
+		if n == 2 {
+			cancel()
+		}
+		return nil
+	})
+	s := newStandIn(t, &standIn{answer: table.answer})
+	r := purge.Run(ctx, target(s.server(), "EdFi_Admin"), policy, func(purge.DatabaseResult) {}).Databases[0]
+	if r.Status != purge.Partial || r.StopReason != purge.Canceled || r.DeletedRows != 14 {
+		t.Errorf("%+v", r)
+	}
+	sent := s.statements() // between batches the driver may cancel a query that has ended
+	if whole := strings.Count(strings.Join(sent, " "), "delete "+commit); whole != 2 || count(sent, "delete") != 2 || count(sent, "login") != 1 {
+		t.Errorf("the server got %v", sent)
+	}
+}
+
+func TestACanceledDeleteIsUndone(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	table := newScript(7, 1, func(int64) []byte {
+		cancel()
+		return noAnswer
+	})
+	s := newStandIn(t, &standIn{answer: table.answer})
+	conn, err := s.server().Open(t.Context(), "EdFi_Admin", purge.ClientAccessTokens, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	cut, _, err := conn.Cut(t.Context(), conn.Expired(time.Now()), 10, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if deleted, err := conn.Delete(ctx, cut[0]); deleted != 0 || !errors.Is(err, purge.ErrTimeout) {
+		t.Errorf("%d rows deleted, %v", deleted, err)
+	}
+	if sent := s.statements(); !slices.Contains(sent, attention) || !slices.Contains(sent, rollback) || slices.Contains(sent, commit) {
+		t.Errorf("the server got %v", sent)
+	}
+	if _, found, err := conn.Oldest(t.Context(), conn.Expired(time.Now()), purge.Trail{}); found == nil || err != nil {
+		t.Errorf("the connection is of no use afterwards: %v, %v", found, err)
+	}
+}
+
 func TestAServerThatFallsSilentAfterTheLoginIsAnErrorInTime(t *testing.T) {
 	t.Parallel()
-	for _, kind := range []string{"facts", "claim"} {
+	for _, kind := range []string{"facts", "lock"} {
 		table := newScript(7, 1, quietly)
 		s := newStandIn(t, &standIn{answer: func(k string) []byte {
 			if k == kind || k == attention {
@@ -271,7 +320,7 @@ func TestAServerThatFallsSilentAfterTheLoginIsAnErrorInTime(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 		defer cancel()
 		start := time.Now()
-		_, err := s.server().Open(ctx, "EdFi_Admin", true)
+		_, err := s.server().Open(ctx, "EdFi_Admin", purge.ClientAccessTokens, true)
 		if took := time.Since(start); !errors.Is(err, purge.ErrLost) || !contains(err.Error(), "no answer in time") || took > 5*time.Second {
 			t.Errorf("%s: %v after %s", kind, err, took)
 		}
@@ -282,12 +331,12 @@ func TestASilentServerIsAnErrorInTime(t *testing.T) {
 	t.Parallel()
 	s := newStandIn(t, &standIn{silent: true})
 	start := time.Now()
-	_, err := s.server().Open(t.Context(), "EdFi_Admin", true)
+	_, err := s.server().Open(t.Context(), "EdFi_Admin", purge.ClientAccessTokens, true)
 	if took := time.Since(start); err == nil || !contains(err.Error(), "no answer in time", "security groups") || took > connectTimeout+2*time.Second {
 		t.Errorf("%v after %s", err, took)
 	}
 	s.listener.Close()
-	if _, err := s.server().Open(t.Context(), "EdFi_Admin", true); err == nil || !contains(err.Error(), "connection refused") {
+	if _, err := s.server().Open(t.Context(), "EdFi_Admin", purge.ClientAccessTokens, true); err == nil || !contains(err.Error(), "connection refused") {
 		t.Errorf("%v", err)
 	}
 }
@@ -311,7 +360,7 @@ func TestNothingIsSentToAServerThatCannotProveItsName(t *testing.T) {
 		s := newStandIn(t, &standIn{tls: c.server})
 		there := s.server()
 		there.TLS = c.client
-		_, err := there.Open(t.Context(), "EdFi_Admin", true)
+		_, err := there.Open(t.Context(), "EdFi_Admin", purge.ClientAccessTokens, true)
 		if sent := s.statements(); err == nil || !strings.Contains(err.Error(), c.want) || len(sent) != 0 {
 			t.Errorf("%s: %v, sent %v", name, err, sent)
 		}
@@ -320,7 +369,7 @@ func TestNothingIsSentToAServerThatCannotProveItsName(t *testing.T) {
 	s := newStandIn(t, &standIn{tls: certificate.TLS})
 	there := s.server()
 	there.TLS = &tls.Config{RootCAs: known, ServerName: "example.com"}
-	there.Open(t.Context(), "EdFi_Admin", true) //nolint:errcheck // the stand-in goes no further
+	there.Open(t.Context(), "EdFi_Admin", purge.ClientAccessTokens, true) //nolint:errcheck // the stand-in goes no further
 	if sent := s.statements(); !slices.Equal(sent, []string{"handshake"}) {
 		t.Errorf("sent %v", sent)
 	}
@@ -369,7 +418,7 @@ func TestACheckTellsWhatOnlyARealServerHas(t *testing.T) {
 		if failed := strings.Contains(found, "error"); failed != (r.Status == purge.Failed) {
 			t.Errorf("%+v", r)
 		}
-		if sent := s.statements(); slices.Contains(sent, "delete") || slices.Contains(sent, "claim") {
+		if sent := s.statements(); slices.Contains(sent, "delete") || slices.Contains(sent, "lock") {
 			t.Errorf("a check sent %v", sent)
 		}
 	}

@@ -1,0 +1,52 @@
+package sqlserver
+
+import (
+	"strings"
+	"time"
+
+	mssql "github.com/microsoft/go-mssqldb"
+)
+
+// Babelfish is PostgreSQL that speaks T-SQL. It keeps a datetime to the millisecond,
+// where SQL Server has 300 instants a second, and sends a client the nearest of
+// those. So two expirations that differ may look alike here, and one may lie a
+// little before or after what came of it. facts.exact is false then.
+
+// babelfish is how the name of the product begins in @@VERSION.
+const babelfish = "Babelfish"
+
+// startOf returns the latest instant that surely is not after an expiration which
+// the server sent as at.
+func (f facts) startOf(at time.Time) time.Time {
+	if f.exact {
+		return at
+	}
+	return datetime(at.Add(-time.Millisecond))
+}
+
+// endOf returns an instant that surely is after each expiration that startOf
+// takes for one at from.
+func (f facts) endOf(from time.Time) time.Time {
+	if f.exact {
+		return next(from)
+	}
+	return next(next(from))
+}
+
+// anyError is Babelfish's number for all errors of PostgreSQL that it has no other
+// number for.
+const anyError = 33557097
+
+// babelfishNumber returns the number that SQL Server would give the error.
+func babelfishNumber(err mssql.Error) int32 {
+	switch {
+	case err.Number != anyError:
+		return err.Number
+	case strings.Contains(err.Message, "due to lock timeout"):
+		return lockTimeout
+	case strings.Contains(err.Message, "Cannot open database"):
+		return cannotOpenDatabase
+	default:
+		return err.Number
+	}
+}

@@ -1,0 +1,227 @@
+// Package sqlserver adapts Ed-Fi's token tables on SQL Server 2017 and later to
+// package purge; it runs on Babelfish as well. It is the twin of package postgres,
+// file by file:
+//
+//	conn.go       opens and closes a connection
+//	cut.go        windows: looks for expired rows, counts them, cuts batches
+//	delete.go     deletes a batch
+//	limits.go     how long the server lets a statement wait, and when it is given up
+//	errors.go     says what an error means and what to do about it
+//	facts.go      what must be known before anything is deleted
+//	check.go      what an operator should know
+//	sql.go        every statement that is sent
+//	babelfish.go  what only Babelfish needs
+package sqlserver
+
+import (
+	"context"
+	"crypto/tls"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	mssql "github.com/microsoft/go-mssqldb"
+	"github.com/microsoft/go-mssqldb/msdsn"
+
+	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/redact"
+)
+
+// What holds where nothing else is said.
+const (
+	DefaultPort  = 1433
+	DefaultBatch = 2000 // rows; each of them locks its entry in each index, and the page that it is on
+	MostBatch    = 4000 // rows; beyond, a statement locks the whole table
+	MaxName      = 128  // UTF-16 units of a database's name
+)
+
+const (
+	// connectTimeout bounds everything up to the end of the log-in. A host that
+	// a security group hides answers nothing at all.
+	connectTimeout = 8 * time.Second
+	// openTimeout bounds the log-in and the first statements, which a server
+	// compiles before it runs them: a busy one takes its time.
+	openTimeout = 20 * time.Second
+	// cancelTimeout is how long a canceled statement may take to end before the
+	// connection is dropped.
+	cancelTimeout = 2 * time.Second
+	// closeTimeout bounds what is said to the server when a connection is closed.
+	closeTimeout = time.Second
+)
+
+// Server is a SQL Server and the login for it.
+type Server struct {
+	Host        string
+	Port        uint16
+	User        redact.Secret
+	Password    redact.Secret
+	TLS         *tls.Config   // nil is no TLS; verification is up to the caller
+	LockTimeout time.Duration // longest wait for a lock
+}
+
+// Open implements [purge.Engine].
+func (s Server) Open(ctx context.Context, database string, table purge.Table, lock bool) (purge.Conn, error) {
+	c := &conn{server: s, database: database, table: table}
+	if err := c.open(ctx, lock); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// conn implements [purge.Conn].
+type conn struct {
+	server         Server
+	database       string
+	table          purge.Table
+	pool           *sql.DB // of the one session
+	session        *sql.Conn
+	wire           net.Conn // under the session
+	locked         bool
+	secured        *tls.ConnectionState // nil is not at all
+	facts          facts
+	deleteVerified bool    // DELETE does remove rows
+	limits         *limits // nil is none set
+}
+
+// Databases lists all databases of the server, by way of the one named.
+func (s Server) Databases(ctx context.Context, via string) ([]purge.Database, error) {
+	c := &conn{server: s, database: via}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	if err := c.connect(ctx); err != nil {
+		return nil, err
+	}
+	read, err := c.session.QueryContext(ctx, sqlDatabases)
+	if err != nil {
+		return nil, c.explain("list the databases", err)
+	}
+	defer read.Close()
+	var all []purge.Database
+	for read.Next() {
+		var d purge.Database
+		if err := read.Scan(&d.Name, &d.Closed); err != nil {
+			return nil, c.explain("list the databases", err)
+		}
+		all = append(all, d)
+	}
+	return all, c.explain("list the databases", read.Err())
+}
+
+func (c *conn) connect(ctx context.Context) error {
+	config, err := c.config()
+	if err != nil {
+		return err
+	}
+	connector := mssql.NewConnectorConfig(config)
+	connector.Dialer = dialer{c}
+	c.pool = sql.OpenDB(connector)
+	connecting, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	if c.session, err = c.pool.Conn(connecting); err != nil {
+		return c.explain("connect", err)
+	}
+	deadline, _ := ctx.Deadline() // until the first statement with limits of its own
+	return c.wire.SetDeadline(deadline)
+}
+
+func (c *conn) open(ctx context.Context, lock bool) error {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	if err := c.connect(ctx); err != nil {
+		return err
+	}
+	if err := c.examine(ctx); err != nil {
+		return err
+	}
+	if err := c.facts.fault(c.database, lock); err != nil {
+		return err
+	}
+	if !lock {
+		return nil
+	}
+	var result int
+	if err := c.session.QueryRowContext(ctx, sqlLock).Scan(&result); err != nil {
+		return c.explain("lock the database", err)
+	}
+	switch {
+	case result == -1: // the time is up
+		return purge.ErrAlreadyRunning
+	case result < 0:
+		return fmt.Errorf("lock the database: sp_getapplock returned %d", result)
+	}
+	c.locked = true
+	return nil
+}
+
+// config builds the connection's settings field by field: a password may hold
+// any character, so no connection string is put together.
+func (c *conn) config() (msdsn.Config, error) {
+	config, err := msdsn.Parse("")
+	if err != nil {
+		return config, errors.New("the driver refuses its own defaults")
+	}
+	config.Host, config.Port, config.Database = c.server.Host, uint64(c.server.Port), c.database
+	config.User, config.Password = c.server.User.Reveal(), c.server.Password.Reveal()
+	config.TLSConfig, config.Encryption = c.server.TLS, msdsn.EncryptionRequired
+	if c.server.TLS == nil {
+		config.Encryption = msdsn.EncryptionDisabled
+	} else { // the driver keeps the connection to itself
+		config.TLSConfig = c.server.TLS.Clone()
+		config.TLSConfig.VerifyConnection = func(state tls.ConnectionState) error {
+			c.secured = &state
+			return nil
+		}
+	}
+	config.AppName = "edfi-token-purge"
+	config.DialTimeout = connectTimeout
+	// Whether a statement may be sent again is for the domain to say.
+	config.DisableRetry = true
+	return config, nil
+}
+
+// dialer opens the wire. The driver does not look at the context during the
+// handshakes, so the wire itself gives up in time.
+type dialer struct{ *conn }
+
+// DialContext implements [mssql.Dialer].
+func (d dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	var plain net.Dialer
+	wire, err := plain.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	deadline, _ := ctx.Deadline()
+	d.wire = wire
+	return wire, wire.SetDeadline(deadline)
+}
+
+// HostName implements [mssql.HostDialer]. It makes the driver leave the look-up of
+// the name to DialContext, which minds the context.
+func (d dialer) HostName() string { return d.server.Host }
+
+// Close implements [purge.Conn].
+func (c *conn) Close() {
+	if c.session != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		defer cancel()
+		// A server under load ends a session some time after its client has left. A
+		// run that follows at once must not meet the lock.
+		if c.locked {
+			c.wire.SetDeadline(time.Now().Add(closeTimeout)) //nolint:errcheck // ctx says the same
+			c.session.ExecContext(ctx, sqlUnlock)            //nolint:errcheck // it goes with the session at the latest
+		}
+		c.session.Close() //nolint:errcheck // nothing is at stake: every batch is committed
+	}
+	if c.pool != nil {
+		c.pool.Close() //nolint:errcheck // as above
+	}
+}
+
+// Facts implements [purge.Conn].
+func (c *conn) Facts() purge.Facts {
+	return purge.Facts{Now: c.facts.now, Indexed: c.facts.indexed, Findings: c.facts.findings()}
+}
