@@ -1,6 +1,7 @@
 package docs
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"go/ast"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/testing/edfi"
 	"edfi-token-purge/functions/internal/testing/pgserver"
 )
@@ -139,52 +141,83 @@ func name(e ast.Expr) string {
 	return ""
 }
 
-var code = regexp.MustCompile(`^[a-z]+(-[a-z]+)*$`)
+func TestTheReadmeListsTheFindingsAsTheyAre(t *testing.T) {
+	readme := page(t, "README.md")
+	want, err := WithFindings(readme)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want != readme {
+		t.Error("README.md is stale: go generate ./functions/internal/purge")
+	}
+}
 
-func TestTheReadmeListsEveryFindingAndNoOther(t *testing.T) {
-	made := map[string]bool{}
+func TestEveryFindingHasACodeOfItsOwnAndAWayOut(t *testing.T) {
+	seen := map[string]bool{}
+	for _, k := range purge.Kinds {
+		if !regexp.MustCompile(`^[a-z]+(-[a-z]+)*$`).MatchString(k.Code) {
+			t.Errorf("%q is not words with hyphens between them", k.Code)
+		}
+		if seen[k.Code] {
+			t.Errorf("there are two kinds of %s", k.Code)
+		}
+		seen[k.Code] = true
+		for _, level := range []string{k.Level, cmp.Or(k.Or, k.Level)} {
+			if !slices.Contains(purge.Levels, level) {
+				t.Errorf("%s has the level %q, which there is not", k.Code, level)
+			}
+		}
+		if k.Mend == "" || strings.ContainsAny(k.Mend, "|\n") {
+			t.Errorf("%s says %q, which is no cell of a table", k.Code, k.Mend)
+		}
+	}
+}
+
+func TestEveryFindingIsFoundSomewhere(t *testing.T) {
+	// The source says var X = kind(Kind{...}), uses X in the package purge, and
+	// purge.X elsewhere.
+	kinds, used := map[string]bool{}, map[string]bool{}
 	source(t, func(file *ast.File) {
+		inPurge := file.Name.Name == "purge"
+		other := map[*ast.Ident]bool{} // what only has the name of a kind
 		ast.Inspect(file, func(n ast.Node) bool {
-			var candidates []ast.Expr
 			switch n := n.(type) {
-			case *ast.CallExpr:
-				// Functions that make a finding take its code first.
-				if slices.Contains([]string{"Warning", "Info", "Fault", "skip"}, name(n.Fun)) && len(n.Args) > 1 {
-					candidates = n.Args[:1]
-				}
-			case *ast.CompositeLit:
-				if of := name(n.Type); of != "Finding" && of != "Unfit" {
-					return true
-				}
-				for i, e := range n.Elts {
-					if field, ok := e.(*ast.KeyValueExpr); ok && name(field.Key) == "Code" {
-						candidates = append(candidates, field.Value)
-					} else if !ok && i == 1 { // level, code, message
-						candidates = append(candidates, e)
+			case *ast.ValueSpec:
+				for i, v := range n.Values {
+					if call, ok := v.(*ast.CallExpr); ok && inPurge && name(call.Fun) == "kind" {
+						kinds[n.Names[i].Name], other[n.Names[i]] = true, true
 					}
 				}
-			}
-			for _, e := range candidates {
-				if s, ok := text(e); ok && code.MatchString(s) {
-					made[s] = true
+			case *ast.FuncDecl:
+				other[n.Name] = true
+			case *ast.Field:
+				for _, field := range n.Names {
+					other[field] = true
+				}
+			case *ast.KeyValueExpr:
+				if field, ok := n.Key.(*ast.Ident); ok {
+					other[field] = true
+				}
+			case *ast.SelectorExpr:
+				other[n.Sel] = true
+				if name(n.X) == "purge" {
+					used[n.Sel.Name] = true
+				}
+			case *ast.Ident:
+				if inPurge && !other[n] {
+					used[n.Name] = true
 				}
 			}
 			return true
 		})
 	})
-	listed := firstColumn(section(t, page(t, "README.md"), "Findings"))
-	for c := range made {
-		if !slices.Contains(listed, c) {
-			t.Errorf("the source makes the finding %s, which the README doesn't list", c)
+	for k := range kinds {
+		if !used[k] {
+			t.Errorf("nothing finds purge.%s", k)
 		}
 	}
-	for _, c := range listed {
-		if !made[c] {
-			t.Errorf("the README lists the finding %s, which nothing makes", c)
-		}
-	}
-	if len(made) < 9 {
-		t.Errorf("only %d findings in the source", len(made))
+	if len(kinds) != len(purge.Kinds) {
+		t.Errorf("the source declares %d kinds of %d", len(kinds), len(purge.Kinds))
 	}
 }
 
