@@ -40,7 +40,7 @@ var (
 	notSlug = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 )
 
-// anchors answers those that GitHub makes of a page's headings.
+// anchors returns the anchors that GitHub makes of a page's headings.
 func anchors(text string) (all []string) {
 	for _, m := range heading.FindAllStringSubmatch(Prose(text), -1) {
 		all = append(all, strings.ReplaceAll(notSlug.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-"))
@@ -76,7 +76,7 @@ func TestLinksLeadSomewhere(t *testing.T) {
 	}
 }
 
-// section answers what stands below a heading of the second level or deeper.
+// section returns the text below a heading of the second level or deeper.
 func section(t *testing.T, text, title string) string {
 	t.Helper()
 	m := regexp.MustCompile(`(?ms)^(##+) ` + regexp.QuoteMeta(title) + `$(.*?)(^##+ |\z)`).FindStringSubmatch(text)
@@ -86,7 +86,7 @@ func section(t *testing.T, text, title string) string {
 	return m[2]
 }
 
-// firstColumn answers the code spans in the first column of a section's tables.
+// firstColumn returns the code spans in the first column of a section's tables.
 func firstColumn(text string) (spans []string) {
 	for _, row := range regexp.MustCompile(`(?m)^\|([^|]+)\|`).FindAllStringSubmatch(text, -1) {
 		for _, span := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(row[1], -1) {
@@ -96,7 +96,7 @@ func firstColumn(text string) (spans []string) {
 	return spans
 }
 
-// source calls visit with each syntax tree of the function's own source.
+// source calls visit with the syntax tree of each file of the function, tests aside.
 func source(t *testing.T, visit func(*ast.File)) {
 	t.Helper()
 	files := 0
@@ -130,7 +130,7 @@ func text(e ast.Expr) (string, bool) {
 	return s, err == nil
 }
 
-// name answers the last part of a function's or type's name.
+// name returns the last part of a function's or type's name.
 func name(e ast.Expr) string {
 	switch e := e.(type) {
 	case *ast.Ident:
@@ -247,7 +247,7 @@ func TestTheReadmeListsEverySetting(t *testing.T) {
 	}
 }
 
-// Some errors are those of others, which the function passes on.
+// These errors come from a library, and the function passes them on.
 var othersErrors = []string{"no EC2 IMDS role found"}
 
 func TestTroubleshootingGoesByErrorsThatThereAre(t *testing.T) {
@@ -280,7 +280,7 @@ func TestTheReadmeJustifiesEveryDependency(t *testing.T) {
 	passage := section(t, page(t, "README.md"), "Build")
 	direct := regexp.MustCompile(`(?m)^\t(\S+) v\S+$`).FindAllStringSubmatch(page(t, "go.mod"), -1)
 	for _, m := range direct {
-		// The last part of a path, but for a version, names a module.
+		// A module is known by the last part of its path that is no version.
 		name := filepath.Base(regexp.MustCompile(`/v\d+$`).ReplaceAllString(m[1], ""))
 		if !regexp.MustCompile("`([^`]*/)?" + regexp.QuoteMeta(name) + "`").MatchString(passage) {
 			t.Errorf("the README does not say what %s is for", m[1])
@@ -353,7 +353,7 @@ func TestWhatTheReadmeHasOneTryIsWhatCIRuns(t *testing.T) {
 	}
 }
 
-// The URL in the README's commands, for which the tests have one of their own.
+// The URL in the README's commands. The test replaces it with its server's.
 const exampleURL = "postgres://edfi_token_purge:password@db.example.org:5432/EdFi_Admin"
 
 func TestTheLocalCommandsWorkAsWritten(t *testing.T) {
@@ -363,7 +363,7 @@ func TestTheLocalCommandsWorkAsWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer server.Stop() //nolint:errcheck // the test has spoken
-	// The server may be one that is shared and stays.
+	// Others may use the server too, and it may outlive the test.
 	database, role := fmt.Sprintf("EdFi_Admin_README_%d", os.Getpid()), fmt.Sprintf("purge_readme_%d", os.Getpid())
 	defer func() {
 		admin, err := pgx.Connect(ctx, server.URL("postgres"))
@@ -391,7 +391,7 @@ func TestTheLocalCommandsWorkAsWritten(t *testing.T) {
 	if err := edfi.Fill(ctx, conn, edfi.FillOptions{Expired: 12_345, Live: 55}, nil); err != nil {
 		t.Fatal(err)
 	}
-	// The login is the one that the README has one create.
+	// The login is the one that infra/postgres/role.sql creates.
 	grants := strings.ReplaceAll(page(t, "infra/postgres/role.sql"), "edfi_token_purge", role)
 	for _, sql := range []string{grants, "ALTER ROLE " + role + " PASSWORD 'pass/word'"} {
 		if _, err := conn.Exec(ctx, sql); err != nil {
@@ -404,7 +404,7 @@ func TestTheLocalCommandsWorkAsWritten(t *testing.T) {
 		if !strings.Contains(b.Text, exampleURL) {
 			t.Fatalf("the commands don't name %s", exampleURL)
 		}
-		// The run with a cap stops at it, with the code for that.
+		// The run with a cap stops there and exits with 3.
 		script := strings.ReplaceAll(b.Text, exampleURL, u.String())
 		script = regexp.MustCompile(`(?m)^(bin/purge-tokens purge -max-rows \S+).*$`).ReplaceAllString(script, "$1 || test $$? = 3")
 		command := exec.Command("bash", "-euo", "pipefail", "-c", script)
