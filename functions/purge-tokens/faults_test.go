@@ -130,7 +130,7 @@ func (db database) drain(t *testing.T, f function) (deleted int64) {
 		reply, lines := f.invoke(t, `{}`)
 		r = db.result(t, reply)
 		if m := oneMetric(t, lines); m.DeletedRows != r.DeletedRows {
-			t.Errorf("published %d rows, answered %d", m.DeletedRows, r.DeletedRows)
+			t.Errorf("published %d rows, returned %d", m.DeletedRows, r.DeletedRows)
 		}
 		if r.StopReason != "already-running" {
 			break
@@ -298,12 +298,12 @@ type outcome struct {
 
 // run invokes the function and does not wait for it.
 func (f function) run(t *testing.T, event string, timeout time.Duration) <-chan outcome {
-	answered := make(chan outcome, 1)
+	ended := make(chan outcome, 1)
 	go func() {
 		reply, lines, err := f.Invoke(t.Context(), event, timeout)
-		answered <- outcome{reply, lines, err}
+		ended <- outcome{reply, lines, err}
 	}()
-	return answered
+	return ended
 }
 
 // suffer disturbs a run with f, and checks the outcome.
@@ -315,7 +315,7 @@ func (s *scene) suffer(t *testing.T, f fault) {
 	if f.time == 0 {
 		f.time = time.Minute
 	}
-	answered := s.function.run(t, `{}`, f.time)
+	ended := s.function.run(t, `{}`, f.time)
 	var struck time.Time // by the database's clock
 	if f.strike != nil {
 		s.untilDeleting(t)
@@ -325,7 +325,7 @@ func (s *scene) suffer(t *testing.T, f fault) {
 		time.Sleep(rand.N(500 * time.Millisecond))
 		f.strike(t, s)
 	}
-	a := <-answered
+	a := <-ended
 	if a.err != nil {
 		t.Fatalf("%v\n%s", a.err, a.lines)
 	}

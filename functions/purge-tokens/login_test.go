@@ -60,11 +60,11 @@ func TestARefusedLoginHasTheSecretReadOnceForAllDatabases(t *testing.T) {
 		l := newLogins(login, func(secret.Login) server { return refuse }, func(stage string) (secret.Login, error) {
 			calls.Add(1)
 			time.Sleep(10 * time.Millisecond) // until the others wait too
-			answer := map[string]any{secret.Current: c.current, secret.Previous: c.previous}[stage]
-			if err, ok := answer.(error); ok {
+			kept := map[string]any{secret.Current: c.current, secret.Previous: c.previous}[stage]
+			if err, ok := kept.(error); ok {
 				return secret.Login{}, err
 			}
-			return answer.(secret.Login), nil
+			return kept.(secret.Login), nil
 		})
 		for _, got := range openAll(t, l, 12, 3) {
 			if got != c.want {

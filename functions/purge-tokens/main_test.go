@@ -560,7 +560,7 @@ func TestTwoFunctionsAtOnceDoNotMeet(t *testing.T) {
 	db.witness(t)
 	db.slow(t, "20ms")
 	one, other := db.start(t), db.start(t)
-	answered := one.run(t, `{}`, time.Minute)
+	ended := one.run(t, `{}`, time.Minute)
 	db.untilDeleting(t)
 	reply, lines := other.invoke(t, `{}`)
 	if r := db.result(t, reply); r.Status != "partial" || r.StopReason != "already-running" || r.DeletedRows != 0 {
@@ -569,7 +569,7 @@ func TestTwoFunctionsAtOnceDoNotMeet(t *testing.T) {
 	if m := oneMetric(t, lines); m.Failures != 0 {
 		t.Errorf("%+v", m)
 	}
-	a := <-answered
+	a := <-ended
 	if a.err != nil {
 		t.Fatalf("%v\n%s", a.err, a.lines)
 	}

@@ -168,9 +168,9 @@ func TestNoRowIsLostOrForgottenWhateverHappens(t *testing.T) {
 		}
 		happened[name]++
 		before := s.gone(t)
-		answered := s.function.run(t, event, 10*time.Second)
+		ended := s.function.run(t, event, 10*time.Second)
 		toll := pool[name](t, s, r)
-		a := <-answered
+		a := <-ended
 		if toll.killed {
 			s.function = s.start(t, env...)
 		} else if a.err != nil {

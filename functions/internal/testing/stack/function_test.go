@@ -55,7 +55,7 @@ func run(t *testing.T, binary string, variables object) (output, errorType strin
 	f.Stop()
 	_ = f.Wait() // killed; what counts is its output, which is whole now
 	if reply.Error == nil {
-		t.Fatalf("the function answered %s", reply.Payload)
+		t.Fatalf("the function returned %s", reply.Payload)
 	}
 	return stdout.String(), reply.Error.Type
 }
