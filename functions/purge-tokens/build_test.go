@@ -11,8 +11,8 @@ import (
 	"edfi-token-purge/functions/internal/testing/docs"
 )
 
-// Whoever builds the same source, in a clone or in an unpacked archive, wherever
-// it is, gets the same bytes.
+// The same source gives the same bytes, in a clone or in an unpacked archive, in any
+// directory.
 func TestTwoBuildsFromTwoDirectoriesHaveOneHash(t *testing.T) {
 	t.Parallel()
 	archive := t.TempDir()

@@ -39,8 +39,8 @@ type config struct {
 // CloudWatch's rule for namespaces; those that begin with AWS/ are its own.
 var namespaceRule = regexp.MustCompile(`^[0-9A-Za-z.\-_/#:]{1,255}$`)
 
-// readConfig reads the environment. The faults name every variable that has one,
-// and no value.
+// readConfig reads the environment. It returns an error text for every wrong
+// variable; none shows a value.
 func readConfig(getenv func(string) string) (config, []string) {
 	env := environment{get: getenv}
 	c := config{
@@ -70,7 +70,7 @@ func readConfig(getenv func(string) string) (config, []string) {
 	if !namespaceRule.MatchString(c.namespace) || strings.HasPrefix(c.namespace, "AWS/") {
 		env.fault("METRICS_NAMESPACE", "must be 1 to 255 letters, digits and . - _ / # : and not begin with AWS/")
 	}
-	// The SDK takes any, and its errors quote them.
+	// The SDK takes any value, and its errors quote it.
 	for _, name := range []string{"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SECRETS_MANAGER"} {
 		env.address(name)
 	}
@@ -78,7 +78,7 @@ func readConfig(getenv func(string) string) (config, []string) {
 }
 
 // environment reads variables and collects what is wrong with them. A variable
-// that is set to nothing counts as unset.
+// that is empty counts as unset.
 type environment struct {
 	get    func(string) string
 	faults []string
@@ -119,8 +119,8 @@ func (e *environment) host(name string) string {
 	return v
 }
 
-// hostRule is for whoever puts a URL or a connection string where a host
-// belongs: results and logs show the host, so nothing else may stand there.
+// hostRule refuses a URL or a connection string in place of a host: results and logs
+// show the host, so it must not hold a password.
 const hostRule = "must be the name or the address of a server, and nothing else"
 
 var hostName = regexp.MustCompile(`^[0-9A-Za-z._-]+$`)
@@ -174,8 +174,8 @@ func (e *environment) selection(name string) *purge.Selection {
 	return &s
 }
 
-// databaseURL reads what stands in for the secret outside of Lambda. In Lambda it
-// counts for nothing: whoever may look at the function could read it.
+// databaseURL reads the login that replaces the secret outside of Lambda. In Lambda
+// it is ignored: whoever may look at the function could read it.
 func (e *environment) databaseURL(c *config) {
 	text := e.text("DATABASE_URL", "")
 	switch inLambda := e.text(runtimeAPI, "") != ""; {

@@ -85,7 +85,7 @@ func FuzzReadConfig(f *testing.F) {
 	f.Fuzz(func(t *testing.T, id, databases, duration, number, choice, url string) {
 		names := []string{"SECRET_ID", "DATABASES", "GRACE_PERIOD", "STOP_BEFORE", "BATCH_SIZE", "MAX_ROWS", "DB_PORT", "DB_TLS", "DB_ENGINE", "DATABASE_URL"}
 		values := []string{id, databases, duration, duration, number, number, number, choice, choice, url}
-		// Once as they are, and once with a mark in each that no error may show.
+		// Once as they are, and once with a mark in each value: no error may show it.
 		for _, mark := range []string{"", "hunter2"} {
 			c, faults := readConfig(func(name string) string {
 				if i := slices.Index(names, name); i >= 0 && values[i] != "" {

@@ -21,8 +21,8 @@ import (
 	"edfi-token-purge/functions/internal/testing/rig"
 )
 
-// What goes wrong between the function and the database, in the middle of a run:
-// the real binary, a real PostgreSQL, and a relay in between that misbehaves.
+// Faults between the function and the database in the middle of a run: the real
+// binary, a real PostgreSQL, and a relay in between that makes the faults.
 // RELIABILITY.md lists these tests.
 
 const (
@@ -31,7 +31,7 @@ const (
 	faultBatch   = 50
 )
 
-// scene is a database behind a relay, with a function that knows no other way.
+// scene is a database behind a relay, with a function that connects through it.
 type scene struct {
 	database
 	relay    *relay.Relay
@@ -40,8 +40,8 @@ type scene struct {
 	function function
 }
 
-// newScene makes one, on a server that takes a millisecond over each row, so
-// that there is a middle of a run.
+// newScene creates a scene on a server that takes a millisecond for each row, so
+// that a run lasts long enough to be disturbed.
 func newScene(t *testing.T, on *rig.Rig, expired int, env ...string) *scene {
 	t.Helper()
 	db := newOn(t, on, fmt.Sprintf("EdFi_Admin_%d", created.Add(1)), expired, faultLive)
@@ -58,7 +58,7 @@ func newScene(t *testing.T, on *rig.Rig, expired int, env ...string) *scene {
 	return s
 }
 
-// start starts a function that goes by the relay.
+// start starts a function that connects through the relay.
 func (s *scene) start(t *testing.T, env ...string) function {
 	t.Helper()
 	return s.database.start(t, append(env, "SECRET_ID="+s.secret)...)
@@ -80,7 +80,7 @@ func (db database) exec(t *testing.T, sql string) {
 	}
 }
 
-// witness remembers every token that the database has or will have.
+// witness records every token that the database has or will have.
 func (db database) witness(t *testing.T) {
 	t.Helper()
 	db.exec(t, `
@@ -93,8 +93,8 @@ CREATE TRIGGER remember AFTER INSERT ON dbo.clientaccesstokens REFERENCING NEW T
 FOR EACH STATEMENT EXECUTE FUNCTION witness.remember()`)
 }
 
-// gone answers how many tokens have left the table. That a live one has is the
-// end of the test.
+// gone returns how many tokens have left the table. It ends the test if one of them
+// was live.
 func (db database) gone(t *testing.T) (rows int64) {
 	t.Helper()
 	var live int64
@@ -110,7 +110,7 @@ FROM witness.tokens AS w WHERE NOT EXISTS (SELECT FROM dbo.clientaccesstokens AS
 }
 
 // count checks what one run published against the rows that left since before:
-// never more, and less only by the batches whose acknowledgement was lost.
+// it is never more, and less only by batches whose acknowledgement was lost.
 func (db database) count(t *testing.T, before, published, batch, lost int64) {
 	t.Helper()
 	left := db.gone(t) - before
@@ -119,10 +119,9 @@ func (db database) count(t *testing.T, before, published, batch, lost int64) {
 	}
 }
 
-// drain runs the function once more with nothing in its way. It must find
-// the database free, as soon as the server has noticed that the run before is
-// gone, and leave none of the rows that had expired at its cut-off, and all of
-// the others.
+// drain runs the function once more without a fault. The database must be free as
+// soon as the server has noticed that the run before is gone. The run must leave none
+// of the rows that had expired at its cut-off, and all others.
 func (db database) drain(t *testing.T, f function) (deleted int64) {
 	t.Helper()
 	var r purge.DatabaseResult
@@ -131,7 +130,7 @@ func (db database) drain(t *testing.T, f function) (deleted int64) {
 		reply, lines := f.invoke(t, `{}`)
 		r = db.result(t, reply)
 		if m := oneMetric(t, lines); m.DeletedRows != r.DeletedRows {
-			t.Errorf("published %d rows, answered %d", m.DeletedRows, r.DeletedRows)
+			t.Errorf("published %d rows, returned %d", m.DeletedRows, r.DeletedRows)
 		}
 		if r.StopReason != "already-running" {
 			break
@@ -155,16 +154,16 @@ FROM (SELECT $1::text::timestamptz AT TIME ZONE 'utc' AS cutoff) AS run`, r.Cuto
 	return r.DeletedRows
 }
 
-// A fault strikes a run in the middle of its deleting.
+// A fault disturbs a run while it deletes.
 type fault struct {
 	strike func(t *testing.T, s *scene)
-	before func(t *testing.T, s *scene) // the run; nil is nothing
-	lost   int64                        // batches whose acknowledgements it may swallow
-	undoes bool                         // it takes back what was committed last
-	status purge.Status                 // what becomes of the run; "" is anything
+	before func(t *testing.T, s *scene) // called before the run; nil is nothing
+	lost   int64                        // batches whose acknowledgements may be lost
+	undoes bool                         // the server loses what was committed last
+	status purge.Status                 // of the disturbed run; "" is any
 	env    []string
 	time   time.Duration // until Lambda's timeout; 0 is a minute
-	own    bool          // it takes a server of its own
+	own    bool          // it needs a server of its own
 }
 
 func TestFaults(t *testing.T) {
@@ -183,7 +182,7 @@ func TestFaults(t *testing.T) {
 		},
 		"connections reset of several that delete": {
 			strike: func(_ *testing.T, s *scene) {
-				time.Sleep(500 * time.Millisecond) // until there are several
+				time.Sleep(500 * time.Millisecond) // until there are several connections
 				s.relay.Reset()
 			},
 			lost: 2 * 2, status: "complete", env: []string{"CONCURRENCY=3"},
@@ -262,12 +261,12 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// ownStage is one whose server others don't use.
+// ownStage is a stage whose server no other test uses.
 func ownStage(t *testing.T, env ...string) *rig.Rig {
 	t.Helper()
 	own, err := pgserver.Start(t.Context(), pgserver.Options{Own: true, Env: env, Settings: map[string]string{
 		"fsync":            "off",
-		"wal_writer_delay": "10s", // so that a crash undoes more than the half second of a server as it is shipped
+		"wal_writer_delay": "10s", // so that a crash loses more than the half second of the default
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -276,7 +275,7 @@ func ownStage(t *testing.T, env ...string) *rig.Rig {
 	return &rig.Rig{Postgres: own, Secrets: stage.Secrets, Binary: stage.Binary}
 }
 
-// restart is a strike that the test's own connection does not survive either.
+// restart returns a fault that ends the test's own connection too.
 func restart(how func(*pgserver.Server, context.Context) error) func(*testing.T, *scene) {
 	return func(t *testing.T, s *scene) {
 		err := how(s.server, t.Context())
@@ -290,7 +289,7 @@ func restart(how func(*pgserver.Server, context.Context) error) func(*testing.T,
 	}
 }
 
-// outcome is what came of an invocation.
+// outcome is the result of an invocation.
 type outcome struct {
 	reply fakeaws.Reply
 	lines string
@@ -299,15 +298,15 @@ type outcome struct {
 
 // run invokes the function and does not wait for it.
 func (f function) run(t *testing.T, event string, timeout time.Duration) <-chan outcome {
-	answered := make(chan outcome, 1)
+	ended := make(chan outcome, 1)
 	go func() {
 		reply, lines, err := f.Invoke(t.Context(), event, timeout)
-		answered <- outcome{reply, lines, err}
+		ended <- outcome{reply, lines, err}
 	}()
-	return answered
+	return ended
 }
 
-// suffer has f strike a run, and checks what came of it.
+// suffer disturbs a run with f, and checks the outcome.
 func (s *scene) suffer(t *testing.T, f fault) {
 	t.Helper()
 	if f.before != nil {
@@ -316,7 +315,7 @@ func (s *scene) suffer(t *testing.T, f fault) {
 	if f.time == 0 {
 		f.time = time.Minute
 	}
-	answered := s.function.run(t, `{}`, f.time)
+	ended := s.function.run(t, `{}`, f.time)
 	var struck time.Time // by the database's clock
 	if f.strike != nil {
 		s.untilDeleting(t)
@@ -326,7 +325,7 @@ func (s *scene) suffer(t *testing.T, f fault) {
 		time.Sleep(rand.N(500 * time.Millisecond))
 		f.strike(t, s)
 	}
-	a := <-answered
+	a := <-ended
 	if a.err != nil {
 		t.Fatalf("%v\n%s", a.err, a.lines)
 	}
@@ -341,12 +340,12 @@ func (s *scene) suffer(t *testing.T, f fault) {
 	if cutoff, err := time.Parse(time.RFC3339, m.Cutoff); f.strike != nil && (err != nil || cutoff.After(struck)) {
 		t.Errorf("the cut-off is %s, and the fault came at %s: it must not move", m.Cutoff, struck)
 	}
-	// What the server was told and nobody heard the end of goes on for a moment.
+	// A statement whose connection is gone still runs for a moment.
 	s.relay.Heal()
 	s.untilQuiet(t)
 	before := s.gone(t)
 	switch {
-	case f.undoes: // what comes back is deleted and counted again
+	case f.undoes: // rows that come back are deleted and counted again
 		if m.DeletedRows <= before || m.DeletedRows > 2*before {
 			t.Errorf("published %d, %d rows left the table: some must have left twice", m.DeletedRows, before)
 		}
@@ -365,7 +364,7 @@ func (s *scene) terminate(t *testing.T) {
 	s.exec(t, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'edfi-token-purge'")
 }
 
-// failOver is Aurora's: the same data, behind another address.
+// failOver is a failover as Aurora makes it: the same data at another address.
 func failOver(t *testing.T, s *scene) {
 	t.Helper()
 	promoted, err := relay.New(s.address())
@@ -385,7 +384,7 @@ func failOver(t *testing.T, s *scene) {
 	})
 }
 
-// untilQuiet waits for the server to have ended what it does for the function.
+// untilQuiet waits until the server has ended the function's statements.
 func (db database) untilQuiet(t *testing.T) {
 	t.Helper()
 	for busy := true; busy; {
@@ -417,7 +416,7 @@ func TestADatabaseWhoseClockIsOffIsNotPurged(t *testing.T) {
 	t.Parallel()
 	for _, off := range []time.Duration{6 * time.Minute, -6 * time.Minute, 4 * time.Minute} {
 		db := newDatabase(t, 30, 3)
-		// A role whose search path comes upon another clock before the server's own.
+		// The role's search path finds another clock before the server's own.
 		db.exec(t, `
 CREATE SCHEMA clock;
 CREATE FUNCTION clock.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS $$ SELECT pg_catalog.clock_timestamp() + interval '`+off.String()+`' $$;
@@ -430,7 +429,8 @@ ALTER ROLE "`+db.name+`" SET search_path = clock, pg_catalog`)
 }
 
 func TestAServerWhoseClockIsOffIsNotPurged(t *testing.T) {
-	// Of faketime only its library: the command would stand between us and the server.
+	// Only faketime's library is used: its command would be a process between the test
+	// and the server.
 	library, err := exec.Command("faketime", "-f", "+0", "printenv", "LD_PRELOAD").Output()
 	if err != nil {
 		t.Skip("NO SERVER'S OWN CLOCK IS SET: faketime is not installed")
@@ -447,7 +447,8 @@ func TestAServerWhoseClockIsOffIsNotPurged(t *testing.T) {
 	}
 }
 
-// guarded checks that f purges a database whose clock is so far off, or refuses to.
+// guarded checks that f purges a database whose clock is off by this, or refuses to
+// where that is more than it may be.
 func (db database) guarded(t *testing.T, f function, off time.Duration) {
 	t.Helper()
 	begin := time.Now()
@@ -475,7 +476,7 @@ func (db database) guarded(t *testing.T, f function, off time.Duration) {
 		}
 		clocks = append(clocks, at)
 	}
-	between := func(at time.Time, off time.Duration) bool { // a second for what is written without fractions
+	between := func(at time.Time, off time.Duration) bool { // one second is for times without fractions
 		return !at.Before(begin.Add(off-time.Second)) && !at.After(time.Now().Add(off))
 	}
 	if len(clocks) != 2 || !between(clocks[0], off) || !between(clocks[1], 0) {

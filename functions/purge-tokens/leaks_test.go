@@ -14,8 +14,8 @@ import (
 	"edfi-token-purge/functions/internal/testing/relay"
 )
 
-// What must not be shown holds a part that no quoting and no encoding alters,
-// amid characters that each of them does alter.
+// Each secret of the test has a part that no quoting and no encoding alters, between
+// characters that each of them alters.
 const (
 	secretUser     = "purge_wh0isit"
 	secretPassword = `a/?#@%"'\;= s3cr3tc0re&`
@@ -24,14 +24,14 @@ const (
 
 var mustNotBeShown = []string{"wh0isit", "s3cr3tc0re", "deadbeef", "c0ffee15600d"}
 
-// leaks drives one failure after the other and reads all that is written.
+// leaks causes one failure after the other and reads all that is written.
 type leaks struct {
 	database
 	role string
 }
 
-// shown fails the test where written holds a secret, or not what tells that the
-// failure meant was met.
+// shown fails the test if written holds a secret, or lacks want, which tells that the
+// intended failure happened.
 func shown(t *testing.T, path, written, want string) {
 	t.Helper()
 	if !strings.Contains(written, want) {
@@ -59,7 +59,7 @@ func (l leaks) invoke(t *testing.T, path, secretText, event, errorType, want str
 	}
 }
 
-// secret answers a secret for the role, with changes.
+// secret returns a secret for the role, with changes.
 func (l leaks) secret(changes ...any) string {
 	fields := map[string]any{"engine": "postgres", "host": stage.Postgres.Host, "port": stage.Postgres.Port, "username": l.role, "password": secretPassword}
 	for i := 0; i < len(changes); i += 2 {
@@ -139,7 +139,7 @@ func TestNoFailureOfADatabaseShowsASecret(t *testing.T) {
 		}
 	}
 
-	// What a server's own error text may quote.
+	// A server's own error text may quote these.
 	asIs := func(s string) string { return s }
 	for _, c := range []struct {
 		state, path string

@@ -68,7 +68,7 @@ func onTerminal(t *testing.T, c *exec.Cmd, columns uint16) terminal {
 	}
 	term := terminal{c, device, make(chan string, 1)}
 	go func() {
-		written, _ := io.ReadAll(device) // its error is the end of the command
+		written, _ := io.ReadAll(device) // it returns an error when the command ends
 		term.screen <- string(written)
 	}()
 	t.Cleanup(func() { device.Close() })
@@ -153,7 +153,7 @@ func TestTheCommandEndsWithACodeForScripts(t *testing.T) {
 			t.Errorf("%s %s: ended with %d, want %d, and %q in\n%s", c.env, c.args, code, c.code, c.want, said)
 		}
 	}
-	// Without a region, which DATABASE_URL does without.
+	// DATABASE_URL needs no region.
 	managed := db.command(t, "purge")
 	managed.Env = []string{"SECRET_ID=x", "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null"}
 	if _, stderr, code := piped(t, managed); code != 2 || !strings.Contains(stderr, "AWS_REGION is required") {
@@ -195,7 +195,7 @@ func TestInAPipeThereAreLinesAndNoControlCharacters(t *testing.T) {
 	}
 }
 
-// redrawn answers what a terminal showed, line by line.
+// redrawn returns the lines that a terminal showed.
 func redrawn(screen string) []string {
 	return strings.FieldsFunc(strings.ReplaceAll(screen, "\x1b[K", ""), func(r rune) bool { return r == '\r' || r == '\n' })
 }

@@ -20,7 +20,7 @@ import (
 	"edfi-token-purge/functions/internal/testing/fakeaws"
 )
 
-// opens is a server that does nothing but open.
+// opens is an engine that can only open databases.
 type opens func(database string) error
 
 func (o opens) Open(_ context.Context, database string, _ bool) (purge.Table, error) {
@@ -29,7 +29,7 @@ func (o opens) Open(_ context.Context, database string, _ bool) (purge.Table, er
 
 func (opens) Databases(context.Context, string) ([]purge.Database, error) { return nil, nil }
 
-// openAll opens so many databases and answers what they fail for.
+// openAll opens so many databases and returns their errors.
 func openAll(t *testing.T, l *logins, databases, parallel int) (failures []string) {
 	t.Helper()
 	target := purge.Target{Engine: l, Log: slog.New(slog.DiscardHandler)}
@@ -59,12 +59,12 @@ func TestARefusedLoginHasTheSecretReadOnceForAllDatabases(t *testing.T) {
 		var calls atomic.Int64
 		l := newLogins(login, func(secret.Login) server { return refuse }, func(stage string) (secret.Login, error) {
 			calls.Add(1)
-			time.Sleep(10 * time.Millisecond) // for the others to come and wait
-			answer := map[string]any{secret.Current: c.current, secret.Previous: c.previous}[stage]
-			if err, ok := answer.(error); ok {
+			time.Sleep(10 * time.Millisecond) // until the others wait too
+			kept := map[string]any{secret.Current: c.current, secret.Previous: c.previous}[stage]
+			if err, ok := kept.(error); ok {
 				return secret.Login{}, err
 			}
-			return answer.(secret.Login), nil
+			return kept.(secret.Login), nil
 		})
 		for _, got := range openAll(t, l, 12, 3) {
 			if got != c.want {
@@ -105,7 +105,7 @@ func TestAServerThatNeverAnswersIsWaitedForOnce(t *testing.T) {
 	}
 }
 
-// blackHole answers a port where no connection is taken, and none refused.
+// blackHole returns a port that neither accepts nor refuses connections.
 func blackHole(t *testing.T) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

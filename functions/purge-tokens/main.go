@@ -19,13 +19,13 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 )
 
-// Which build this is. The Makefile sets both by the linker.
+// The Makefile sets both with the linker, to tell which build this is.
 var (
 	version = "dev"
 	commit  = "unknown"
 )
 
-// runtimeAPI is the variable by which Lambda tells where events come from.
+// runtimeAPI is the variable in which Lambda gives the address of its API.
 const runtimeAPI = "AWS_LAMBDA_RUNTIME_API"
 
 func main() {
@@ -34,7 +34,7 @@ func main() {
 	}
 	h := newHandler()
 	h.metrics, h.log = os.Stdout, lambdacontext.NewLogger()
-	if h.fault != nil { // and it is the answer to every invocation
+	if h.fault != nil { // then every invocation returns it
 		h.log.Error("configuration", "error", h.fault.Error())
 	}
 	lambda.Start(h)
@@ -62,7 +62,7 @@ func newHandler() *handler {
 
 var awsVariable = regexp.MustCompile(`\bAWS_[0-9A-Z_]+`)
 
-// awsFault names what err is about; the SDK quotes the value as well.
+// awsFault names the setting that err is about. The SDK's error quotes its value.
 func awsFault(err error) string {
 	if _, ok := errors.AsType[awsconfig.SharedConfigProfileNotExistError](err); ok {
 		return "AWS_PROFILE names no profile"

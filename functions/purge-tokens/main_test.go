@@ -35,7 +35,7 @@ func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 func testMain(m *testing.M) int {
 	flag.Parse()
 	if flag.Lookup("test.fuzz").Value.String() != "" {
-		return m.Run() // the parsers need no stage, and each of fuzzing's processes would set one up
+		return m.Run() // the parsers need no stage, and each process of a fuzz test would set one up
 	}
 	dir, err := os.MkdirTemp("", "bootstrap-")
 	if err != nil {
@@ -103,7 +103,8 @@ func dimensions(m metric) (sets [][]string) {
 	return sets
 }
 
-// The tests read results with the types that write them. This one holds the names.
+// The other tests read results with the types that write them, so only this one
+// checks the names.
 func TestTheResultHasTheFieldsThatUsersRelyOn(t *testing.T) {
 	t.Parallel()
 	db := newDatabase(t, 30, 3)
@@ -202,7 +203,7 @@ func TestARequestNarrowsTheConfiguration(t *testing.T) {
 	if r := db.result(t, reply); r.Status != "partial" || r.StopReason != "max-rows" || r.DeletedRows != 30 || r.Batches != 3 {
 		t.Errorf("%+v", r)
 	}
-	reply, _ = f.invoke(t, `{"maxRows":1000,"batchSize":1000,"maxDuration":"1m"}`) // neither widens
+	reply, _ = f.invoke(t, `{"maxRows":1000,"batchSize":1000,"maxDuration":"1m"}`) // neither exceeds the configuration
 	if r := db.result(t, reply); r.DeletedRows != 50 || r.Batches != 3 {
 		t.Errorf("%+v", r)
 	}
@@ -224,7 +225,7 @@ func TestARequestNarrowsTheConfiguration(t *testing.T) {
 
 func TestABadEventIsRefusedBeforeAnythingIsConnectedTo(t *testing.T) {
 	t.Parallel()
-	// A secret of its own, which must not be asked for.
+	// The test has a secret of its own, to see that no function reads it.
 	f := start(t, "SECRET_ID=never-asked-for")
 	for event, field := range badEvents {
 		reply, lines := f.invoke(t, event)
@@ -310,7 +311,7 @@ func TestARotatedLoginIsFetchedAgainAndTheOneBeforeItIsTried(t *testing.T) {
 	set("pw-second")
 	secrets.Put("rotated", value("pw-second"))
 	expectCalls(2, "rotated: fetched again")
-	secrets.Put("rotated", value("pw-third")) // and not yet set in the database
+	secrets.Put("rotated", value("pw-third")) // the database does not have it yet
 	set("pw-second2")
 	secrets.Put("rotated", value("pw-second2"))
 	secrets.Put("rotated", value("pw-third"))
@@ -437,7 +438,7 @@ func TestPatternsFindTheTenantsOfTheDay(t *testing.T) {
 	}
 	tenants[2].expect(t, 5, 5)
 
-	// The day it appears.
+	// The next run finds a new tenant.
 	newNamed(t, unique+"_new", 7, 1).conn.Close(t.Context())
 	reply, _ = f.invoke(t, `{}`)
 	results(t, reply, "complete", 7)
@@ -511,7 +512,7 @@ func TestHundredsOfDatabasesAreServedWithinTheBoundOnConnections(t *testing.T) {
 	}
 }
 
-// resident answers the most memory that the function's process has had.
+// resident returns the most memory that the function's process has had.
 func resident(t *testing.T, f function) string {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", f.PID()))
 	if err != nil {
@@ -559,7 +560,7 @@ func TestTwoFunctionsAtOnceDoNotMeet(t *testing.T) {
 	db.witness(t)
 	db.slow(t, "20ms")
 	one, other := db.start(t), db.start(t)
-	answered := one.run(t, `{}`, time.Minute)
+	ended := one.run(t, `{}`, time.Minute)
 	db.untilDeleting(t)
 	reply, lines := other.invoke(t, `{}`)
 	if r := db.result(t, reply); r.Status != "partial" || r.StopReason != "already-running" || r.DeletedRows != 0 {
@@ -568,7 +569,7 @@ func TestTwoFunctionsAtOnceDoNotMeet(t *testing.T) {
 	if m := oneMetric(t, lines); m.Failures != 0 {
 		t.Errorf("%+v", m)
 	}
-	a := <-answered
+	a := <-ended
 	if a.err != nil {
 		t.Fatalf("%v\n%s", a.err, a.lines)
 	}
@@ -609,7 +610,7 @@ func TestAnUnreachableServiceIsAnErrorWithinTenSeconds(t *testing.T) {
 	reply, lines := f.invoke(t, `{}`)
 	expectError(t, reply, "SecretError", "NAT gateway or an interface endpoint")
 	oneMetric(t, lines)
-	// That it gives up after 8 s package secret tests; the rest is for a busy machine.
+	// Package secret tests that it gives up after 8 s; the rest is for a busy machine.
 	if took := time.Since(begin); took > 15*time.Second {
 		t.Errorf("after %s", took)
 	}
@@ -690,7 +691,7 @@ func (db database) expect(t *testing.T, expired, live int) {
 	}
 }
 
-// slow makes the server take that long over each row that it deletes.
+// slow makes the server take that long for each row that it deletes.
 func (db database) slow(t *testing.T, perRow string) {
 	t.Helper()
 	if _, err := db.conn.Exec(t.Context(), `
@@ -725,7 +726,7 @@ func parse(t *testing.T, reply fakeaws.Reply) (r purge.Result) {
 	return r
 }
 
-// result answers the result for db, which must be the only one.
+// result returns the result for db, which must be the only one.
 func (db database) result(t *testing.T, reply fakeaws.Reply) purge.DatabaseResult {
 	t.Helper()
 	r := parse(t, reply)
@@ -735,12 +736,12 @@ func (db database) result(t *testing.T, reply fakeaws.Reply) purge.DatabaseResul
 	return r.Databases[0]
 }
 
-// found tells whether a finding with this code was made.
+// found tells whether the result has a finding with this code.
 func found(r purge.DatabaseResult, code string) bool {
 	return slices.ContainsFunc(r.Findings, func(f purge.Finding) bool { return f.Code == code })
 }
 
-// results answers those of all databases.
+// results returns the results of all databases.
 func results(t *testing.T, reply fakeaws.Reply, status purge.Status, deleted int64) []purge.DatabaseResult {
 	t.Helper()
 	r := parse(t, reply)
@@ -750,7 +751,7 @@ func results(t *testing.T, reply fakeaws.Reply, status purge.Status, deleted int
 	return r.Databases
 }
 
-// sessions answers how many sessions the database has had.
+// sessions returns how many sessions the database has had.
 func (db database) sessions(t *testing.T, conn *pgx.Conn) (n int) {
 	t.Helper()
 	if err := conn.QueryRow(t.Context(), "SELECT sessions FROM pg_stat_database WHERE datname = $1", db.name).Scan(&n); err != nil {

@@ -11,8 +11,8 @@ import (
 	"edfi-token-purge/functions/internal/testing/docs"
 )
 
-// What Lambda itself adds with JSON logs, for those that the runbook asks about;
-// the service's documentation of platform events has them.
+// The fields that Lambda itself adds to JSON logs, as far as the runbook asks for
+// them. Lambda's documentation of platform events lists them.
 var platformFields = []string{"@timestamp", "type", "record.status", "record.errorType", "record.metrics.durationMs", "record.metrics.maxMemoryUsedMB"}
 
 // Words of the query language, as far as the runbook uses it.
@@ -21,8 +21,8 @@ var queryWords = []string{"fields", "filter", "stats", "sort", "limit", "as", "b
 
 func TestTheRunbookAsksForWhatIsLogged(t *testing.T) {
 	t.Parallel()
-	// Runs that log all that there is: a finding, a failed database, batches; and
-	// those that delete nothing.
+	// These runs log everything: a finding, a failed database, batches. Others
+	// delete nothing.
 	logged := map[string]bool{}
 	values := map[string]bool{}
 	good, bad := newDatabase(t, 30, 3), newDatabase(t, 3, 3)
@@ -81,7 +81,7 @@ func TestTheRunbookAsksForWhatIsLogged(t *testing.T) {
 	}
 }
 
-// flatten names fields as Logs Insights does.
+// flatten visits each field under the name that Logs Insights gives it.
 func flatten(prefix string, value any, visit func(field string, value any)) {
 	switch value := value.(type) {
 	case map[string]any:

@@ -14,18 +14,18 @@ import (
 )
 
 const (
-	soakBatch       = 80 // the largest batch, of which a lost connection may hide one
+	soakBatch       = 80 // the largest batch; a lost connection may hide one
 	soakConnections = 2  // that delete at once
 )
 
-// A mishap strikes a run at some moment.
+// A mishap disturbs a run at some moment.
 type mishap func(t *testing.T, s *soaked, r *rand.Rand) toll
 
-// toll is what a mishap means for the count.
+// toll is how a mishap may alter the count.
 type toll struct {
-	lost      int64 // batches whose acknowledgements it may have swallowed
-	killed    bool  // and what the run would have published
-	published int64 // by somebody else
+	lost      int64 // batches whose acknowledgements may be lost
+	killed    bool  // and so the run may have published nothing
+	published int64 // by another run
 }
 
 var mishaps = map[string]mishap{
@@ -93,7 +93,7 @@ var mishaps = map[string]mishap{
 	},
 }
 
-// Too long for anything but a soak: a run waits until its deadline.
+// Only for a soak, because a run waits until its deadline.
 var longMishaps = map[string]mishap{
 	"silence": func(_ *testing.T, s *soaked, r *rand.Rand) toll {
 		rest(r, 200*time.Millisecond)
@@ -104,7 +104,7 @@ var longMishaps = map[string]mishap{
 
 func rest(r *rand.Rand, most time.Duration) { time.Sleep(time.Duration(r.Int64N(int64(most)))) }
 
-// soaked is a scene with a function beside the one that the faults are for.
+// soaked is a scene with a second function, which the faults do not touch.
 type soaked struct {
 	*scene
 	other function
@@ -127,9 +127,9 @@ func (db database) issue(t *testing.T, r *rand.Rand) {
 	}
 }
 
-// TestNoRowIsLostOrForgottenWhateverHappens takes what comes for some seconds,
-// or for as long as make soak says. The seed settles the choices; when they take
-// effect is up to the machine.
+// TestNoRowIsLostOrForgottenWhateverHappens makes faults at random for some seconds,
+// or for as long as make soak says. The seed decides which; the machine's speed
+// decides when.
 func TestNoRowIsLostOrForgottenWhateverHappens(t *testing.T) {
 	t.Parallel()
 	lasts := 5 * time.Second
@@ -168,9 +168,9 @@ func TestNoRowIsLostOrForgottenWhateverHappens(t *testing.T) {
 		}
 		happened[name]++
 		before := s.gone(t)
-		answered := s.function.run(t, event, 10*time.Second)
+		ended := s.function.run(t, event, 10*time.Second)
 		toll := pool[name](t, s, r)
-		a := <-answered
+		a := <-ended
 		if toll.killed {
 			s.function = s.start(t, env...)
 		} else if a.err != nil {

@@ -15,8 +15,8 @@ import (
 	"edfi-token-purge/functions/internal/testing/edfi"
 )
 
-// The function on SQL Server, where there is one; what does not differ between
-// engines is tested on PostgreSQL.
+// These tests run the function on SQL Server, where there is one. What is the same on
+// both engines is tested on PostgreSQL.
 
 // sqlServer is a database on SQL Server, with as many expired and live tokens.
 type sqlServer struct {
@@ -55,7 +55,7 @@ FROM number WHERE n < @expired + @live`, sql.Named("expired", expired), sql.Name
 	return sqlServer{name, conn, sqlServerEnv(t, address, name)}
 }
 
-// sqlServerEnv makes a secret for the server and answers the variables that lead
+// sqlServerEnv makes a secret for the server and returns the variables that lead
 // to it.
 func sqlServerEnv(t *testing.T, address *url.URL, name string) []string {
 	password, _ := address.User.Password()
@@ -105,9 +105,9 @@ func TestTheFunctionPurgesSQLServer(t *testing.T) {
 	}
 	db.expect(t, 0, 300)
 
-	// The tenants of the day, whatever the case of their names, with the connection
-	// string that Ed-Fi keeps of one of them.
-	address, _ := edfi.SQLServer() // it is there
+	// A pattern finds all tenants, in any letter case. The login comes from the
+	// connection string that Ed-Fi keeps of one of them.
+	address, _ := edfi.SQLServer() // newSQLServer has checked that it is set
 	password, _ := address.User.Password()
 	stage.Secrets.Put("sqlserver/"+names, fmt.Sprintf("Server=%s,%s;Database=%s;User Id=%s;Password='%s';Encrypt=True",
 		address.Hostname(), cmp.Or(address.Port(), "1433"), db.name, address.User.Username(), strings.ReplaceAll(password, "'", "''")))

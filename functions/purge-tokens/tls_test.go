@@ -26,8 +26,7 @@ import (
 )
 
 // The real binary and a real PostgreSQL with TLS, whose certificate is for
-// localhost and not for 127.0.0.1. All that the function sends passes a wire
-// that keeps it.
+// localhost and not for 127.0.0.1. A wire records all that the function sends.
 func TestTheServerProvesItsNameOrNothingIsSentToIt(t *testing.T) {
 	t.Setenv("DATABASE_URL", "") // a server of its own, whose certificates are the test's
 	ctx := t.Context()
@@ -67,7 +66,7 @@ func TestTheServerProvesItsNameOrNothingIsSentToIt(t *testing.T) {
 			}
 		}
 	}
-	// invoke starts a function with this host and bundle, and answers its
+	// invoke starts a function with this host and bundle, and returns its
 	// reply and what it sent to the server.
 	wire := newWire(t, fmt.Sprintf("127.0.0.1:%d", r.Postgres.Port))
 	invoke := func(t *testing.T, event, host string, trusted *authority, env ...string) (outcome string, sent string) {
@@ -94,7 +93,7 @@ func TestTheServerProvesItsNameOrNothingIsSentToIt(t *testing.T) {
 		}
 		return string(reply.Payload), wire.take()
 	}
-	// What can be read on the way to any server that is connected to.
+	// plain returns which of these texts were sent without encryption.
 	plain := func(sent string) (found []string) {
 		for _, text := range []string{name, "SCRAM-SHA-256", "clientaccesstokens", "edfi-token-purge"} {
 			if strings.Contains(sent, text) {
@@ -146,7 +145,7 @@ func TestTheServerProvesItsNameOrNothingIsSentToIt(t *testing.T) {
 		if !strings.Contains(outcome, `"code":"no-tls"`) || strings.Contains(outcome, `"code":"tls"`) || strings.Contains(sent, askForTLS) {
 			t.Errorf("%s", outcome)
 		}
-		if found := plain(sent); len(found) != 4 { // so the wire would have seen it above
+		if found := plain(sent); len(found) != 4 { // this proves that the wire would have seen it above
 			t.Errorf("sent in plaintext: %q", found)
 		}
 	})
@@ -159,7 +158,7 @@ func TestTheServerProvesItsNameOrNothingIsSentToIt(t *testing.T) {
 	})
 }
 
-// askForTLS is PostgreSQL's SSLRequest: a length, and a version that is none.
+// askForTLS is PostgreSQL's SSLRequest: a length, and a code in place of a version.
 const askForTLS = "\x00\x00\x00\x08\x04\xd2\x16\x2f"
 
 // authority issues certificates.
@@ -180,7 +179,7 @@ func newAuthority(t *testing.T) *authority {
 	return a
 }
 
-// issue answers a key and a certificate for localhost, in PEM.
+// issue returns a key and a certificate for localhost, in PEM.
 func (a *authority) issue(t *testing.T, until time.Time) (keyPEM, certificatePEM []byte) {
 	t.Helper()
 	key := newKey(t)
@@ -211,7 +210,7 @@ func newKey(t *testing.T) *ecdsa.PrivateKey {
 	return key
 }
 
-// wire passes connections on to a server and keeps what is sent to it.
+// wire passes connections on to a server and records what is sent to it.
 type wire struct {
 	listener net.Listener
 	mu       sync.Mutex
@@ -267,7 +266,7 @@ func (w *wire) opened(n int) {
 	w.open += n
 }
 
-// take answers what was sent since the last time, once all connections have ended.
+// take returns what was sent since the last time, once all connections have ended.
 func (w *wire) take() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -44,7 +44,7 @@ type parsed struct {
 	} `json:"_aws"`
 	Failures, Incomplete, DeletedRows int
 	OldestExpiredAge                  *float64
-	Database                          any `json:"-"` // encoding/json takes "database" for it
+	Database                          any `json:"-"` // else encoding/json, which ignores case, puts "database" here
 }
 
 func TestAFailureBeforeAnyDatabaseHasTheFunctionAsItsOnlyDimension(t *testing.T) {

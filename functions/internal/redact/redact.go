@@ -11,23 +11,24 @@ import (
 	"strings"
 )
 
-// Mark stands where something was taken out.
+// Mark replaces what was taken out.
 const Mark = "[redacted]"
 
 var (
 	// A token is a UUID; some code writes it without its hyphens.
 	token = regexp.MustCompile(`(?i)[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}`)
 	// Connection strings: user:password@ in a URL, and password=... in a list; and
-	// PASSWORD '...' in a statement. A quote that nothing closes holds all the rest.
+	// PASSWORD '...' in a statement. An unclosed quote runs to the end of the text.
 	userinfo = regexp.MustCompile(`://\S*@`)
 	password = regexp.MustCompile(`(?is)\b(password|passwd|pwd|psw)["']?(?:\s*[=:]\s*(?:` + quoted + `|[^\s;,]+)|\s+` + quoted + `)`)
 )
 
-// quoted is a value in quotes, which stand in it doubled or behind a backslash.
+// quoted is a value in quotes. A quote inside it is doubled or has a backslash
+// before it.
 const quoted = `\\*[a-z]?(?:'(?:[^'\\]|''|\\.)*(?:'|$)|"(?:[^"\\]|""|\\.)*(?:"|$))`
 
-// Text answers s without tokens, without the passwords of connection strings,
-// and without the given secrets, in whatever form they stand there.
+// Text returns s without tokens, without the passwords of connection strings,
+// and without the given secrets, in whatever form they are there.
 func Text(s string, secrets ...string) string {
 	for _, secret := range secrets {
 		if secret != "" {
@@ -46,7 +47,7 @@ func pattern(secret string) string {
 	b.WriteString(`(?i:`)
 	for _, r := range secret {
 		c := string(r)
-		if url.QueryEscape(c) == c { // nothing alters it
+		if url.QueryEscape(c) == c { // it needs no encoding
 			b.WriteString(regexp.QuoteMeta(c))
 			continue
 		}
@@ -61,13 +62,13 @@ func pattern(secret string) string {
 	return b.String()
 }
 
-// Login answers s as Text does, without the password, and without the user's
-// name where it stands as a word.
+// Login returns s as Text does, without the password, and without the user's
+// name where it is a word of its own.
 func Login(s string, user, password Secret) string {
 	s = Text(s, password.Reveal())
 	if name := user.Reveal(); name != "" {
 		word := regexp.MustCompile(`(^|\W)` + pattern(name) + `(\W|$)`)
-		for range 2 { // of two in a row, one pass sees but the first
+		for range 2 { // one pass misses the second of two neighbours
 			s = word.ReplaceAllString(s, "${1}"+Mark+"${2}")
 		}
 	}
@@ -84,7 +85,7 @@ type Secret struct{ reveal func() string }
 // NewSecret wraps s.
 func NewSecret(s string) Secret { return Secret{func() string { return s }} }
 
-// Reveal answers the secret itself.
+// Reveal returns the secret itself.
 func (s Secret) Reveal() string {
 	if s.reveal == nil {
 		return ""
@@ -92,11 +93,11 @@ func (s Secret) Reveal() string {
 	return s.reveal()
 }
 
-// String answers the mark.
+// String returns the mark.
 func (Secret) String() string { return Mark }
 
-// GoString answers the mark, for %#v.
+// GoString returns the mark, for %#v.
 func (Secret) GoString() string { return Mark }
 
-// MarshalText answers the mark, for JSON and log/slog.
+// MarshalText returns the mark, for JSON and log/slog.
 func (Secret) MarshalText() ([]byte, error) { return []byte(Mark), nil }

@@ -97,7 +97,7 @@ func TestSecretPrintsAsRedactedUnderEveryVerb(t *testing.T) {
 		}
 	}
 	if s.Reveal() != value || (Secret{}).Reveal() != "" {
-		t.Error("Reveal does not answer the secret")
+		t.Error("Reveal does not return the secret")
 	}
 }
 

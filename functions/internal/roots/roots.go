@@ -19,7 +19,7 @@ var rds []byte
 var builtIn = sync.OnceValues(func() (*x509.CertPool, error) {
 	pool, err := x509.SystemCertPool()
 	if err != nil {
-		pool = x509.NewCertPool() // a system without a store still has RDS
+		pool = x509.NewCertPool() // a system without a store still trusts RDS
 	}
 	if !pool.AppendCertsFromPEM(rds) {
 		return nil, errors.New("the embedded bundle holds no certificate")
@@ -27,7 +27,7 @@ var builtIn = sync.OnceValues(func() (*x509.CertPool, error) {
 	return pool, nil
 })
 
-// Pool answers the system's roots, those of RDS, and those in extra, a PEM
+// Pool returns the system's roots, those of RDS, and those in extra, a PEM
 // file's content; nil is none.
 func Pool(extra []byte) (*x509.CertPool, error) {
 	base, err := builtIn()

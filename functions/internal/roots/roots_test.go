@@ -21,7 +21,7 @@ ca-west-1 eu-central-1 eu-central-2 eu-north-1 eu-south-1 eu-south-2 eu-west-1 e
 me-central-1 me-south-1 me-west-1 mx-central-1 sa-east-1 sa-west-1 us-east-1 us-east-2 us-west-1 us-west-2
 cn-north-1 cn-northwest-1 eusc-de-east-1 us-gov-east-1 us-gov-west-1`
 
-// embedded answers the certificates that are built in.
+// embedded returns the certificates that are built in.
 func embedded(t *testing.T) (all []*x509.Certificate) {
 	t.Helper()
 	for rest := rds; ; {
@@ -63,8 +63,8 @@ func TestNoEmbeddedRootExpiresWithinAYear(t *testing.T) {
 	}
 }
 
-// The README's passage says the same as the head of the file, which says what
-// is true of the certificates.
+// The README says what the head of the file says, and that is true of the
+// certificates.
 func TestSourceDateAndNumberAreStatedAndTrue(t *testing.T) {
 	all := embedded(t)
 	head := regexp.MustCompile(`^#.*\n# Source: (.+)\n# Read: (.+)\n# Certificates: (.+)\n# First to expire: (.+)\n`).FindStringSubmatch(string(rds))
@@ -128,7 +128,7 @@ func TestTheReadmeNamesTheRegionsThatAreBuiltInAndThoseThatAreNot(t *testing.T) 
 	}
 }
 
-// readme answers the README, a passage a line.
+// readme returns the README with each paragraph on one line.
 func readme(t *testing.T) string {
 	t.Helper()
 	page, err := docs.Page("README.md")

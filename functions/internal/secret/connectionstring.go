@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// keywords are those of Npgsql and of SqlClient that a login is made of, in
-// lower case and without spaces. All others are left to the API.
+// keywords are the keywords of Npgsql and SqlClient that make a login, in lower
+// case and without spaces. All others are for the API and are ignored here.
 var keywords = map[string]string{
 	"host": "host", "server": "host", "datasource": "host", "address": "host", "addr": "host", "networkaddress": "host",
 	"port":     "port",
@@ -19,7 +19,7 @@ var keywords = map[string]string{
 	"integratedsecurity": "integrated", "trusted_connection": "integrated",
 }
 
-// Of the keywords, those that one of the two libraries alone knows.
+// Keywords that only one of the two libraries knows.
 var (
 	npgsqlOnly    = []string{"host", "port", "username"}
 	sqlClientOnly = []string{"datasource", "initialcatalog", "address", "addr", "networkaddress", "integratedsecurity", "trusted_connection"}
@@ -27,8 +27,8 @@ var (
 
 // parseConnectionString reads what Ed-Fi keeps under ConnectionStrings, such as
 // host=...;username=...;password=...;database=EdFi_Admin or
-// Server=host,port;Database=...;User Id=...;Password=.... What instead holds, by
-// field, stands in for what the text says. The login may not be complete.
+// Server=host,port;Database=...;User Id=...;Password=.... The fields in instead
+// replace those in the text. The login may be incomplete.
 func parseConnectionString(text string, instead map[string]string) (Login, error) {
 	given, err := pairs(text)
 	if err != nil {
@@ -73,7 +73,7 @@ const tcp = "tcp:"
 
 func hasTCP(host string) bool { return len(host) > len(tcp) && strings.EqualFold(host[:len(tcp)], tcp) }
 
-// engineOf tells whose keywords they are; "" where they are both libraries'.
+// engineOf returns the engine whose library knows the keywords; "" where both do.
 func engineOf(given map[string]string, host string) string {
 	for _, keyword := range npgsqlOnly {
 		if _, ok := given[keyword]; ok {
@@ -97,7 +97,7 @@ func engineOf(given map[string]string, host string) string {
 }
 
 // pairs splits keyword=value;..., where a value may be quoted and then hold any
-// character, the quote itself doubled. Of a keyword given twice the last counts.
+// character, the quote itself doubled. If a keyword comes twice, the last one holds.
 func pairs(text string) (map[string]string, error) {
 	all := map[string]string{}
 	for rest := text; ; {
@@ -119,7 +119,7 @@ func pairs(text string) (map[string]string, error) {
 	}
 }
 
-// cutValue answers the value that text begins with, and what follows it.
+// cutValue returns the value at the beginning of text, and what follows it.
 func cutValue(text string) (value, rest string, ok bool) {
 	if text == "" || text[0] != '"' && text[0] != '\'' {
 		value, rest, _ = strings.Cut(text, ";")

@@ -9,8 +9,8 @@ import (
 	"unicode/utf8"
 )
 
-// Wherever the seeds hold something secret, they have this. What is made of
-// them may have it anywhere, and no error may show it, for none quotes its input.
+// Every secret in the seeds is this text. Fuzzing may move it anywhere. No error may
+// show it, because no error quotes its input.
 const mark = "hunter2"
 
 func check(t *testing.T, text string, login Login, err error) {
@@ -32,7 +32,7 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		login, err := Parse(text)
 		check(t, text, login, err)
-		// Each names a field or what the secret is.
+		// Each error names a field, or says what the secret is.
 		if err != nil && !strings.HasPrefix(err.Error(), "the secret") && !strings.HasPrefix(err.Error(), "the connection string") {
 			t.Errorf("%q: %v", text, err)
 		}
@@ -50,12 +50,12 @@ func FuzzParseURL(f *testing.F) {
 	})
 }
 
-// Whatever characters a login is made of, each form of a secret gives it back.
+// Each form of a secret holds any login, whatever its characters.
 func FuzzALoginIsReadAsItWasWritten(f *testing.F) {
 	f.Add("joe", "hunter2")
 	f.Fuzz(func(t *testing.T, user, password string) {
 		if user == "" || password == "" || !utf8.ValidString(user) || !utf8.ValidString(password) {
-			return // no login, or none that JSON can hold
+			return // not a login, or not one that JSON can hold
 		}
 		written, err := json.Marshal(map[string]string{"username": user, "password": password})
 		if err != nil {

@@ -132,7 +132,7 @@ func Parse(text string) (Login, error) {
 	return login, login.complete()
 }
 
-// newLogin makes a login of values by field. It may not be complete.
+// newLogin makes a login of values by field. It may be incomplete.
 func newLogin(values map[string]string) (login Login, err error) {
 	login.Host, login.Database = values["host"], values["database"]
 	login.Username, login.Password = redact.NewSecret(values["username"]), redact.NewSecret(values["password"])
@@ -142,7 +142,8 @@ func newLogin(values map[string]string) (login Login, err error) {
 	return login, err
 }
 
-// complete answers what no other source can stand in for.
+// complete returns an error for a missing user or password, which only the
+// secret can give.
 func (l Login) complete() error {
 	var missing []string
 	if l.Username.Reveal() == "" {

@@ -13,8 +13,8 @@ import (
 // ParseURL reads a login from a URL such as
 // postgres://user:password@host:5432/EdFi_Admin?sslmode=disable or
 // sqlserver://user:password@host:1433?database=EdFi_Admin&encrypt=disable. It
-// also answers whether the URL asks for no TLS at all; all else that sslmode and
-// encrypt may say is met by verified TLS. Errors quote no value.
+// also returns whether the URL asks for no TLS at all. Verified TLS satisfies every
+// other value of sslmode and encrypt. Errors quote no value.
 func ParseURL(text string) (login Login, plaintext bool, err error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Host == "" { // the error of net/url quotes what it read
@@ -40,7 +40,7 @@ func ParseURL(text string) (login Login, plaintext bool, err error) {
 	default:
 		return login, false, errors.New("must begin with postgres:// or sqlserver://")
 	}
-	// What it doesn't understand could name another host.
+	// An unknown parameter could name another host.
 	for name, values := range query {
 		if !slices.Contains(known, name) || len(values) > 1 {
 			return login, false, fmt.Errorf("may have no other parameters than %s, each once", strings.Join(known, " and "))

@@ -1,7 +1,9 @@
-// Package docs reads README.md and the pages beside it, so that tests can hold them
-// against what there is. Its own tests check links, lists and local commands;
-// those of the package stack run the commands that need AWS, those of
-// functions/purge-tokens the queries.
+// Package docs reads README.md and the pages beside it, so that tests can compare
+// them with the source. Its own tests check links, lists and local commands; the
+// tests of package stack run the commands that need AWS, and the tests of
+// functions/purge-tokens run the queries.
+//
+// It also writes the README's tables of findings.
 package docs
 
 import (
@@ -21,20 +23,20 @@ func Root() string {
 	return filepath.Join(filepath.Dir(file), "..", "..", "..", "..")
 }
 
-// Page answers the text of one document, or of any other file.
+// Page returns the text of one document, or of any other file.
 func Page(path string) (string, error) {
 	text, err := os.ReadFile(filepath.Join(Root(), path))
 	return string(text), err
 }
 
-// Block is what stands between two fences.
+// Block is a fenced block of code.
 type Block struct {
 	Page, Language, Text string
 }
 
 var fenced = regexp.MustCompile("(?ms)^```(\\w*)\n(.*?)^```$")
 
-// Blocks answers the blocks in a language, of all pages.
+// Blocks returns the blocks of all pages in this language.
 func Blocks(language string) (blocks []Block, err error) {
 	for _, page := range Pages {
 		text, err := Page(page)
@@ -50,7 +52,7 @@ func Blocks(language string) (blocks []Block, err error) {
 	return blocks, nil
 }
 
-// Kind says where the commands of a block can run.
+// Kind tells where the commands of a block can run.
 type Kind string
 
 // The kinds. Every block of commands is of exactly one.
@@ -60,7 +62,7 @@ const (
 	Cloud Kind = "cloud" // needs AWS, or an imitation
 )
 
-// Kind answers where the block's commands run.
+// Kind returns where the block's commands run.
 func (b Block) Kind() Kind {
 	switch {
 	case strings.Contains(b.Text, "bin/purge-tokens"):
@@ -72,5 +74,5 @@ func (b Block) Kind() Kind {
 	}
 }
 
-// Prose answers the text without what stands between fences.
+// Prose returns the text without its fenced blocks.
 func Prose(text string) string { return fenced.ReplaceAllString(text, "") }

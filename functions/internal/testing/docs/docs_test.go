@@ -1,6 +1,7 @@
 package docs
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"go/ast"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/testing/edfi"
 	"edfi-token-purge/functions/internal/testing/pgserver"
 )
@@ -38,7 +40,7 @@ var (
 	notSlug = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 )
 
-// anchors answers those that GitHub makes of a page's headings.
+// anchors returns the anchors that GitHub makes of a page's headings.
 func anchors(text string) (all []string) {
 	for _, m := range heading.FindAllStringSubmatch(Prose(text), -1) {
 		all = append(all, strings.ReplaceAll(notSlug.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-"))
@@ -74,7 +76,7 @@ func TestLinksLeadSomewhere(t *testing.T) {
 	}
 }
 
-// section answers what stands below a heading of the second level or deeper.
+// section returns the text below a heading of the second level or deeper.
 func section(t *testing.T, text, title string) string {
 	t.Helper()
 	m := regexp.MustCompile(`(?ms)^(##+) ` + regexp.QuoteMeta(title) + `$(.*?)(^##+ |\z)`).FindStringSubmatch(text)
@@ -84,7 +86,7 @@ func section(t *testing.T, text, title string) string {
 	return m[2]
 }
 
-// firstColumn answers the code spans in the first column of a section's tables.
+// firstColumn returns the code spans in the first column of a section's tables.
 func firstColumn(text string) (spans []string) {
 	for _, row := range regexp.MustCompile(`(?m)^\|([^|]+)\|`).FindAllStringSubmatch(text, -1) {
 		for _, span := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(row[1], -1) {
@@ -94,7 +96,7 @@ func firstColumn(text string) (spans []string) {
 	return spans
 }
 
-// source calls visit with each syntax tree of the function's own source.
+// source calls visit with the syntax tree of each file of the function, tests aside.
 func source(t *testing.T, visit func(*ast.File)) {
 	t.Helper()
 	files := 0
@@ -128,7 +130,7 @@ func text(e ast.Expr) (string, bool) {
 	return s, err == nil
 }
 
-// name answers the last part of a function's or type's name.
+// name returns the last part of a function's or type's name.
 func name(e ast.Expr) string {
 	switch e := e.(type) {
 	case *ast.Ident:
@@ -139,52 +141,83 @@ func name(e ast.Expr) string {
 	return ""
 }
 
-var code = regexp.MustCompile(`^[a-z]+(-[a-z]+)*$`)
+func TestTheReadmeListsTheFindingsAsTheyAre(t *testing.T) {
+	readme := page(t, "README.md")
+	want, err := WithFindings(readme)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want != readme {
+		t.Error("README.md is stale: go generate ./functions/internal/purge")
+	}
+}
 
-func TestTheReadmeListsEveryFindingAndNoOther(t *testing.T) {
-	made := map[string]bool{}
+func TestEveryFindingHasACodeOfItsOwnAndAWayOut(t *testing.T) {
+	seen := map[string]bool{}
+	for _, k := range purge.Kinds {
+		if !regexp.MustCompile(`^[a-z]+(-[a-z]+)*$`).MatchString(k.Code) {
+			t.Errorf("%q is not words with hyphens between them", k.Code)
+		}
+		if seen[k.Code] {
+			t.Errorf("there are two kinds of %s", k.Code)
+		}
+		seen[k.Code] = true
+		for _, level := range []string{k.Level, cmp.Or(k.Or, k.Level)} {
+			if !slices.Contains(purge.Levels, level) {
+				t.Errorf("%s has the level %q, which there is not", k.Code, level)
+			}
+		}
+		if k.Mend == "" || strings.ContainsAny(k.Mend, "|\n") {
+			t.Errorf("%s says %q, which is no cell of a table", k.Code, k.Mend)
+		}
+	}
+}
+
+func TestEveryFindingIsFoundSomewhere(t *testing.T) {
+	// The source says var X = kind(Kind{...}), uses X in the package purge, and
+	// purge.X elsewhere.
+	kinds, used := map[string]bool{}, map[string]bool{}
 	source(t, func(file *ast.File) {
+		inPurge := file.Name.Name == "purge"
+		other := map[*ast.Ident]bool{} // what only has the name of a kind
 		ast.Inspect(file, func(n ast.Node) bool {
-			var candidates []ast.Expr
 			switch n := n.(type) {
-			case *ast.CallExpr:
-				// Functions that make a finding take its code first.
-				if slices.Contains([]string{"Warning", "Info", "Fault", "skip"}, name(n.Fun)) && len(n.Args) > 1 {
-					candidates = n.Args[:1]
-				}
-			case *ast.CompositeLit:
-				if of := name(n.Type); of != "Finding" && of != "Unfit" {
-					return true
-				}
-				for i, e := range n.Elts {
-					if field, ok := e.(*ast.KeyValueExpr); ok && name(field.Key) == "Code" {
-						candidates = append(candidates, field.Value)
-					} else if !ok && i == 1 { // level, code, message
-						candidates = append(candidates, e)
+			case *ast.ValueSpec:
+				for i, v := range n.Values {
+					if call, ok := v.(*ast.CallExpr); ok && inPurge && name(call.Fun) == "kind" {
+						kinds[n.Names[i].Name], other[n.Names[i]] = true, true
 					}
 				}
-			}
-			for _, e := range candidates {
-				if s, ok := text(e); ok && code.MatchString(s) {
-					made[s] = true
+			case *ast.FuncDecl:
+				other[n.Name] = true
+			case *ast.Field:
+				for _, field := range n.Names {
+					other[field] = true
+				}
+			case *ast.KeyValueExpr:
+				if field, ok := n.Key.(*ast.Ident); ok {
+					other[field] = true
+				}
+			case *ast.SelectorExpr:
+				other[n.Sel] = true
+				if name(n.X) == "purge" {
+					used[n.Sel.Name] = true
+				}
+			case *ast.Ident:
+				if inPurge && !other[n] {
+					used[n.Name] = true
 				}
 			}
 			return true
 		})
 	})
-	listed := firstColumn(section(t, page(t, "README.md"), "Findings"))
-	for c := range made {
-		if !slices.Contains(listed, c) {
-			t.Errorf("the source makes the finding %s, which the README doesn't list", c)
+	for k := range kinds {
+		if !used[k] {
+			t.Errorf("nothing finds purge.%s", k)
 		}
 	}
-	for _, c := range listed {
-		if !made[c] {
-			t.Errorf("the README lists the finding %s, which nothing makes", c)
-		}
-	}
-	if len(made) < 9 {
-		t.Errorf("only %d findings in the source", len(made))
+	if len(kinds) != len(purge.Kinds) {
+		t.Errorf("the source declares %d kinds of %d", len(kinds), len(purge.Kinds))
 	}
 }
 
@@ -214,7 +247,7 @@ func TestTheReadmeListsEverySetting(t *testing.T) {
 	}
 }
 
-// Some errors are those of others, which the function passes on.
+// These errors come from a library, and the function passes them on.
 var othersErrors = []string{"no EC2 IMDS role found"}
 
 func TestTroubleshootingGoesByErrorsThatThereAre(t *testing.T) {
@@ -247,7 +280,7 @@ func TestTheReadmeJustifiesEveryDependency(t *testing.T) {
 	passage := section(t, page(t, "README.md"), "Build")
 	direct := regexp.MustCompile(`(?m)^\t(\S+) v\S+$`).FindAllStringSubmatch(page(t, "go.mod"), -1)
 	for _, m := range direct {
-		// The last part of a path, but for a version, names a module.
+		// A module is known by the last part of its path that is no version.
 		name := filepath.Base(regexp.MustCompile(`/v\d+$`).ReplaceAllString(m[1], ""))
 		if !regexp.MustCompile("`([^`]*/)?" + regexp.QuoteMeta(name) + "`").MatchString(passage) {
 			t.Errorf("the README does not say what %s is for", m[1])
@@ -320,7 +353,7 @@ func TestWhatTheReadmeHasOneTryIsWhatCIRuns(t *testing.T) {
 	}
 }
 
-// The URL in the README's commands, for which the tests have one of their own.
+// The URL in the README's commands. The test replaces it with its server's.
 const exampleURL = "postgres://edfi_token_purge:password@db.example.org:5432/EdFi_Admin"
 
 func TestTheLocalCommandsWorkAsWritten(t *testing.T) {
@@ -330,7 +363,7 @@ func TestTheLocalCommandsWorkAsWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer server.Stop() //nolint:errcheck // the test has spoken
-	// The server may be one that is shared and stays.
+	// Others may use the server too, and it may outlive the test.
 	database, role := fmt.Sprintf("EdFi_Admin_README_%d", os.Getpid()), fmt.Sprintf("purge_readme_%d", os.Getpid())
 	defer func() {
 		admin, err := pgx.Connect(ctx, server.URL("postgres"))
@@ -358,7 +391,7 @@ func TestTheLocalCommandsWorkAsWritten(t *testing.T) {
 	if err := edfi.Fill(ctx, conn, edfi.FillOptions{Expired: 12_345, Live: 55}, nil); err != nil {
 		t.Fatal(err)
 	}
-	// The login is the one that the README has one create.
+	// The login is the one that infra/postgres/role.sql creates.
 	grants := strings.ReplaceAll(page(t, "infra/postgres/role.sql"), "edfi_token_purge", role)
 	for _, sql := range []string{grants, "ALTER ROLE " + role + " PASSWORD 'pass/word'"} {
 		if _, err := conn.Exec(ctx, sql); err != nil {
@@ -371,7 +404,7 @@ func TestTheLocalCommandsWorkAsWritten(t *testing.T) {
 		if !strings.Contains(b.Text, exampleURL) {
 			t.Fatalf("the commands don't name %s", exampleURL)
 		}
-		// The run with a cap stops at it, with the code for that.
+		// The run with a cap stops there and exits with 3.
 		script := strings.ReplaceAll(b.Text, exampleURL, u.String())
 		script = regexp.MustCompile(`(?m)^(bin/purge-tokens purge -max-rows \S+).*$`).ReplaceAllString(script, "$1 || test $$? = 3")
 		command := exec.Command("bash", "-euo", "pipefail", "-c", script)

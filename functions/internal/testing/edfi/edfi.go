@@ -1,6 +1,5 @@
-// Package edfi makes the admin database of an Ed-Fi ODS/API on PostgreSQL, as
-// far as bearer tokens go, and fills it: tests, the demonstration and the
-// benchmark purge what it made.
+// Package edfi creates the tables for bearer tokens of an Ed-Fi admin database and
+// fills them, for tests, the demonstration and the benchmark.
 package edfi
 
 import (
@@ -20,8 +19,8 @@ const (
 	clients = 20
 	// lifetime is a token's, as Ed-Fi ships it.
 	lifetime = 30 * time.Minute
-	// liveFor is how long the first live token still has: none may expire
-	// between Fill and what a test says about it.
+	// liveFor is how long the first live token still has. No token may expire
+	// between Fill and the end of a test.
 	liveFor = 5 * time.Minute
 )
 
@@ -55,7 +54,7 @@ func CreateDatabase(ctx context.Context, adminURL, name string) error {
 	return nil
 }
 
-// CreateSchema creates Ed-Fi's tables in an empty database, all or none.
+// CreateSchema creates Ed-Fi's tables in an empty database, in one transaction.
 func CreateSchema(ctx context.Context, conn *pgx.Conn) error {
 	if _, err := conn.Exec(ctx, schema); err != nil {
 		return fmt.Errorf("create schema: %w", err)
@@ -113,7 +112,7 @@ func Fill(ctx context.Context, conn *pgx.Conn, o FillOptions, progress func(done
 	return nil
 }
 
-// Counts answers how many tokens have expired by the server's clock, and how
+// Counts returns how many tokens have expired by the server's clock, and how
 // many have not.
 func Counts(ctx context.Context, conn *pgx.Conn) (expired, live int64, err error) {
 	err = conn.QueryRow(ctx, `

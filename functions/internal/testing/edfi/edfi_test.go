@@ -31,7 +31,7 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// database makes a database with Ed-Fi's tables, gone when the test ends.
+// database creates a database with Ed-Fi's tables and drops it when the test ends.
 func database(t *testing.T) *pgx.Conn {
 	t.Helper()
 	name := fmt.Sprintf(`EdFi_Admin "%d"`, time.Now().UnixNano()) // any name will do

@@ -17,9 +17,9 @@ import (
 //go:embed sqlserver.sql
 var sqlServerSchema string
 
-// SQLServer answers the address of the SQL Server to test on, for an
+// SQLServer returns the address of the SQL Server to test on, for an
 // administrator: TEST_SQLSERVER_URL, sqlserver://user:password@host:port?....
-// It is nil where there is none, for no such server can be fetched.
+// It is nil where that is unset: the tests can't download a SQL Server.
 func SQLServer() (*url.URL, error) {
 	given := os.Getenv("TEST_SQLSERVER_URL")
 	if given == "" {
@@ -80,7 +80,7 @@ func DropSQLServerDatabase(ctx context.Context, address *url.URL, name string) e
 		if _, err = master.ExecContext(ctx, "DROP DATABASE ["+strings.ReplaceAll(name, "]", "]]")+"]"); err == nil {
 			return nil
 		}
-		time.Sleep(20 * time.Millisecond) // a session ends some time after it was told to
+		time.Sleep(20 * time.Millisecond) // a session takes a moment to end
 		if tries > 1 {
 			master.ExecContext(ctx, KillSessions, sql.Named("database", name), sql.Named("login", "")) //nolint:errcheck // DROP would say
 		}

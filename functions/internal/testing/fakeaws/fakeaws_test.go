@@ -114,7 +114,7 @@ func TestAnErrorIsInTheReplyAndTheFunctionLivesOn(t *testing.T) {
 	}
 }
 
-// The library for Go reports no error of the initialization; others do.
+// Go's library doesn't report errors of the initialization; other languages' do.
 func TestAnErrorBeforeTheFirstPollIsInTheReply(t *testing.T) {
 	api, err := NewRuntimeAPI()
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// drain is how long output is still read after a process ended, in case it left
-// a child that holds the pipe.
+// drain is how long output is still read after a process has ended: a child that
+// it left may hold the pipe open.
 const drain = time.Second
 
 // FunctionOptions says what StartFunction starts. Binary and API are required.
@@ -32,7 +32,7 @@ type Function struct {
 }
 
 // StartFunction starts the binary in an environment like Lambda's. Nothing of
-// this process's own environment gets in but PATH and HOME, and nothing of the
+// this process's own environment is passed on but PATH and HOME, and nothing of the
 // user's AWS configuration. The process is killed when ctx ends.
 func StartFunction(ctx context.Context, o FunctionOptions) (*Function, error) {
 	if o.Binary == "" || o.API == nil {
@@ -53,7 +53,7 @@ func StartFunction(ctx context.Context, o FunctionOptions) (*Function, error) {
 		"AWS_CONFIG_FILE=" + os.DevNull,
 		"AWS_SHARED_CREDENTIALS_FILE=" + os.DevNull,
 		"AWS_EC2_METADATA_DISABLED=true",
-	}, o.Env...) // of two of a name, the last counts
+	}, o.Env...) // if a name comes twice, the last one holds
 	f.cmd.Stdout, f.cmd.Stderr, f.cmd.WaitDelay = o.Stdout, o.Stderr, drain
 	if err := f.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start function: %w", err)
@@ -65,9 +65,9 @@ func StartFunction(ctx context.Context, o FunctionOptions) (*Function, error) {
 	return f, nil
 }
 
-// Invoke is [RuntimeAPI.Invoke] with the two ends that Lambda puts to it: a
-// process that exits has failed, and one that is still at work after timeout is
-// killed. The timeout covers a cold start too.
+// Invoke is [RuntimeAPI.Invoke] with Lambda's two limits: a process that exits has
+// failed, and a process that still works after timeout is killed. The timeout
+// includes a cold start.
 func (f *Function) Invoke(ctx context.Context, payload []byte, timeout time.Duration) (Reply, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -92,7 +92,7 @@ func (f *Function) PID() int { return f.cmd.Process.Pid }
 // Done is closed once the process ended and its output is written.
 func (f *Function) Done() <-chan struct{} { return f.done }
 
-// Wait waits for the process to end, and answers how, as [exec.Cmd.Wait] does.
+// Wait waits for the process to end, and returns how, as [exec.Cmd.Wait] does.
 func (f *Function) Wait() error {
 	<-f.done
 	return f.err

@@ -32,24 +32,24 @@ type RuntimeAPI struct {
 	initErr  chan ErrorReply  // the last unreported fault before the first poll
 
 	mu      sync.Mutex
-	current *invocation // handed over and not yet answered
+	current *invocation // handed over, without a reply yet
 }
 
 type invocation struct {
 	id      string
 	payload []byte
 	timeout time.Duration
-	reply   chan Reply // room for the one answer
+	reply   chan Reply // has room for the one reply
 }
 
 // Reply is how an invocation ended.
 type Reply struct {
 	RequestID string
-	Payload   []byte      // what the function answered, the JSON of an error included
+	Payload   []byte      // what the function returned; the JSON of its error if it failed
 	Error     *ErrorReply // nil when the function succeeded
 }
 
-// ErrorReply is the error that a function answered.
+// ErrorReply is the error that a function returned.
 type ErrorReply struct {
 	Message string `json:"errorMessage"`
 	Type    string `json:"errorType"`
@@ -89,12 +89,12 @@ func (a *RuntimeAPI) Close() {
 	})
 }
 
-// Invoke hands the payload to the process that polls, waiting for one if need
-// be, and then for its answer. The function is told that its deadline is
-// timeout after the hand-over; Invoke itself gives up only when ctx ends, as
-// [Function.Invoke] makes it do when the process died or overran. Invocations
-// that overlap wait for each other. An error that the function answers, before
-// its first poll too, is in the Reply; the error is for having no answer.
+// Invoke waits for a process that polls, hands it the payload, and waits for its
+// reply. It tells the function that its deadline is timeout after the hand-over.
+// Invoke itself gives up only when ctx ends; [Function.Invoke] ends ctx when the
+// process dies or overruns. Invocations that overlap wait for each other. An error
+// of the function, before its first poll too, is in the Reply; Invoke returns an
+// error where there is no reply.
 func (a *RuntimeAPI) Invoke(ctx context.Context, payload []byte, timeout time.Duration) (Reply, error) {
 	select {
 	case a.turn <- struct{}{}:
@@ -105,7 +105,7 @@ func (a *RuntimeAPI) Invoke(ctx context.Context, payload []byte, timeout time.Du
 		return Reply{}, errors.New("invoke: the runtime API is closed")
 	}
 	i := &invocation{id: newUUID(), payload: payload, timeout: timeout, reply: make(chan Reply, 1)}
-	defer a.take(i.id) // a late answer finds nobody
+	defer a.take(i.id) // a late reply finds nobody
 
 	events := a.events
 	for {
@@ -117,7 +117,7 @@ func (a *RuntimeAPI) Invoke(ctx context.Context, payload []byte, timeout time.Du
 		case e := <-a.initErr:
 			return i.initFailed(e), nil
 		case <-ctx.Done():
-			// A process that answers and dies has answered.
+			// The reply of a process that has died since still counts.
 			select {
 			case r := <-i.reply:
 				return r, nil
@@ -148,7 +148,7 @@ func (a *RuntimeAPI) next(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Lambda-Runtime-Aws-Request-Id", i.id)
 		w.Header().Set("Lambda-Runtime-Deadline-Ms", strconv.FormatInt(deadline, 10))
 		w.Header().Set("Lambda-Runtime-Invoked-Function-Arn", functionARN)
-		w.Write(i.payload) //nolint:errcheck // a process that is gone doesn't answer
+		w.Write(i.payload) //nolint:errcheck // a process that is gone sends no reply
 	case <-r.Context().Done():
 	case <-a.closed:
 	}
@@ -165,7 +165,7 @@ func (a *RuntimeAPI) failure(w http.ResponseWriter, r *http.Request) {
 func (a *RuntimeAPI) answer(w http.ResponseWriter, r *http.Request, parse func([]byte) *ErrorReply) {
 	payload, err := io.ReadAll(r.Body)
 	if err != nil {
-		return // the process died in the middle of its answer
+		return // the process died in the middle of its reply
 	}
 	i := a.take(r.PathValue("id"))
 	if i == nil {
@@ -189,7 +189,7 @@ func (a *RuntimeAPI) initFailure(w http.ResponseWriter, r *http.Request) {
 	status(w, http.StatusAccepted, `{"status":"OK"}`)
 }
 
-// take answers the invocation under way if it has this id, and forgets it.
+// take removes the invocation under way and returns it, if it has this id.
 func (a *RuntimeAPI) take(id string) *invocation {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -215,7 +215,7 @@ func status(w http.ResponseWriter, code int, body string) {
 	io.WriteString(w, body) //nolint:errcheck // the client is gone
 }
 
-// newUUID answers a random UUID, the form of Lambda's request ids.
+// newUUID returns a random UUID; Lambda's request ids are UUIDs.
 func newUUID() string {
 	var b [16]byte
 	rand.Read(b[:])

@@ -15,7 +15,7 @@ const (
 	arnSuffix = "-a1B2c3" // six random characters on AWS
 )
 
-// SecretsManager answers GetSecretValue, and nothing else that the service can.
+// SecretsManager serves GetSecretValue and no other call.
 type SecretsManager struct {
 	server   http.Server
 	listener net.Listener
@@ -23,7 +23,7 @@ type SecretsManager struct {
 	mu      sync.Mutex
 	secrets map[string][]version // by name; the current one first
 	calls   int
-	code    string // what every call is answered with; "" is the truth
+	code    string // the error of every call; "" is none
 	message string
 	hang    bool
 }
@@ -33,7 +33,7 @@ type version struct {
 	created   time.Time
 }
 
-// stages are those of a secret's versions, by their place.
+// stages are the stages of a secret's versions, the current one first.
 var stages = []string{"AWSCURRENT", "AWSPREVIOUS"}
 
 // NewSecretsManager listens on a free port of the loopback interface. It holds
@@ -67,7 +67,7 @@ func (s *SecretsManager) Put(id, secretString string) {
 	s.secrets[name] = versions[:min(len(versions), len(stages))]
 }
 
-// ARN answers the full ARN of the secret with this name.
+// ARN returns the full ARN of the secret with this name.
 func (s *SecretsManager) ARN(name string) string { return arnPrefix + name + arnSuffix }
 
 // Calls counts the calls so far, those that failed or hang included.
@@ -77,17 +77,17 @@ func (s *SecretsManager) Calls() int {
 	return s.calls
 }
 
-// Fail has every call answered with an error, such as AccessDeniedException,
-// until Recover. InternalServiceError is a fault of the server's, which clients
-// try again; all others are the caller's.
+// Fail makes every call return an error, such as AccessDeniedException, until
+// Recover. InternalServiceError is the server's error, and clients try again; all
+// others are the caller's.
 func (s *SecretsManager) Fail(code, message string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.code, s.message = code, message
 }
 
-// Hang has no call answered until Recover, as where no route leads to the
-// service. Calls that hang by then are never answered.
+// Hang makes every call hang until Recover, as if no route led to the service.
+// A call that hangs never returns.
 func (s *SecretsManager) Hang() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -153,8 +153,8 @@ func (s *SecretsManager) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		"Secrets Manager can't find the specified secret value for the version asked for.")
 }
 
-// name answers the name in an ARN, whose random end may be left out, as AWS
-// allows; and any other id as it is.
+// name returns the name in an ARN, and any other id as it is. The ARN may lack its
+// random end, as AWS allows.
 func (s *SecretsManager) name(id string) string {
 	name, isARN := strings.CutPrefix(id, arnPrefix)
 	if !isARN {
@@ -163,7 +163,7 @@ func (s *SecretsManager) name(id string) string {
 	return strings.TrimSuffix(name, arnSuffix)
 }
 
-// fault answers an error as AWS JSON 1.1 does.
+// fault writes an error as AWS JSON 1.1 has it.
 func fault(w http.ResponseWriter, code, message string) {
 	w.Header().Set("Content-Type", "application/x-amz-json-1.1")
 	w.Header().Set("X-Amzn-ErrorType", code)

@@ -15,11 +15,11 @@ import (
 	embedded "github.com/fergusstrange/embedded-postgres"
 )
 
-// installed answers the directory of the machine's own binaries, or "".
+// installed returns the directory of the machine's own binaries, or "".
 func installed() string {
 	var candidates []string
 	if path, err := exec.LookPath("pg_ctl"); err == nil {
-		// What is on PATH may be a link, or a script that says where to go on.
+		// What is on PATH may be a link, or a script that calls the binary.
 		if real, err := filepath.EvalSymlinks(path); err == nil {
 			candidates = append(candidates, filepath.Dir(real))
 		}
@@ -37,14 +37,14 @@ func installed() string {
 	return ""
 }
 
-// major answers the version in /usr/lib/postgresql/<version>/bin; 0 for none.
+// major returns the version in /usr/lib/postgresql/<version>/bin; 0 for none.
 func major(dir string) float64 {
 	v, _ := strconv.ParseFloat(filepath.Base(filepath.Dir(dir)), 64)
 	return v
 }
 
-// complete tells whether all programs are in dir side by side. pg_ctl alone,
-// such as a distribution's wrapper, is no server.
+// complete tells whether all programs are in dir. A pg_ctl alone may be a
+// distribution's wrapper.
 func complete(dir string) bool {
 	for _, program := range []string{"initdb", "pg_ctl", "postgres"} {
 		if _, err := exec.LookPath(filepath.Join(dir, program)); err != nil {
@@ -54,9 +54,9 @@ func complete(dir string) bool {
 	return true
 }
 
-// fetched answers the directory of the binaries of a version, "" being 17, and
+// fetched returns the directory of the binaries of a version, "" being 17, and
 // downloads them from Maven Central if they are not in the cache. Processes
-// that do so at the same time don't disturb each other.
+// may do so at the same time.
 func fetched(version string, progress func(string)) (string, error) {
 	if version == "" {
 		version = string(embedded.V17)
@@ -93,7 +93,7 @@ func fetched(version string, progress func(string)) (string, error) {
 	return bin, nil
 }
 
-// cacheDir answers where downloads are kept. Root's own cache would be closed
+// cacheDir returns where downloads are kept. Root's own cache would be closed
 // to the user that the server runs as.
 func cacheDir() (string, error) {
 	if os.Geteuid() == 0 {
@@ -105,9 +105,9 @@ func cacheDir() (string, error) {
 
 // unpack downloads a version and unpacks it into dir; work is for the rest.
 func unpack(version, work, dir string) error {
-	// The library downloads, unpacks and starts, and only the first two are
-	// wanted: a data directory that holds its version and nothing more spares
-	// the library initdb, and no server starts on it.
+	// The library downloads, unpacks and starts a server, and only the first two
+	// are wanted. With a data directory that holds its version and nothing else,
+	// the library skips initdb and the server fails to start.
 	data := filepath.Join(work, "data")
 	number, _, _ := strings.Cut(version, ".")
 	if err := os.Mkdir(data, 0o700); err != nil {

@@ -35,8 +35,8 @@ const (
 // Options for Start; the zero value will do.
 type Options struct {
 	// Settings of postgresql.conf, such as log_min_duration_statement. They
-	// don't reach a server in DATABASE_URL. fsync is on unless they say
-	// otherwise, for benchmarks must tell the truth.
+	// don't reach a server in DATABASE_URL. fsync is on unless they turn it
+	// off: benchmarks need it.
 	Settings map[string]string
 	// Files are written where Settings find them by name alone, such as
 	// certificates and their key. They too don't reach a server in DATABASE_URL.
@@ -51,7 +51,7 @@ type Options struct {
 	// Env is for PostgreSQL's programs, on top of our own environment, such as an
 	// LD_PRELOAD. It too doesn't reach a server in DATABASE_URL.
 	Env []string
-	// Progress is told of each step that takes long; nil is nobody.
+	// Progress is called before each step that takes long; it may be nil.
 	Progress func(string)
 }
 
@@ -71,15 +71,15 @@ type Server struct {
 	server *process   // nil while none runs
 }
 
-// Start takes the server in DATABASE_URL if that is set, whose user must be a
-// superuser, unless o says otherwise; else it starts one of the machine's own
-// PostgreSQL; else it downloads PostgreSQL, once, into the user's cache. It
-// answers when the server accepts log-ins; ctx bounds that, not the server's
-// life.
+// Start uses the server in DATABASE_URL if that is set and o allows it; its user
+// must be a superuser. Else it starts the PostgreSQL that is installed on the
+// machine. Else it downloads one, once, into the user's cache. Start returns when
+// the server accepts log-ins; ctx limits how long that takes, not how long the
+// server runs.
 //
-// The command purge-tokens reads the same variable, in which a shell may still
-// have a production server. So one on another machine is refused, unless
-// ALLOW_REMOTE_DATABASE is 1.
+// The command purge-tokens reads DATABASE_URL too, so a shell may still have a
+// production server in it. Start therefore refuses a server on another machine,
+// unless ALLOW_REMOTE_DATABASE is 1.
 func Start(ctx context.Context, o Options) (*Server, error) {
 	if o.Progress == nil {
 		o.Progress = func(string) {}
@@ -141,10 +141,11 @@ func remote(config *pgx.ConnConfig) bool {
 	})
 }
 
-// Found tells whether the server is the one in DATABASE_URL, which stays.
+// Found tells whether the server is the one in DATABASE_URL, which Stop leaves
+// running.
 func (p *Server) Found() bool { return p.given != nil }
 
-// URL answers the address of a database for the superuser.
+// URL returns the address of a database for the superuser.
 func (p *Server) URL(database string) string {
 	if p.given != nil {
 		u := *p.given // its parameters may say how TLS is done
@@ -159,7 +160,7 @@ func (p *Server) URL(database string) string {
 	return u.String()
 }
 
-// LogFile answers the path of the server's log; "" when it was found running.
+// LogFile returns the path of the server's log; "" when it was found running.
 func (p *Server) LogFile() string {
 	if p.dir == "" {
 		return ""
@@ -171,8 +172,8 @@ func (p *Server) LogFile() string {
 // same port and data.
 func (p *Server) Restart(ctx context.Context) error { return p.restart(ctx, syscall.SIGINT) }
 
-// Crash is Restart with no time to write anything down: the server recovers
-// from its log, and what was committed asynchronously just before is lost.
+// Crash is Restart without a checkpoint: the server recovers from its log, and loses
+// what was committed asynchronously just before.
 func (p *Server) Crash(ctx context.Context) error { return p.restart(ctx, syscall.SIGQUIT) }
 
 func (p *Server) restart(ctx context.Context, how syscall.Signal) error {
@@ -193,7 +194,7 @@ func (p *Server) restart(ctx context.Context, how syscall.Signal) error {
 func (p *Server) Stop() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.end(syscall.SIGQUIT) // nothing need be written down that is deleted next
+	p.end(syscall.SIGQUIT) // the data is deleted next, so no checkpoint is needed
 	if p.dir == "" {
 		return nil
 	}
@@ -308,7 +309,7 @@ func (p *Server) end(how syscall.Signal) {
 	if p.server == nil {
 		return
 	}
-	// Windows knows neither, but there is the kill.
+	// Windows has neither signal; the kill below ends the server there.
 	if p.server.cmd.Process.Signal(how) == nil {
 		select {
 		case <-p.server.exited:
@@ -320,11 +321,11 @@ func (p *Server) end(how syscall.Signal) {
 }
 
 func (p *Server) log() []byte {
-	text, _ := os.ReadFile(p.LogFile()) // none yet is as good as empty
+	text, _ := os.ReadFile(p.LogFile()) // where there is no log yet, it is empty
 	return text
 }
 
-// tail answers the end of the log, to follow an error.
+// tail returns the end of the log, to be added to an error.
 func (p *Server) tail() string {
 	text := bytes.TrimSpace(p.log())
 	if len(text) == 0 {
@@ -348,7 +349,7 @@ func (p *Server) launch(program string, args ...string) (*process, error) {
 	}
 	defer log.Close() //nolint:errcheck // the child has its own
 	c := &process{cmd: exec.Command(filepath.Join(p.bin, program), args...), exited: make(chan struct{})}
-	// The directory that we are in may be closed to the user that it runs as.
+	// The user that the program runs as may not enter the current directory.
 	c.cmd.Dir, c.cmd.Env, c.cmd.Stdout, c.cmd.Stderr, c.cmd.SysProcAttr = p.dir, p.env, log, log, attributes()
 	started := make(chan error)
 	go func() {
@@ -372,9 +373,9 @@ func (c *process) kill() {
 	<-c.exited
 }
 
-// freePort answers a port below those that systems give to whoever asks for
-// any: what starts or connects in the meantime, or while the server is down
-// between Stop and Start, does not take it.
+// freePort returns a port below the range from which systems give free ports. So no
+// program that starts or connects takes it before the server does, or during a
+// restart.
 func freePort() (uint16, error) {
 	var err error
 	for range portAttempts {

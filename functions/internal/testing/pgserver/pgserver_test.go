@@ -13,7 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// The test binary is also a process that dies without a Stop.
+// The test binary also serves as a process that dies without a Stop.
 func TestMain(m *testing.M) {
 	if os.Getenv("THROWAWAY_DIE") == "" {
 		os.Exit(m.Run())
@@ -61,7 +61,7 @@ func TestAServerStartsAnswersAndLeavesNothingBehind(t *testing.T) {
 		t.Errorf("superuser: %s", got)
 	}
 	if p.given != nil {
-		return // found running: neither ours to set nor to stop
+		return // a server in DATABASE_URL: the test may neither set nor stop it
 	}
 	for name, want := range map[string]string{
 		"fsync": "off", "application_name": `it's a \ test`, "server_encoding": "UTF8",

@@ -8,9 +8,9 @@ import (
 	"syscall"
 )
 
-// attributes has a child end with the thread that started it, for which see
-// launch; keeps Ctrl-C from it, which is ours to answer with Stop; and, where
-// we are root, whom PostgreSQL refuses, has it run as somebody else.
+// attributes makes a child end with the thread that started it (see launch). They
+// keep Ctrl-C from it, because Stop ends it. For root they choose another user,
+// because PostgreSQL refuses to run as root.
 func attributes() *syscall.SysProcAttr {
 	a := &syscall.SysProcAttr{Pdeathsig: syscall.SIGQUIT, Setpgid: true}
 	if os.Geteuid() == 0 {

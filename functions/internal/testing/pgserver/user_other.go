@@ -4,8 +4,8 @@ package pgserver
 
 import "syscall"
 
-// attributes asks for nothing: elsewhere nobody works as root, and Ctrl-C
-// reaches the server too.
+// attributes sets nothing: on these systems nobody runs tests as root, and
+// Ctrl-C reaches the server too.
 func attributes() *syscall.SysProcAttr { return nil }
 
 func giveAway(...string) error { return nil }

@@ -1,5 +1,5 @@
-// Package relay passes TCP connections on, counts round trips, and does to
-// connections what networks do.
+// Package relay passes TCP connections on, counts round trips, and makes the faults
+// that networks have.
 package relay
 
 import (
@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// Relay listens on a free port of the loopback interface and passes each
-// connection on to one server. Its faults hold for all connections, those that
-// are open included, until Heal.
+// Relay listens on a free port of the loopback interface and passes each connection
+// on to one server. Its faults affect all connections, open ones included, until
+// Heal.
 type Relay struct {
 	listener    net.Listener
 	trips       atomic.Int64
@@ -27,7 +27,7 @@ type Relay struct {
 	faults faults
 }
 
-// faults is what is wrong at the moment; the zero value is nothing.
+// faults are the faults at the moment; the zero value is none.
 type faults struct {
 	delay  time.Duration
 	silent bool
@@ -35,7 +35,7 @@ type faults struct {
 	cut    func(way Way, data []byte) (pass int, cut bool)
 }
 
-// Way is where bytes are going.
+// Way is the direction in which bytes go.
 type Way string
 
 // The ways.
@@ -55,22 +55,22 @@ func New(server string) (*Relay, error) {
 	return r, nil
 }
 
-// Port answers the port that the relay listens on, on 127.0.0.1.
+// Port returns the port that the relay listens on, on 127.0.0.1.
 func (r *Relay) Port() uint16 { return uint16(r.listener.Addr().(*net.TCPAddr).Port) }
 
-// Counts answers how many connections there were since the last call, and how
-// many round trips on all of them: how often a client spoke after the server had.
+// Counts returns how many connections there were since the last call, and how
+// many round trips they made in all: how often a client sent after the server had.
 func (r *Relay) Counts() (connections, trips int64) {
 	return r.connections.Swap(0), r.trips.Swap(0)
 }
 
-// Cuts answers how often CutAfter and CutAt have struck.
+// Cuts returns how many connections CutAfter and CutAt have reset.
 func (r *Relay) Cuts() int64 { return r.cuts.Load() }
 
-// Close takes no more connections; those that are open live on.
+// Close stops listening; open connections stay open.
 func (r *Relay) Close() error { return r.listener.Close() }
 
-// PointTo has new connections go to another server.
+// PointTo makes new connections go to another server.
 func (r *Relay) PointTo(server string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -80,8 +80,8 @@ func (r *Relay) PointTo(server string) {
 // Delay passes on whatever was read at once that much later.
 func (r *Relay) Delay(d time.Duration) { r.set(func(f *faults) { f.delay = d }) }
 
-// Silence passes nothing on any more, and says so to nobody. The connections
-// that it hits stay silent after Heal.
+// Silence passes nothing on any more and closes nothing. Connections that it affected
+// stay silent after Heal.
 func (r *Relay) Silence() { r.set(func(f *faults) { f.silent = true }) }
 
 // Refuse ends new connections at once.
@@ -190,7 +190,7 @@ func (r *Relay) pass(way Way, to, from net.Conn, seen func()) {
 	}
 }
 
-// judge answers what of data to pass on, and whether to cut the connection then.
+// judge returns what of data to pass on, and whether to cut the connection then.
 func (r *Relay) judge(way Way, data []byte) (pass []byte, f faults, cut bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -204,9 +204,9 @@ func (r *Relay) judge(way Way, data []byte) (pass []byte, f faults, cut bool) {
 	return data, f, cut
 }
 
-// reset closes conns so that their other ends see "connection reset by peer" and
-// not an orderly end: which they would see of one that closes because another
-// one did.
+// reset closes conns so that their peers see "connection reset by peer". It marks all
+// of them before it closes the first, because closing one can end another, and that
+// one would end in order.
 func reset(conns ...net.Conn) {
 	for _, conn := range conns {
 		conn.(*net.TCPConn).SetLinger(0) //nolint:errcheck // it may have ended already

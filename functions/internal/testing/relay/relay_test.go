@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// echo is a server that answers what it is told.
+// echo is a server that sends back what it receives.
 func echo(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -34,7 +34,7 @@ func echo(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// say sends so many bytes through r and answers how many come back before the
+// say sends so many bytes through r and returns how many come back before the
 // connection ends or nothing comes for a while.
 func say(t *testing.T, r *Relay, bytesSent int) (back int, err error) {
 	t.Helper()
@@ -75,7 +75,7 @@ func TestFaultsAreWhatTheySay(t *testing.T) {
 		t.Errorf("%d cuts, want 3", r.Cuts())
 	}
 	r.Refuse()
-	refused := func(what string) { // in the middle of connecting, or just after
+	refused := func(what string) { // while it connects, or just after
 		t.Helper()
 		if got, err := say(t, r, 100); got != 0 || err == nil {
 			t.Errorf("%s: %d bytes and %v", what, got, err)

@@ -22,7 +22,7 @@ import (
 // SecretID is the secret with the login of the database.
 const SecretID = "edfi/admin-database"
 
-// Rig is what functions need to run.
+// Rig is everything that a function needs to run.
 type Rig struct {
 	Postgres *pgserver.Server
 	Secrets  *fakeaws.SecretsManager
@@ -37,10 +37,10 @@ type Function struct {
 	*fakeaws.Function
 	api    *fakeaws.RuntimeAPI
 	output *os.File
-	read   int64 // so much of output
+	read   int64 // bytes of output that written has returned
 }
 
-// New starts everything but a function, whose binary it is told.
+// New starts everything but the function itself, for the function in binary.
 func New(ctx context.Context, binary string, o pgserver.Options) (*Rig, error) {
 	r := &Rig{Binary: binary}
 	var err error
@@ -55,7 +55,7 @@ func New(ctx context.Context, binary string, o pgserver.Options) (*Rig, error) {
 	return r, nil
 }
 
-// Secret answers a secret as RDS writes it, with this password.
+// Secret returns a secret as RDS writes it, with this password.
 func (r *Rig) Secret(password string) string {
 	text, _ := json.Marshal(map[string]any{ // strings and a number
 		"engine": "postgres", "host": r.Postgres.Host, "port": r.Postgres.Port,
@@ -102,8 +102,8 @@ func (f *Function) Stop() {
 	f.api.Close()
 }
 
-// Invoke sends the function an event and answers its reply, and what it wrote
-// meanwhile. After timeout it is killed.
+// Invoke sends the function an event and returns its reply and what it wrote
+// meanwhile. It kills the function after timeout.
 func (f *Function) Invoke(ctx context.Context, event string, timeout time.Duration) (fakeaws.Reply, string, error) {
 	if _, err := f.written(); err != nil {
 		return fakeaws.Reply{}, "", err
@@ -113,7 +113,7 @@ func (f *Function) Invoke(ctx context.Context, event string, timeout time.Durati
 	return reply, written, errors.Join(err, readErr)
 }
 
-// CreateDatabase makes an Ed-Fi admin database and answers a connection to it.
+// CreateDatabase makes an Ed-Fi admin database and returns a connection to it.
 func (r *Rig) CreateDatabase(ctx context.Context, name string) (*pgx.Conn, error) {
 	if err := edfi.CreateDatabase(ctx, r.Postgres.URL("postgres"), name); err != nil {
 		return nil, err
@@ -136,8 +136,8 @@ func (r *Rig) Close() {
 	r.Postgres.Stop() //nolint:errcheck // what is left is in a temporary directory
 }
 
-// newOutput makes the file that a function writes to. It is a file and not a
-// pipe, so that what the function wrote before it answered is there for sure.
+// newOutput creates the file that a function writes to. It is no pipe, so that all
+// that the function wrote before its reply is there when the reply is.
 func newOutput() (*os.File, error) {
 	f, err := os.CreateTemp("", "function-output-")
 	if err != nil {
@@ -146,7 +146,7 @@ func newOutput() (*os.File, error) {
 	return f, os.Remove(f.Name()) // the open file lives on
 }
 
-// written answers what the function wrote since the last time.
+// written returns what the function wrote since the last time.
 func (f *Function) written() (string, error) {
 	text, err := io.ReadAll(io.NewSectionReader(f.output, f.read, 1<<40))
 	f.read += int64(len(text))

@@ -21,8 +21,7 @@ import (
 	"time"
 )
 
-// cloud is an imitation of AWS: moto, with invocations of functions answered by
-// the test.
+// cloud is an imitation of AWS: moto, with functions that the test plays.
 type cloud struct {
 	url string
 
@@ -30,7 +29,8 @@ type cloud struct {
 	functions map[string]*fakeFunction
 }
 
-// fakeFunction plays one function: its answers in turn, the last one for good.
+// fakeFunction plays one function: it gives its answers in turn, and then repeats the
+// last one.
 type fakeFunction struct {
 	answers  []answer
 	crowd    *crowd // of several functions together; nil counts nothing
@@ -44,8 +44,8 @@ type crowd struct {
 	met           chan struct{} // closed once two do
 }
 
-// pass is one function's run. It waits until a second one runs, for a while only,
-// and then gives a third time to come.
+// pass is one function's run. It waits a while for a second one, and then gives a
+// third one time to come.
 func (c *crowd) pass() {
 	c.mu.Lock()
 	if c.running++; c.running == 2 && c.most < 2 {
@@ -91,7 +91,8 @@ func newCloud(t *testing.T) *cloud {
 	t.Helper()
 	needTools(t)
 	c := &cloud{functions: map[string]*fakeFunction{}}
-	// Its state machines invoke functions at MOTO_PORT of localhost: here, not there.
+	// Its state machines invoke functions at MOTO_PORT on localhost, which is the test's
+	// server.
 	listener, err := net.Listen("tcp", "localhost:0")
 	if err != nil {
 		t.Fatal(err)
@@ -115,7 +116,7 @@ func newCloud(t *testing.T) *cloud {
 
 var serving = regexp.MustCompile(`Running on (http://\S+)\n`)
 
-// startMoto starts a moto that takes a free port itself, and answers where it
+// startMoto starts a moto that takes a free port itself, and returns where it
 // serves; front is the port where its state machines find Lambda.
 func (c *cloud) startMoto(t *testing.T, front string) *url.URL {
 	t.Helper()
@@ -172,7 +173,7 @@ func (c *cloud) env() []string {
 	}
 }
 
-// post sends JSON and answers JSON.
+// post sends JSON and returns JSON.
 func (c *cloud) post(t *testing.T, path, target, body string) object {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, c.url+path, strings.NewReader(body))
@@ -197,7 +198,7 @@ func (c *cloud) post(t *testing.T, path, target, body string) object {
 	return answer
 }
 
-// aws runs the AWS CLI and answers the object that it prints.
+// aws runs the AWS CLI and returns the object that it prints.
 func (c *cloud) aws(t *testing.T, args ...string) object {
 	t.Helper()
 	var answer object
@@ -229,7 +230,7 @@ func (c *cloud) add(name string, f fakeFunction) *fakeFunction {
 	return &f
 }
 
-// asked answers the payloads that the function was invoked with.
+// asked returns the payloads that the function was invoked with.
 func (c *cloud) asked(name string) []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -29,7 +29,7 @@ func (c *cloud) status(t *testing.T, stack string) string {
 	return list[0].(object)["StackStatus"].(string)
 }
 
-// prepare writes the translation down, and puts a zip where it says.
+// prepare writes the translation to a file, and puts a zip where it looks for one.
 func (c *cloud) prepare(t *testing.T) (path string) {
 	t.Helper()
 	load(t)
@@ -121,7 +121,7 @@ func (c *cloud) network(t *testing.T) network {
 	return network{subnet, group}
 }
 
-// list answers what a command with a query of a list prints.
+// list returns the list that a command prints.
 func (c *cloud) list(t *testing.T, args ...string) []any {
 	t.Helper()
 	var out []any

@@ -8,8 +8,8 @@ import (
 	"edfi-token-purge/functions/internal/testing/docs"
 )
 
-// The commands of README.md and RUNBOOK.md that need AWS, as they are written, on
-// the stack that they speak of.
+// Runs the commands of README.md and RUNBOOK.md that need AWS as they are written, on
+// a stack of the name that they use.
 func TestTheDocumentedCommandsWork(t *testing.T) {
 	t.Parallel()
 	c := newCloud(t)
@@ -20,10 +20,10 @@ func TestTheDocumentedCommandsWork(t *testing.T) {
 	const name = "purge-tokens-prod"
 	c.create(t, name, c.prepare(t), map[string]string{"SecretArn": required["SecretArn"]})
 	c.add(name, fakeFunction{answers: []answer{complete(0)}})
-	// One script, for a block uses what another one set; what removes the stack
-	// comes last.
+	// All blocks are one script, because a block uses what another one set. The
+	// block that removes the stack comes last.
 	//
-	// The CLI goes where a queue's URL says, unless it is told so outright.
+	// The CLI sends to the host in a queue's URL, unless it is given an endpoint.
 	script, last := "set -euo pipefail\naws() { command aws \"$@\" --endpoint-url \"$AWS_ENDPOINT_URL\"; }\n", ""
 	ran := 0
 	for _, b := range blocks {

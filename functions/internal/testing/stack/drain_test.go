@@ -34,8 +34,8 @@ func (c *cloud) deployDrain(t *testing.T, functions []string, values map[string]
 	return machine{c, "arn:aws:states:us-east-1:123456789012:stateMachine:drain"}
 }
 
-// executable hands the deployed definition over to the part of moto that
-// executes; its CloudFormation deploys to another one.
+// executable gives the deployed definition to the part of moto that executes state
+// machines; moto's CloudFormation deploys to another part.
 func (m machine) executable(t *testing.T) machine {
 	t.Helper()
 	deployed := m.aws(t, "stepfunctions", "describe-state-machine", "--state-machine-arn", m.arn)
@@ -46,8 +46,8 @@ func (m machine) executable(t *testing.T) machine {
 	return m
 }
 
-// execute runs the machine and answers its status and its output, or where it
-// failed the error with the output in its cause.
+// execute runs the machine and returns its status and its output. Where it failed it
+// returns the error and the output in the error's cause.
 func (m machine) execute(t *testing.T, input string) (status, failed string, output object) {
 	t.Helper()
 	start, err := json.Marshal(map[string]string{"stateMachineArn": m.arn, "input": input, "name": rand.Text()})
@@ -177,14 +177,14 @@ func TestDrain(t *testing.T) {
 	})
 }
 
-// roleOf answers the name of a stack's resource Role.
+// roleOf returns the name of a stack's resource Role.
 func (c *cloud) roleOf(t *testing.T, stack string) string {
 	t.Helper()
 	r := c.aws(t, "cloudformation", "describe-stack-resource", "--stack-name", stack, "--logical-resource-id", "Role")
 	return r["StackResourceDetail"].(object)["PhysicalResourceId"].(string)
 }
 
-// policy answers a policy of a role. moto writes it as Python would.
+// policy returns a policy of a role. moto prints it in Python's notation.
 func (c *cloud) policy(t *testing.T, role, name string) (document any) {
 	t.Helper()
 	text := c.aws(t, "iam", "get-role-policy", "--role-name", role, "--policy-name", name)["PolicyDocument"].(string)

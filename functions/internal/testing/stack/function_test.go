@@ -23,7 +23,7 @@ func build(t *testing.T) (binary string) {
 }
 
 // run invokes the function with the variables that the template gives it, and
-// answers its output and the type of its error. There is a secret, but no
+// returns its output and the type of its error. There is a secret, but no
 // database.
 func run(t *testing.T, binary string, variables object) (output, errorType string) {
 	t.Helper()
@@ -55,7 +55,7 @@ func run(t *testing.T, binary string, variables object) (output, errorType strin
 	f.Stop()
 	_ = f.Wait() // killed; what counts is its output, which is whole now
 	if reply.Error == nil {
-		t.Fatalf("the function answered %s", reply.Payload)
+		t.Fatalf("the function returned %s", reply.Payload)
 	}
 	return stdout.String(), reply.Error.Type
 }
@@ -71,7 +71,7 @@ func TestTheFunctionTakesTheDefaultsAndTheExamples(t *testing.T) {
 	}
 }
 
-// emitted answers the metrics and the dimension sets of the line that the
+// emitted returns the metrics and the dimension sets of the line that the
 // function writes for a database.
 func emitted(t *testing.T, variables object) (metrics, dimensions []string) {
 	t.Helper()

@@ -1,7 +1,7 @@
 // Package stack tests what an operator deploys: the translation of
 // template.yaml, infra/, and the scripts. A local imitation of AWS deploys the
-// stack, runs the state machine and answers the scripts. It needs the Python
-// tools that make validate installs, and is left out without them.
+// stack, runs the state machine and serves the scripts. It needs the Python tools
+// that make validate installs; without them its tests are skipped.
 package stack
 
 import (
@@ -78,7 +78,7 @@ func load(t *testing.T) template {
 	return stack
 }
 
-// stackName is what AWS::StackName stands for.
+// stackName is the value of AWS::StackName.
 const stackName = "purge-tokens-test"
 
 // required are the parameters that have no default.
@@ -142,14 +142,14 @@ func (p parameter) refuse(value string) error {
 	return nil
 }
 
-// resolver works CloudFormation's functions out, those that the template uses.
+// resolver evaluates those of CloudFormation's functions that the template uses.
 type resolver struct {
 	t      *testing.T
 	stack  template
 	values map[string]string
 }
 
-// absent is what AWS::NoValue stands for.
+// absent is the value of AWS::NoValue.
 type absent struct{}
 
 func (r resolver) resolve(v any) any {
@@ -222,7 +222,7 @@ func (r resolver) reference(name string) any {
 	return "<" + name + ">"
 }
 
-// condition works a condition out, given by name or outright.
+// condition evaluates a condition, which is a name or an expression.
 func (r resolver) condition(c any) bool {
 	if name, ok := c.(string); ok {
 		return r.condition(r.stack.Conditions[name])
