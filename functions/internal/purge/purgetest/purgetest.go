@@ -157,6 +157,8 @@ func (r routed) Open(ctx context.Context, database string, table purge.Table, lo
 	return nil, purge.NotPurgeable{Kind: purge.NoDatabase, Message: "there is no database at all"}
 }
 
+// hooked is an engine whose clock stands still where now is set, and that calls
+// back after each batch.
 type hooked struct {
 	purge.Engine
 	now     time.Time
@@ -187,8 +189,23 @@ func (h hookedConn) Facts() purge.Facts {
 
 func (h hookedConn) Delete(ctx context.Context, b purge.Batch) (int64, error) {
 	rows, err := h.Conn.Delete(ctx, b)
+	h.called()
+	return rows, err
+}
+
+// DeleteAll implements purge.Pipeliner for the engines that do.
+func (h hookedConn) DeleteAll(ctx context.Context, batches []purge.Batch, done func(int64, error)) {
+	if p, ok := h.Conn.(purge.Pipeliner); ok {
+		p.DeleteAll(ctx, batches, func(rows int64, err error) { h.called(); done(rows, err) })
+		return
+	}
+	for _, b := range batches {
+		done(h.Delete(ctx, b))
+	}
+}
+
+func (h hookedConn) called() {
 	if *h.batches++; h.deleted != nil {
 		h.deleted(*h.batches)
 	}
-	return rows, err
 }
