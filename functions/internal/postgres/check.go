@@ -11,72 +11,95 @@ import (
 	"edfi-token-purge/functions/internal/purge"
 )
 
-// oldestVersion is the oldest that this package was tried with.
-const oldestVersion = 13_00_00
+const (
+	// oldestVersion is the oldest that this package was tried with.
+	oldestVersion = 13_00_00
+	// manyDead is from how many dead rows on autovacuum is late.
+	manyDead = 100_000
+)
+
+// checked is what sqlCheck returns.
+type checked struct {
+	version, zone                  string
+	triggers, rules, references    string // the statements that end them; "" is none
+	tableSize, indexes, live, dead int64
+	pgAgent, pgCron                *bool // whether the login may read their jobs; nil where they are not here
+	jobsHidden                     bool  // those of others are
+}
 
 // Check implements [purge.Conn].
 func (c *conn) Check(ctx context.Context) ([]purge.Finding, error) {
-	var (
-		version, zone                  string
-		triggers, rules, references    string
-		pgAgent, pgCron                *bool
-		hidden                         bool
-		tableSize, indexes, live, dead int64
-	)
 	if err := c.prepare(ctx, byIndex, sqlCheck, 1); err != nil {
 		return nil, c.explain("check the database", err)
 	}
-	err := c.pg.QueryRow(ctx, sqlCheck, c.facts.oid).Scan(&version, &zone, &triggers, &rules, &references,
-		&tableSize, &indexes, &live, &dead, &pgAgent, &pgCron, &hidden)
+	var k checked
+	err := c.pg.QueryRow(ctx, sqlCheck, c.facts.oid).Scan(&k.version, &k.zone, &k.triggers, &k.rules, &k.references,
+		&k.tableSize, &k.indexes, &k.live, &k.dead, &k.pgAgent, &k.pgCron, &k.jobsHidden)
 	if err != nil {
 		return nil, c.explain("check the database", err)
 	}
-	found := []purge.Finding{c.encryption()}
-	add := func(f purge.Finding) { found = append(found, f) }
-
-	if c.facts.version < oldestVersion {
-		add(purge.Version.At(purge.LevelWarning, fmt.Sprintf("PostgreSQL %s is older than 13, the first version that this was tried with", version)))
-	} else {
-		add(purge.Version.Found("PostgreSQL " + version))
-	}
-	switch {
-	case !c.facts.deletable: // the error says so
-	case c.facts.canUseCTID():
-		add(purge.Rights.Found("the login may delete tokens, and read them, which takes more than the least right"))
-	default:
-		add(purge.Rights.Found("the login may delete tokens and read when they expire, but read no token"))
-	}
-	if c.facts.standby {
-		add(purge.ReaderEndpoint.Found("the server is a read-only standby: use the writer's endpoint"))
-	}
+	found := []purge.Finding{c.encryption(), c.checkVersion(k), k.checkTimeZone()}
+	found = append(found, c.checkRights()...)
 	if c.facts.indexed {
-		add(purge.ExpirationIndex.Found("an index finds rows by their expiration"))
+		found = append(found, purge.ExpirationIndex.Found("an index finds rows by their expiration"))
 	}
-	if strings.EqualFold(zone, "UTC") || strings.HasSuffix(zone, "/UTC") || strings.EqualFold(zone, "GMT") {
-		add(purge.TimeZone.Found("sessions are in " + zone))
-	} else {
-		add(purge.TimeZone.At(purge.LevelWarning, "sessions are in "+zone+"; this purge does not mind, but DELETE ... WHERE expiration < now() takes live tokens or leaves expired ones: stop any job that runs it"))
-	}
-	if triggers != "" {
-		add(purge.DeleteTrigger.Found("triggers run for each delete, which costs time and may keep rows; without them: " + triggers))
-	}
-	if rules != "" {
-		add(purge.DeleteRule.Found("rules rewrite each delete, so that counts may be wrong; without them: " + rules))
-	}
-	if references != "" {
-		add(purge.Referenced.Found("foreign keys lead to the table, which Ed-Fi has none of; they can refuse a delete; without them: " + references))
-	}
-	size := fmt.Sprintf("%s and %s of indexes, about %d live and %d dead rows", bytes(tableSize), bytes(indexes), live, dead)
-	if dead > 100_000 && dead > live {
-		add(purge.DeadRows.Found(size + ": autovacuum has not come after the deletes; VACUUM (ANALYZE) dbo.clientaccesstokens;"))
-	} else {
-		add(purge.Size.Found(size))
-	}
-	jobs, err := c.jobs(ctx, pgAgent, pgCron, hidden)
+	found = append(found, k.checkDeletes()...)
+	found = append(found, c.checkSize(k))
+	jobs, err := c.jobs(ctx, k)
 	if err != nil {
 		return found, c.explain("look for jobs", err)
 	}
 	return append(found, jobs), c.facts.mayDelete()
+}
+
+func (c *conn) checkVersion(k checked) purge.Finding {
+	if c.facts.version < oldestVersion {
+		return purge.Version.At(purge.LevelWarning, fmt.Sprintf("PostgreSQL %s is older than 13, the first version that this was tried with", k.version))
+	}
+	return purge.Version.Found("PostgreSQL " + k.version)
+}
+
+func (c *conn) checkRights() (found []purge.Finding) {
+	switch {
+	case !c.facts.deletable: // the error says so
+	case c.facts.canUseCTID():
+		found = append(found, purge.Rights.Found("the login may delete tokens, and read them, which takes more than the least right"))
+	default:
+		found = append(found, purge.Rights.Found("the login may delete tokens and read when they expire, but read no token"))
+	}
+	if c.facts.standby {
+		found = append(found, purge.ReaderEndpoint.Found("the server is a read-only standby: use the writer's endpoint"))
+	}
+	return found
+}
+
+func (k checked) checkTimeZone() purge.Finding {
+	if strings.EqualFold(k.zone, "UTC") || strings.HasSuffix(k.zone, "/UTC") || strings.EqualFold(k.zone, "GMT") {
+		return purge.TimeZone.Found("sessions are in " + k.zone)
+	}
+	return purge.TimeZone.At(purge.LevelWarning, "sessions are in "+k.zone+"; this purge does not mind, but DELETE ... WHERE expiration < now() takes live tokens or leaves expired ones: stop any job that runs it")
+}
+
+// checkDeletes finds what else happens at a delete.
+func (k checked) checkDeletes() (found []purge.Finding) {
+	if k.triggers != "" {
+		found = append(found, purge.DeleteTrigger.Found("triggers run for each delete, which costs time and may keep rows; without them: "+k.triggers))
+	}
+	if k.rules != "" {
+		found = append(found, purge.DeleteRule.Found("rules rewrite each delete, so that counts may be wrong; without them: "+k.rules))
+	}
+	if k.references != "" {
+		found = append(found, purge.Referenced.Found("foreign keys lead to the table, which Ed-Fi has none of; they can refuse a delete; without them: "+k.references))
+	}
+	return found
+}
+
+func (c *conn) checkSize(k checked) purge.Finding {
+	size := fmt.Sprintf("%s and %s of indexes, about %d live and %d dead rows", bytes(k.tableSize), bytes(k.indexes), k.live, k.dead)
+	if k.dead > manyDead && k.dead > k.live {
+		return purge.DeadRows.Found(fmt.Sprintf("%s: autovacuum has not come after the deletes; VACUUM (ANALYZE) %s;", size, c.table))
+	}
+	return purge.Size.Found(size)
 }
 
 // encryption tells how the connection is secured.
@@ -88,14 +111,14 @@ func (c *conn) encryption() purge.Finding {
 	return purge.Encryption(nil)
 }
 
-// jobs tells who else deletes tokens. Whether the login may read each scheduler's
-// jobs is nil where they are not in this database.
-func (c *conn) jobs(ctx context.Context, pgAgent, pgCron *bool, unseen bool) (purge.Finding, error) {
+// jobs tells who else deletes tokens.
+func (c *conn) jobs(ctx context.Context, k checked) (purge.Finding, error) {
 	var jobs []string
+	unseen := k.jobsHidden
 	for _, kept := range []struct {
 		readable *bool
 		sql      string
-	}{{pgAgent, sqlJobsOfPgAgent}, {pgCron, sqlJobsOfPgCron}} {
+	}{{k.pgAgent, sqlJobsOfPgAgent}, {k.pgCron, sqlJobsOfPgCron}} {
 		if kept.readable == nil {
 			continue
 		}

@@ -403,18 +403,18 @@ func TestAWindowIsReadThroughTheIndexAndARangeByItsPlace(t *testing.T) {
 	}
 	// Statistics that know of no row are what a fresh restore has.
 	must(t, db.conn, "DELETE FROM pg_statistic WHERE starelid = 'dbo.clientaccesstokens'::regclass")
-	opened, err := s.server().Open(t.Context(), db.name, false)
+	opened, err := s.server().Open(t.Context(), db.name, purge.ClientAccessTokens, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer opened.Close()
-	tab := opened.(*table)
-	window := tab.Expired(db.Now(t)).(rows)
-	physical := rows{from: window.from, to: window.to, physical: true, lower: page(0), upper: page(10)}
-	emptied := rows{from: window.to, to: window.to} // stands for the look over a table that is empty but for the live rows
-	for sql, part := range map[string]rows{
-		sqlOldest: window, sqlEnds: window, sqlDelete: window, sqlOldest + " ": emptied,
-		tab.physical(sqlOldestPhysical): physical, tab.physical(sqlEndPhysical): physical, tab.physical(sqlDeletePhysical): physical,
+	c := opened.(*conn)
+	expired := c.Expired(db.Now(t)).(window)
+	physical := window{from: expired.from, to: expired.to, physical: true, lower: page(0), upper: page(10)}
+	emptied := window{from: expired.to, to: expired.to} // stands for the look over a table that is empty but for the live rows
+	for sql, part := range map[string]window{
+		sqlOldest: expired, sqlEnds: expired, sqlDelete: expired, sqlOldest + " ": emptied,
+		c.physical(sqlOldestPhysical): physical, c.physical(sqlEndPhysical): physical, c.physical(sqlDeletePhysical): physical,
 	} {
 		args := []any{part.from, part.to}
 		if part.physical {
@@ -428,14 +428,14 @@ func TestAWindowIsReadThroughTheIndexAndARangeByItsPlace(t *testing.T) {
 		}
 		how, want := byIndex, "ix_clientaccesstokens_expiration"
 		switch {
-		case part.physical && tab.readsRanges():
+		case part.physical && c.facts.readsRanges():
 			how, want = byPlace, "Tid Range Scan"
 		case part.physical:
 			how, want = byPlace, "Tid Scan"
 		case part == emptied:
 			how, want = inSequence, "Seq Scan"
 		}
-		if err := tab.begin(t.Context(), how, sql, 1); err != nil {
+		if err := c.prepare(t.Context(), how, sql, 1); err != nil {
 			t.Fatal(err)
 		}
 		// As a batch has it: prepared, and all but the look over the whole table planned once.
@@ -443,8 +443,8 @@ func TestAWindowIsReadThroughTheIndexAndARangeByItsPlace(t *testing.T) {
 		for i := range args {
 			parameters = append(parameters, fmt.Sprintf("$%d", i+1))
 		}
-		explain := fmt.Sprintf(`EXPLAIN EXECUTE "%s" (%s)`, tab.prepared[sql].Name, strings.Join(parameters, ", "))
-		lines, _ := tab.conn.Query(t.Context(), explain, append([]any{pgx.QueryExecModeSimpleProtocol}, args...)...)
+		explain := fmt.Sprintf(`EXPLAIN EXECUTE "%s" (%s)`, c.prepared[sql].Name, strings.Join(parameters, ", "))
+		lines, _ := c.pg.Query(t.Context(), explain, append([]any{pgx.QueryExecModeSimpleProtocol}, args...)...)
 		plan, err := pgx.CollectRows(lines, pgx.RowTo[string])
 		text := strings.Join(plan, "\n")
 		if err != nil || !strings.Contains(text, want) || strings.Contains(text, "Sort Key: expiration") {
@@ -466,40 +466,43 @@ func TestTheLastLookIsCutAtTheMarksOrReadsATableThatIsAllButEmpty(t *testing.T) 
 func testLastLook(t *testing.T, s stage, fill, parts int) {
 	db := s.create(t)
 	must(t, db.conn, fmt.Sprintf("ALTER TABLE dbo.clientaccesstokens SET (fillfactor = %d)", fill))
-	if err := edfi.Fill(t.Context(), db.conn, edfi.FillOptions{Expired: 3 * lookRows, Live: 10}, nil); err != nil {
+	if err := edfi.Fill(t.Context(), db.conn, edfi.FillOptions{Expired: 3 * deadRows, Live: 10}, nil); err != nil {
 		t.Fatal(err)
 	}
-	opened, err := s.server().Open(t.Context(), db.name, true)
+	opened, err := s.server().Open(t.Context(), db.name, purge.ClientAccessTokens, true)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer opened.Close()
-	tab := opened.(*table)
-	all := tab.Expired(db.Now(t))
+	c := opened.(*conn)
+	all := c.Expired(db.Now(t))
 	var deleted int64
-	for r := all; r != nil; {
-		batch, rest, err := tab.Next(t.Context(), r, 5000)
-		if err != nil {
+	var trail purge.Trail
+	for rest := all; rest != nil; {
+		var cut []purge.Batch
+		if cut, rest, err = c.Cut(t.Context(), rest, 5000, deadRows/5000); err != nil {
 			t.Fatal(err)
 		}
-		tab.Delete(t.Context(), []purge.Range{batch.Rows}, func(n int64, err error) {
-			if deleted += n; err != nil {
+		c.DeleteAll(t.Context(), cut, func(rows int64, err error) {
+			if deleted += rows; err != nil {
 				t.Fatal(err)
 			}
 		})
-		r = rest
+		if trail.Rows = deleted; rest != nil {
+			trail.Checkpoints = append(trail.Checkpoints, rest)
+		}
 	}
-	looks, err := tab.looks(t.Context(), all.(rows))
+	looks, err := c.looks(t.Context(), all.(window), trail)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if parts == 2 && !tab.readsRanges() {
+	if parts == 2 && !c.facts.readsRanges() {
 		parts = 1
 	}
-	if deleted != 3*lookRows || len(looks) != parts || looks[0].emptied != (fill == 100) {
-		t.Errorf("%d rows deleted, the last look in %d parts, want %d; emptied %v", deleted, len(looks), parts, looks[0].emptied)
+	if deleted != 3*deadRows || len(looks) != parts || looks[0].mostlyDead != (fill == 100) {
+		t.Errorf("%d rows deleted, the last look in %d parts, want %d; mostly dead %v", deleted, len(looks), parts, looks[0].mostlyDead)
 	}
-	if from, to := looks[0].from, looks[len(looks)-1].to; from != all.(rows).from || to != all.(rows).to {
+	if from, to := looks[0].from, looks[len(looks)-1].to; from != all.(window).from || to != all.(window).to {
 		t.Errorf("the looks cover %v to %v", from, to)
 	}
 	if from, to := looks[0].lower, looks[len(looks)-1].upper; looks[0].physical && (from != page(0) || to != page(lastPage)) {
@@ -511,12 +514,12 @@ func testLastLook(t *testing.T, s stage, fill, parts int) {
 		}
 	}
 	// Nothing is left, then there are rows behind the sweep, in the middle of it.
-	if oldest, rest, err := tab.Oldest(t.Context(), all); err != nil || rest != nil {
+	if oldest, rest, err := c.Oldest(t.Context(), all, trail); err != nil || rest != nil {
 		t.Errorf("%v, %v, %v", oldest, rest, err)
 	}
-	behind := tab.marks[1].Time.Add(time.Microsecond)
+	behind := trail.Checkpoints[1].(window).from.Time.Add(time.Microsecond)
 	db.Insert(t, behind.Add(time.Minute), behind)
-	if oldest, rest, err := tab.Oldest(t.Context(), all); err != nil || rest == nil || !oldest.Equal(behind) {
+	if oldest, rest, err := c.Oldest(t.Context(), all, trail); err != nil || rest == nil || !oldest.Equal(behind) {
 		t.Errorf("%v, %v, %v", oldest, rest, err)
 	}
 }
@@ -619,23 +622,25 @@ func TestAColumnThatBecomesTimestamptzWhileARunDeletesCostsNoLiveToken(t *testin
 		db.SetTimeZone(t, "America/Chicago")
 		now := db.Now(t)
 		db.Insert(t, now.Add(-2*time.Hour), now.Add(-time.Hour), now.Add(time.Minute), now.Add(30*time.Minute))
-		opened, err := s.server().Open(t.Context(), db.name, true)
+		opened, err := s.server().Open(t.Context(), db.name, purge.ClientAccessTokens, true)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer opened.Close()
-		left := opened.Expired(now)
-		var deleted int64
-		for left != nil {
-			var batch purge.Batch
-			if batch, left, err = opened.Next(t.Context(), left, 1); err != nil {
+		var batches []purge.Batch
+		for left := opened.Expired(now); left != nil; {
+			var cut []purge.Batch
+			if cut, left, err = opened.Cut(t.Context(), left, 1, 1); err != nil {
 				t.Fatal(err)
 			}
-			opened.Delete(t.Context(), []purge.Range{batch.Rows}, func(rows int64, err error) {
-				if deleted += rows; err != nil {
-					t.Error(err)
-				}
-			})
+			batches = append(batches, cut...)
+		}
+		var deleted int64
+		for _, b := range batches {
+			rows, err := opened.Delete(t.Context(), b)
+			if deleted += rows; err != nil {
+				t.Error(err)
+			}
 			if deleted == 1 {
 				must(t, db.conn, "SET timezone = UTC; ALTER TABLE dbo.clientaccesstokens ALTER expiration TYPE timestamptz")
 			}
@@ -650,12 +655,12 @@ func TestAColumnThatBecomesTimestamptzWhileARunDeletesCostsNoLiveToken(t *testin
 func TestATableThatIsTruncatedWhileARunDeletesIsComplete(t *testing.T) {
 	s := newStage(t, "purge_truncated", "GRANT SELECT ON dbo.clientaccesstokens TO purge_truncated")
 	db := s.create(t)
-	if err := edfi.Fill(t.Context(), db.conn, edfi.FillOptions{Expired: 2 * lookRows}, nil); err != nil {
+	if err := edfi.Fill(t.Context(), db.conn, edfi.FillOptions{Expired: 2 * deadRows}, nil); err != nil {
 		t.Fatal(err)
 	}
 	tg := target(s.server(), db.name)
 	tg.Engine = beforeLastLook{tg.Engine, func() { must(t, db.conn, "TRUNCATE dbo.clientaccesstokens") }}
-	if r := purge.Run(t.Context(), tg, policy, func(purge.DatabaseResult) {}).Databases[0]; r.Status != purge.Complete || r.DeletedRows != 2*lookRows {
+	if r := purge.Run(t.Context(), tg, policy, func(purge.DatabaseResult) {}).Databases[0]; r.Status != purge.Complete || r.DeletedRows != 2*deadRows {
 		t.Errorf("%+v", r)
 	}
 }
@@ -667,21 +672,21 @@ type beforeLastLook struct {
 }
 
 type lookedAt struct {
-	purge.Table
+	purge.Conn
 	do    func()
 	looks int
 }
 
-func (b beforeLastLook) Open(ctx context.Context, database string, claim bool) (purge.Table, error) {
-	table, err := b.Engine.Open(ctx, database, claim)
-	return &lookedAt{Table: table, do: b.do}, err
+func (b beforeLastLook) Open(ctx context.Context, database string, table purge.Table, lock bool) (purge.Conn, error) {
+	conn, err := b.Engine.Open(ctx, database, table, lock)
+	return &lookedAt{Conn: conn, do: b.do}, err
 }
 
-func (l *lookedAt) Oldest(ctx context.Context, r purge.Range) (time.Time, purge.Range, error) {
+func (l *lookedAt) Oldest(ctx context.Context, w purge.Window, trail purge.Trail) (time.Time, purge.Window, error) {
 	if l.looks++; l.looks == 2 {
 		l.do()
 	}
-	return l.Table.Oldest(ctx, r)
+	return l.Conn.Oldest(ctx, w, trail)
 }
 
 // Whoever made it so may have reasons, such as a switch-over in progress.
@@ -746,14 +751,14 @@ func TestADatabaseThatPgHbaRefusesIsNoBadLogin(t *testing.T) {
 	defer own.Stop() //nolint:errcheck // the test has spoken
 	s := Server{Host: own.Host, Port: own.Port, User: redact.NewSecret(own.User), Password: redact.NewSecret(own.Password)}
 	for _, name := range []string{"rejected", "without an entry"} {
-		_, err := s.Open(t.Context(), name, true)
-		unfit, ok := errors.AsType[purge.Unfit](err)
-		if !ok || unfit.Code != "no-access" || !strings.Contains(unfit.Message, name) || strings.Contains(unfit.Message, own.User) || errors.Is(err, purge.ErrLogin) {
+		_, err := s.Open(t.Context(), name, purge.ClientAccessTokens, true)
+		unfit, ok := errors.AsType[purge.NotPurgeable](err)
+		if !ok || unfit.Kind.Code != "no-access" || !strings.Contains(unfit.Message, name) || strings.Contains(unfit.Message, own.User) || errors.Is(err, purge.ErrLogin) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	s.Password = redact.NewSecret("hunter2")
-	if _, err := s.Open(t.Context(), "postgres", true); !errors.Is(err, purge.ErrLogin) {
+	if _, err := s.Open(t.Context(), "postgres", purge.ClientAccessTokens, true); !errors.Is(err, purge.ErrLogin) {
 		t.Errorf("a wrong password: %v", err)
 	}
 }
@@ -779,11 +784,21 @@ func TestASessionThatSomebodyCancelsIsNoDeadline(t *testing.T) {
 	}
 }
 
-func TestAnEndedContextReachesTheServer(t *testing.T) {
+// A run lets the batch in hand end; whoever cancels a statement itself ends it.
+func TestACanceledStatementReachesTheServer(t *testing.T) {
 	s := newStage(t, "purge_gone", "")
 	db := s.create(t)
 	db.Insert(t, db.Now(t).Add(-time.Hour))
 	db.Delay(t, time.Minute)
+	opened, err := s.server().Open(t.Context(), db.name, purge.ClientAccessTokens, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer opened.Close()
+	cut, _, err := opened.Cut(t.Context(), opened.Expired(db.Now(t)), 10, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	const active = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'purge_gone' AND state = 'active' AND query LIKE '%DELETE%'"
 	go func() {
@@ -794,9 +809,8 @@ func TestAnEndedContextReachesTheServer(t *testing.T) {
 		cancel()
 	}()
 	start := time.Now()
-	result := purge.Run(ctx, target(s.server(), db.name), policy, func(purge.DatabaseResult) {})
-	if r := result.Databases[0]; r.StopReason != purge.Canceled || time.Since(start) > 20*time.Second {
-		t.Errorf("%+v after %s", r, time.Since(start))
+	if rows, err := opened.Delete(ctx, cut[0]); rows != 0 || err == nil || time.Since(start) > 20*time.Second {
+		t.Errorf("%d rows, %v after %s", rows, err, time.Since(start))
 	}
 	if n := one[int](t, db.conn, active); n != 0 {
 		t.Errorf("the server still runs %d statements", n)
@@ -808,7 +822,7 @@ var quiet = slog.New(slog.DiscardHandler)
 var policy = purge.Policy{Action: purge.Purge, BatchSize: 1000}
 
 func target(s Server, databases ...string) purge.Target {
-	return purge.Target{Engine: s, Databases: purge.Select(databases...).Resolve(nil, false), Log: quiet}
+	return purge.Target{Engine: s, Table: purge.ClientAccessTokens, Databases: purge.Select(databases...).Resolve(nil, false), Log: quiet}
 }
 
 func run(t *testing.T, s Server, database string) purge.DatabaseResult {
