@@ -23,17 +23,17 @@ type server interface {
 
 // engine is what this package must know of an adapter.
 type engine struct {
-	name      string // in settings, results and metrics
-	aliases   []string
-	port      uint16 // unless the secret or DB_PORT says another
-	batch     int    // rows, unless BATCH_SIZE says another
-	mostBatch int    // rows; 0 is no ceiling
-	catalogue string // database that lists the others, unless the secret names one
-	foldsCase bool   // in names of databases
-	maxName   int    // units of a database's name
-	nameUnit  string // bytes or characters
-	units     func(name string) int
-	connect   func(login secret.Login, c config, tls *tls.Config) server
+	name            string // in settings, results and metrics
+	aliases         []string
+	port            uint16 // unless the secret or DB_PORT says another
+	batch           int    // rows, unless BATCH_SIZE says another
+	mostBatch       int    // rows; 0 is no ceiling
+	catalogue       string // database that lists the others, unless the secret names one
+	caseInsensitive bool   // in names of databases
+	maxName         int    // units of a database's name
+	nameUnit        string // bytes or characters
+	units           func(name string) int
+	connect         func(login secret.Login, c config, tls *tls.Config) server
 }
 
 // engines are all that there are, with the names that RDS gives them.
@@ -50,14 +50,14 @@ var engines = []engine{{
 	name:    "sqlserver",
 	aliases: []string{"sqlserver-ee", "sqlserver-se", "sqlserver-ex", "sqlserver-web"},
 	port:    sqlserver.DefaultPort, batch: sqlserver.DefaultBatch, mostBatch: sqlserver.MostBatch,
-	catalogue: "master", foldsCase: true,
+	catalogue: "master", caseInsensitive: true,
 	maxName: sqlserver.MaxName, nameUnit: "characters", units: func(name string) int { return len(utf16.Encode([]rune(name))) },
 	connect: func(login secret.Login, c config, tls *tls.Config) server {
 		return sqlserver.Server{Host: login.Host, Port: login.Port, User: login.Username, Password: login.Password, TLS: tls, LockTimeout: c.lockTimeout}
 	},
 }}
 
-// engineNamed answers the engine of this name or alias, in any letter case.
+// engineNamed returns the engine of this name or alias, in any letter case.
 func engineNamed(name string) (engine, bool) {
 	i := slices.IndexFunc(engines, func(e engine) bool {
 		return slices.ContainsFunc(slices.Concat(e.aliases, []string{e.name}), func(known string) bool { return strings.EqualFold(known, name) })
@@ -88,7 +88,7 @@ func (e engine) fits(names []string) error {
 	return nil
 }
 
-// limitBatch answers the policy with a batch size that the engine can bear.
+// limitBatch returns the policy with a batch size that the engine can bear.
 func (e engine) limitBatch(p purge.Policy) (purge.Policy, []purge.Finding) {
 	if p.BatchSize == 0 {
 		p.BatchSize = e.batch
@@ -97,5 +97,5 @@ func (e engine) limitBatch(p purge.Policy) (purge.Policy, []purge.Finding) {
 		return p, nil
 	}
 	p.BatchSize = e.mostBatch
-	return p, []purge.Finding{purge.Warning("batch-size-lowered", fmt.Sprintf("BATCH_SIZE is above %d, beyond which %s would lock the whole table; %[1]d holds", e.mostBatch, e.name))}
+	return p, []purge.Finding{purge.BatchSizeLowered.Found(fmt.Sprintf("BATCH_SIZE is above %d, beyond which %s would lock the whole table; %[1]d holds", e.mostBatch, e.name))}
 }

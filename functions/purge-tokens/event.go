@@ -152,7 +152,7 @@ func sorted[V any](m map[string]V) []string {
 	return names
 }
 
-// refuse answers why the configuration does not allow the request: a request
+// refuse returns why the configuration does not allow the request: a request
 // can narrow it, never widen it. allowed is nil while it is not known; fold
 // ignores the letter case of names.
 func (r request) refuse(p purge.Policy, allowed *purge.Selection, fold bool) error {
@@ -167,7 +167,7 @@ func (r request) refuse(p purge.Policy, allowed *purge.Selection, fold bool) err
 	return nil
 }
 
-// narrow answers p as the request has it: of two limits the smaller one.
+// narrow returns p as the request has it: of two limits the smaller one.
 func (r request) narrow(p purge.Policy) purge.Policy {
 	p.Action = r.action
 	p.Grace = max(p.Grace, r.grace)
@@ -177,7 +177,7 @@ func (r request) narrow(p purge.Policy) purge.Policy {
 	return p
 }
 
-// smaller answers the smaller of two limits of which 0 is none.
+// smaller returns the smaller of two limits of which 0 is none.
 func smaller[T int | int64 | time.Duration](a, b T) T {
 	if a == 0 || b != 0 && b < a {
 		return b

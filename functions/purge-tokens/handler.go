@@ -106,12 +106,12 @@ func (h *handler) run(ctx context.Context, req request) (result purge.Result, er
 	if err := engine.fits(selection.Names()); err != nil {
 		return result, failure(configurationError, fmt.Errorf("DATABASES, or dbname in the secret: %w", err))
 	}
-	if err := req.refuse(h.config.policy, &selection, engine.foldsCase); err != nil {
+	if err := req.refuse(h.config.policy, &selection, engine.caseInsensitive); err != nil {
 		return result, failure(invalidEvent, err)
 	}
 	access := newLogins(login, h.connect, func(stage string) (secret.Login, error) { return h.fetch(ctx, stage) })
 	target := purge.Target{
-		Engine: access, Name: engine.name,
+		Engine: access, Table: purge.ClientAccessTokens, Name: engine.name,
 		Server: net.JoinHostPort(login.Host, strconv.Itoa(int(login.Port))),
 		Log:    h.log,
 	}
@@ -126,6 +126,7 @@ func (h *handler) run(ctx context.Context, req request) (result purge.Result, er
 	}
 	if h.watch != nil {
 		target.Engine = h.watch.over(access, policy, len(target.Databases))
+		target.Deleted = h.watch.deletedRows
 	}
 
 	h.log.InfoContext(ctx, "start", "version", version, "commit", commit, "action", policy.Action, "engine", target.Name, "server", target.Server,
@@ -153,19 +154,19 @@ func answer(ctx context.Context, result purge.Result) ([]byte, error) {
 		result.Findings, result.Databases = nil, []purge.DatabaseResult{}
 	}
 	text, err := json.Marshal(result)
-	for _, boring := range []func(purge.DatabaseResult) bool{
+	for _, droppable := range []func(purge.DatabaseResult) bool{
 		func(d purge.DatabaseResult) bool { return d.Status == purge.Complete && len(d.Findings) == 0 },
 		func(d purge.DatabaseResult) bool { return d.Status == purge.Complete || d.Status == purge.Skipped },
 	} {
 		if err == nil && len(text) > mostBytes {
-			result.Databases = slices.DeleteFunc(slices.Clone(result.Databases), boring)
+			result.Databases = slices.DeleteFunc(slices.Clone(result.Databases), droppable)
 			text, err = json.Marshal(result)
 		}
 	}
 	return text, err
 }
 
-// resolve answers the databases to serve.
+// resolve returns the databases to serve.
 func resolve(ctx context.Context, s server, selection purge.Selection, e engine, login secret.Login) ([]purge.Database, error) {
 	var catalogue []purge.Database
 	if selection.HasPatterns() {
@@ -174,7 +175,7 @@ func resolve(ctx context.Context, s server, selection purge.Selection, e engine,
 			return nil, fmt.Errorf("the server's list of databases, for the patterns in DATABASES: %w", err)
 		}
 	}
-	databases := selection.Resolve(catalogue, e.foldsCase)
+	databases := selection.Resolve(catalogue, e.caseInsensitive)
 	if len(databases) == 0 {
 		return nil, fmt.Errorf("none of the server's %d databases matches DATABASES", len(catalogue))
 	}
@@ -221,7 +222,7 @@ func (h *handler) fetch(ctx context.Context, stage string) (secret.Login, error)
 	return login, nil
 }
 
-// selection answers the configured one, else the secret's database, else Ed-Fi's
+// selection returns the configured one, else the secret's database, else Ed-Fi's
 // own name for it.
 func (h *handler) selection(login secret.Login) purge.Selection {
 	if h.config.databases != nil {
@@ -270,6 +271,9 @@ func (h *handler) report(ctx context.Context, d purge.DatabaseResult) {
 	}
 	if d.OldestExpiration != nil {
 		attrs = append(attrs, "oldestExpiration", d.OldestExpiration)
+	}
+	if d.ThrottledMs > 0 {
+		attrs = append(attrs, "throttledMs", d.ThrottledMs, "throttled", purge.ThrottleReason)
 	}
 	if d.Error != "" {
 		attrs = append(attrs, "error", d.Error)

@@ -115,7 +115,7 @@ func parseArgs(args []string) (c command, err error) {
 	return c, nil
 }
 
-// local runs the command and answers its exit code.
+// local runs the command and returns its exit code.
 func local(args []string) int {
 	if len(args) == 1 && slices.Contains([]string{"version", "-version", "--version"}, args[0]) {
 		fmt.Printf("purge-tokens %s, commit %s, %s\n", version, commit, runtime.Version())
@@ -130,11 +130,11 @@ func local(args []string) int {
 		fmt.Fprint(os.Stderr, usage)
 		return exitUsage
 	case err != nil:
-		return complain(exitUsage, fmt.Errorf("%w (purge-tokens -h lists what there is)", err))
+		return exitWith(exitUsage, fmt.Errorf("%w (purge-tokens -h lists what there is)", err))
 	}
 	h := newHandler()
 	if h.fault != nil {
-		return complain(exitUsage, fmt.Errorf("%s: %w", configurationError, h.fault))
+		return exitWith(exitUsage, fmt.Errorf("%s: %w", configurationError, h.fault))
 	}
 	h.watch = newProgress(os.Stderr)
 	h.metrics = io.Discard
@@ -155,7 +155,7 @@ func local(args []string) int {
 	h.watch.stop()
 
 	if ctx.Err() != nil && result.Databases == nil {
-		return complain(exitPartial, errors.New("interrupted before anything was done"))
+		return exitWith(exitPartial, errors.New("interrupted before anything was done"))
 	}
 	var failed messages.InvokeResponse_Error
 	if errors.As(err, &failed) && result.Databases == nil { // else the result tells
@@ -163,7 +163,7 @@ func local(args []string) int {
 		if failed.Type == invalidEvent {
 			code = exitUsage
 		}
-		return complain(code, fmt.Errorf("%s: %s", failed.Type, failed.Message))
+		return exitWith(code, fmt.Errorf("%s: %s", failed.Type, failed.Message))
 	}
 	if c.json {
 		text, _ := json.MarshalIndent(result, "", "  ") // nothing in it can fail
@@ -181,9 +181,9 @@ func local(args []string) int {
 	}
 }
 
-// complain says what is wrong. A word of the command line that it quotes may be
+// exitWith says what is wrong. A word of the command line that it quotes may be
 // a database's URL, at the wrong place.
-func complain(code int, err error) int {
+func exitWith(code int, err error) int {
 	fmt.Fprintln(os.Stderr, "purge-tokens:", redact.Text(err.Error()))
 	return code
 }

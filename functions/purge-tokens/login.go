@@ -39,12 +39,12 @@ func newLogins(current secret.Login, connect func(secret.Login) server, fetch fu
 }
 
 // Open implements [purge.Engine].
-func (l *logins) Open(ctx context.Context, database string, claim bool) (table purge.Table, err error) {
+func (l *logins) Open(ctx context.Context, database string, table purge.Table, lock bool) (conn purge.Conn, err error) {
 	err = l.try(func(s server) (err error) {
-		table, err = s.Open(ctx, database, claim)
+		conn, err = s.Open(ctx, database, table, lock)
 		return err
 	})
-	return table, err
+	return conn, err
 }
 
 // Databases implements server.
@@ -62,7 +62,7 @@ func (l *logins) try(do func(server) error) error {
 		return err
 	}
 	tried := []secret.Login{login}
-	err = l.minding(do(l.connect(login)))
+	err = l.recordReachability(do(l.connect(login)))
 	for _, stage := range []string{secret.Current, secret.Previous} {
 		if !errors.Is(err, purge.ErrLogin) {
 			break
@@ -85,9 +85,9 @@ func (l *logins) try(do func(server) error) error {
 	return err
 }
 
-// minding answers err, and remembers a server that does not answer at all: of many
+// recordReachability returns err, and remembers a server that does not answer at all: of many
 // databases each would wait for it in turn.
-func (l *logins) minding(err error) error {
+func (l *logins) recordReachability(err error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
@@ -108,7 +108,7 @@ func contains(tried []secret.Login, login secret.Login) bool {
 	return false
 }
 
-// login answers the one that worked last, or why none will.
+// login returns the one that worked last, or why none will.
 func (l *logins) login() (secret.Login, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

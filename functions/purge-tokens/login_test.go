@@ -23,7 +23,7 @@ import (
 // opens is an engine that can only open databases.
 type opens func(database string) error
 
-func (o opens) Open(_ context.Context, database string, _ bool) (purge.Table, error) {
+func (o opens) Open(_ context.Context, database string, _ purge.Table, _ bool) (purge.Conn, error) {
 	return nil, o(database)
 }
 

@@ -18,8 +18,8 @@ import (
 const (
 	// How often the progress is shown: on a terminal, where it is one line that
 	// is written over, and elsewhere, where it is lines like all others.
-	redraw = 100 * time.Millisecond
-	relate = 5 * time.Second
+	redraw      = 100 * time.Millisecond
+	logInterval = 5 * time.Second
 	// countPatience is how long the rows of a database may take to be counted,
 	// which only the bar needs.
 	countPatience = 3 * time.Second
@@ -27,9 +27,7 @@ const (
 	rateAfter = 500 * time.Millisecond
 )
 
-// progress shows how far a run is, and sees to it that an interrupted run ends
-// with the batches in hand. It knows what it shows from the calls that package
-// purge makes, so that the loop itself knows nothing of it.
+// progress shows how far a run is.
 type progress struct {
 	out      *os.File
 	terminal bool
@@ -46,14 +44,15 @@ type progress struct {
 	uncounted bool            // of one database the rows are not known
 	total     int64           // rows to delete in the databases counted so far
 	deleted   int64
-	began     time.Time // the first delete
+	began     time.Time // when deleting did
+	grace     time.Duration
 }
 
 func newProgress(out *os.File) *progress {
 	return &progress{out: out, terminal: term.IsTerminal(int(out.Fd())), done: make(chan struct{}), counted: map[string]bool{}}
 }
 
-// widthOf answers the columns of a terminal, and 0 for anything else.
+// widthOf returns the columns of a terminal, and 0 for anything else.
 func widthOf(f *os.File) int {
 	width, _, err := term.GetSize(int(f.Fd()))
 	if err != nil {
@@ -64,7 +63,7 @@ func widthOf(f *os.File) int {
 
 // start begins to show. The end of ctx is an interruption.
 func (p *progress) start(ctx context.Context) {
-	interval := relate
+	interval := logInterval
 	if p.terminal {
 		interval = redraw
 	}
@@ -188,11 +187,14 @@ func (p *progress) finished(database string) {
 	p.counted[database] = true
 }
 
-// over answers an engine that does what e does, and tells p.
+// over returns an engine that opens what e opens, and has p count what there is to
+// delete before that. Its connections are closed again, so that none is used that
+// holds a lock, and there is never one more.
 func (p *progress) over(e purge.Engine, policy purge.Policy, databases int) purge.Engine {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.action, p.maxRows, p.databases = policy.Action, policy.MaxRows, databases
+	p.grace = policy.Grace
 	return watched{e, p}
 }
 
@@ -201,37 +203,28 @@ type watched struct {
 	progress *progress
 }
 
-type watchedTable struct {
-	purge.Table
-	progress *progress
-	database string
-}
-
-func (w watched) Open(ctx context.Context, database string, claim bool) (purge.Table, error) {
-	table, err := w.Engine.Open(ctx, database, claim)
-	if err != nil {
-		return nil, err
-	}
-	return watchedTable{table, w.progress, database}, nil
-}
-
-// Oldest also counts, the first time, what there is to delete.
-func (t watchedTable) Oldest(ctx context.Context, r purge.Range) (time.Time, purge.Range, error) {
-	at, found, err := t.Table.Oldest(ctx, r)
-	if err != nil || !t.progress.wants(t.database) {
-		return at, found, err
-	}
-	var rows int64
-	if found != nil {
-		patience, cancel := context.WithTimeout(ctx, countPatience)
-		defer cancel()
-		var failed error
-		if rows, failed = t.Table.Count(patience, found); failed != nil {
-			rows = -1
+// Open implements [purge.Engine].
+func (w watched) Open(ctx context.Context, database string, table purge.Table, lock bool) (purge.Conn, error) {
+	if lock && w.progress.wants(database) {
+		conn, err := w.Engine.Open(ctx, database, table, false)
+		if err != nil {
+			return nil, err
 		}
+		w.progress.expect(count(ctx, conn, w.progress.grace))
+		conn.Close()
 	}
-	t.progress.expect(rows)
-	return at, found, err
+	return w.Engine.Open(ctx, database, table, lock)
+}
+
+// count returns how many rows there are to delete; below 0 where that takes too long.
+func count(ctx context.Context, conn purge.Conn, grace time.Duration) int64 {
+	ctx, cancel := context.WithTimeout(ctx, countPatience)
+	defer cancel()
+	rows, err := conn.Count(ctx, conn.Expired(conn.Facts().Now.Add(-grace)))
+	if err != nil {
+		return -1
+	}
+	return rows
 }
 
 // wants tells, once for each database, whether its rows are to be counted.
@@ -251,40 +244,17 @@ func (p *progress) expect(rows int64) {
 	defer p.mu.Unlock()
 	p.uncounted = p.uncounted || rows < 0
 	p.total += max(0, rows)
-}
-
-// Delete lets batches that have begun end, although ctx is canceled meanwhile, and
-// begins none thereafter.
-func (t watchedTable) Delete(ctx context.Context, batches []purge.Range, answer func(int64, error)) {
-	if errors.Is(ctx.Err(), context.Canceled) {
-		for range batches {
-			answer(0, ctx.Err())
-		}
-		return
-	}
-	t.progress.begin()
-	whole := context.WithoutCancel(ctx)
-	if deadline, ok := ctx.Deadline(); ok {
-		var cancel context.CancelFunc
-		whole, cancel = context.WithDeadline(whole, deadline)
-		defer cancel()
-	}
-	t.Table.Delete(whole, batches, func(rows int64, err error) {
-		t.progress.add(rows)
-		answer(rows, err)
-	})
-}
-
-func (p *progress) begin() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if p.began.IsZero() {
 		p.began = time.Now()
 	}
 }
 
-func (p *progress) add(rows int64) {
+// deletedRows adds the rows of a committed batch.
+func (p *progress) deletedRows(_ string, rows int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.began.IsZero() {
+		p.began = time.Now()
+	}
 	p.deleted += rows
 }

@@ -38,7 +38,7 @@ func writeTable(w io.Writer, result purge.Result, columns int) {
 	}
 }
 
-// tableColumns answers what a row tells of an action, besides name and status.
+// tableColumns returns what a row tells of an action, besides name and status.
 func tableColumns(action purge.Action) (heads []string, cells func(purge.DatabaseResult) []string) {
 	switch action {
 	case purge.Purge:
@@ -91,7 +91,7 @@ func writeRows(w io.Writer, rows [][]string, columns int) {
 // note is something to be read below the table, and what it is about.
 type note struct{ about, text string }
 
-// notes answers why databases are not complete, then what was found, the worst
+// notes returns why databases are not complete, then what was found, the worst
 // first, each text once and with the databases that it is about, where there are
 // several.
 func notes(result purge.Result) []note {
