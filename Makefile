@@ -7,6 +7,9 @@ BUILD      := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags lambda.n
 FUNCTION   := ./functions/purge-tokens
 TOOLS      := $(GO) tool -modfile=scripts/tools/go.mod
 
+BENCH      := $(GO) test -run='^$$' -benchtime=1x -timeout=30m ./functions/internal/testing/bench
+BENCHARGS  := -args -bootstrap=$(CURDIR)/bin/host/bootstrap -deployed=$(CURDIR)/bin/bootstrap
+
 # The race detector needs a C compiler.
 RACE       := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
@@ -45,10 +48,12 @@ lint: ## format, vet and staticcheck
 	$(TOOLS) staticcheck ./...
 
 bench: build bin/host/bootstrap ## measure against one plain DELETE and others; writes BENCHMARKS.md
-	$(GO) run ./functions/internal/testing/bench -out . -deployed bin/bootstrap bin/host/bootstrap
+	@set -o pipefail; $(BENCH) -bench='Purge/rows=1M$$|Link' -count=9 $(BENCHARGS) | tee bin/bench.txt
+	@set -o pipefail; $(BENCH) -bench=. -skip='Purge/rows=1M$$|Link' -count=6 $(BENCHARGS) | tee -a bin/bench.txt
+	@scripts/benchmarks.sh bin/bench.txt
 
 bench-short: build bin/host/bootstrap ## a little of the same, printed; judges nothing
-	$(GO) run ./functions/internal/testing/bench -short -deployed bin/bootstrap bin/host/bootstrap
+	@$(BENCH) -short -bench=. $(BENCHARGS)
 
 build: ## the Lambda's binary for arm64, bin/bootstrap
 	GOOS=linux GOARCH=arm64 $(BUILD) -o bin/bootstrap $(FUNCTION)
