@@ -23,7 +23,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: bin/host/bootstrap ## one scheduled run on this machine alone, against a throwaway PostgreSQL
-	@$(GO) run ./functions/internal/testing/demo bin/host/bootstrap
+	@$(GO) run ./functions/internal/testing/demo bin/host/bootstrap bin/demo.log
 
 test: fuzz ## all tests, on a real PostgreSQL; on SQL Server too where TEST_SQLSERVER_URL is set
 	@[ -n "$$TEST_SQLSERVER_URL" ] || echo 'SQL SERVER IS NOT TESTED: TEST_SQLSERVER_URL is not set; make test-sqlserver starts a server with Docker'
