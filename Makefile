@@ -2,8 +2,11 @@
 
 SHELL      := /bin/bash
 GO         ?= go
+# What the binary and the stack say of themselves; without git it is not known.
+VERSION    ?= $(or $(shell git describe --tags --match 'v*' 2>/dev/null),dev)
+COMMIT     ?= $(or $(shell git describe --always --abbrev=12 --dirty --exclude '*' 2>/dev/null),unknown)
 # For the Lambda: no cgo, no RPC mode, no paths of this machine, no symbols.
-BUILD      := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags lambda.norpc -ldflags '-s -w'
+BUILD      := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags lambda.norpc -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)'
 FUNCTION   := ./functions/purge-tokens
 TOOLS      := $(GO) tool -modfile=scripts/tools/go.mod
 
@@ -17,7 +20,7 @@ RACE       := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 # fuzzer, before 1.27, now and then fails with "context deadline exceeded".
 FUZZTIME   ?= 2000x
 
-.PHONY: help demo test fuzz test-sqlserver soak lint bench bench-short build local validate deploy invoke logs destroy clean update-ca build-PurgeTokens
+.PHONY: help demo test fuzz test-sqlserver soak lint bench bench-short build local validate deploy invoke logs destroy clean update-ca version build-PurgeTokens
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +66,9 @@ local: ## the same as a command for this machine, bin/purge-tokens
 
 build-PurgeTokens: # the same, where SAM wants it
 	GOOS=linux GOARCH=arm64 $(BUILD) -o $(ARTIFACTS_DIR)/bootstrap $(FUNCTION)
+
+version: # for scripts/deploy.sh
+	@echo $(VERSION) $(COMMIT)
 
 validate: ## template, stack, scripts and workflows, without an AWS account; needs python3
 	@scripts/validate.sh

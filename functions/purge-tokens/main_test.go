@@ -70,17 +70,37 @@ func TestAScheduledEventDeletesWhatExpiredAndPublishesTheNumber(t *testing.T) {
 	db.expect(t, 0, 300)
 	m := oneMetric(t, lines)
 	want := metric{Database: db.name, FunctionName: "purge-tokens", DeletedRows: 12_000, Batches: int(r.Batches),
-		StopReason: "drained", Engine: "postgres", RequestID: reply.RequestID, Cutoff: r.Cutoff.String(), Duration: m.Duration, AWS: m.AWS}
+		StopReason: "drained", Engine: "postgres", RequestID: reply.RequestID, Version: "dev", Cutoff: r.Cutoff.String(), Duration: m.Duration, AWS: m.AWS}
 	if !reflect.DeepEqual(m, want) {
 		t.Errorf("metric\n%+v, want\n%+v", m, want)
 	}
-	if d := m.AWS.CloudWatchMetrics[0]; d.Namespace != "EdFi/TokenPurge" ||
-		!reflect.DeepEqual(d.Dimensions, [][]string{{"FunctionName"}, {"FunctionName", "Database"}}) {
+	if d := m.AWS.CloudWatchMetrics; d[0].Namespace != "EdFi/TokenPurge" || !reflect.DeepEqual(dimensions(m), [][]string{{"FunctionName"}, {"FunctionName", "Database"}}) {
 		t.Errorf("%+v", d)
 	}
 	if !strings.Contains(lines, "requestId="+reply.RequestID) {
 		t.Errorf("no request id in the log:\n%s", lines)
 	}
+	if !strings.Contains(lines, "version=dev commit=unknown") {
+		t.Errorf("no version in the log:\n%s", lines)
+	}
+}
+
+func TestMetricsForEachDatabaseCanBeLeftOut(t *testing.T) {
+	t.Parallel()
+	db := newDatabase(t, 5, 5)
+	_, lines := db.start(t, "METRICS_PER_DATABASE=false").invoke(t, `{}`)
+	m := oneMetric(t, lines)
+	if !reflect.DeepEqual(dimensions(m), [][]string{{"FunctionName"}}) || m.Database != db.name || m.DeletedRows != 5 {
+		t.Errorf("%+v", m)
+	}
+}
+
+// dimensions returns the dimension sets of all directives.
+func dimensions(m metric) (sets [][]string) {
+	for _, d := range m.AWS.CloudWatchMetrics {
+		sets = append(sets, d.Dimensions...)
+	}
+	return sets
 }
 
 // The tests read results with the types that write them. This one holds the names.
@@ -148,7 +168,7 @@ func TestAnEmptyRunPublishesZero(t *testing.T) {
 	if r := db.result(t, reply); r.Status != "complete" || r.DeletedRows != 0 || r.OldestExpiration != nil {
 		t.Errorf("%+v", r)
 	}
-	if m := oneMetric(t, lines); m.DeletedRows != 0 || m.Failures != 0 || m.OldestExpiredAge != 0 {
+	if m := oneMetric(t, lines); m.DeletedRows != 0 || m.Failures != 0 || m.Incomplete != 0 || m.OldestExpiredAge != 0 || !strings.Contains(lines, `"OldestExpiredAge":0`) {
 		t.Errorf("%+v", m)
 	}
 }
@@ -175,7 +195,10 @@ func TestARequestNarrowsTheConfiguration(t *testing.T) {
 	t.Parallel()
 	db := newDatabase(t, 100, 5)
 	f := db.start(t, "MAX_ROWS=50", "BATCH_SIZE=20", "GRACE_PERIOD=1h")
-	reply, _ := f.invoke(t, `{"maxRows":30,"batchSize":10,"gracePeriod":"2h","databases":["`+db.name+`"]}`)
+	reply, lines := f.invoke(t, `{"maxRows":30,"batchSize":10,"gracePeriod":"2h","databases":["`+db.name+`"]}`)
+	if m := oneMetric(t, lines); m.Incomplete != 1 || m.Failures != 0 {
+		t.Errorf("%+v", m)
+	}
 	if r := db.result(t, reply); r.Status != "partial" || r.StopReason != "max-rows" || r.DeletedRows != 30 || r.Batches != 3 {
 		t.Errorf("%+v", r)
 	}
@@ -242,7 +265,7 @@ func TestASecretThatCannotBeUsedIsASecretError(t *testing.T) {
 		reply, lines := start(t, "SECRET_ID="+id).invoke(t, `{}`)
 		expectError(t, reply, "SecretError", c.want)
 		m := oneMetric(t, lines)
-		if m.Failures != 1 || m.Database != "" || !reflect.DeepEqual(m.AWS.CloudWatchMetrics[0].Dimensions, [][]string{{"FunctionName"}}) {
+		if m.Failures != 1 || m.Incomplete != 1 || m.Database != "" || strings.Contains(lines, "OldestExpiredAge") || !reflect.DeepEqual(m.AWS.CloudWatchMetrics[0].Dimensions, [][]string{{"FunctionName"}}) {
 			t.Errorf("%s: %+v", name, m)
 		}
 		if strings.Contains(lines+string(reply.Payload), "hunter2") {
@@ -314,6 +337,28 @@ func TestSettingsTakeThePlaceOfWhatTheSecretLacks(t *testing.T) {
 	if r := db.result(t, reply); r.DeletedRows != 3 {
 		t.Errorf("%+v", r)
 	}
+}
+
+// PostgreSQL cuts a name to 63 bytes.
+func TestANameThatTheServerWouldCutOpensNoExcludedDatabase(t *testing.T) {
+	t.Parallel()
+	excluded := newNamed(t, fmt.Sprintf("%-63s", fmt.Sprintf("kept%d_", created.Add(1)))[:62]+"x", 5, 5)
+	long := excluded.name + "_longer"
+	for databases, want := range map[string]string{
+		excluded.name[:6] + "*,!" + excluded.name: "longer than 63 bytes",
+		long:         "longer than 63 bytes",
+		"*,!" + long: "none of those",
+	} {
+		reply, lines := start(t, "DATABASES="+databases).invoke(t, `{"databases":["`+long+`"]}`)
+		expectError(t, reply, "InvalidEvent", want)
+		noMetric(t, lines)
+	}
+	for _, databases := range []string{long, "EdFi_Admin_*,!" + long, long + "*"} {
+		reply, lines := start(t, "DATABASES="+databases).invoke(t, `{}`)
+		expectError(t, reply, "ConfigurationError", "longer than 63 bytes")
+		noMetric(t, lines)
+	}
+	excluded.expect(t, 5, 5)
 }
 
 func TestOneFailedDatabaseHidesNoOther(t *testing.T) {
@@ -734,6 +779,8 @@ type metric struct {
 	DeletedRows                           int64
 	Batches, Failures                     int
 	Duration, OldestExpiredAge            float64
+	Incomplete                            int
+	Version                               string
 	StopReason, Engine, RequestID, Cutoff string
 }
 
