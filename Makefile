@@ -45,10 +45,8 @@ test-sqlserver: ## what needs a SQL Server, on one that Docker starts
 soak: ## inserts, runs and faults at random for SOAK=10m; SEED=n makes the same choices again
 	SOAK=$(or $(SOAK),10m) SEED=$(SEED) $(GO) test $(RACE) -v -count=1 -timeout=0 -run 'WhateverHappens' $(FUNCTION)
 
-lint: ## format, vet and staticcheck
-	@test -z "$$(gofmt -l functions scripts)" || { gofmt -l functions scripts; echo 'run: gofmt -w functions scripts'; exit 1; }
-	$(GO) vet ./...
-	$(TOOLS) staticcheck ./...
+lint: ## what .golangci.yml says, the format of Go included; FIX=1 mends what it can
+	@$(TOOLS) golangci-lint run $(if $(filter 1,$(FIX)),--fix) ./...
 
 bench: build bin/host/bootstrap ## measure against one plain DELETE and others; writes BENCHMARKS.md
 	@set -o pipefail; $(BENCH) -bench='Purge/rows=1M$$|Link' -count=9 $(BENCHARGS) | tee bin/bench.txt

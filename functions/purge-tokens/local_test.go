@@ -33,8 +33,10 @@ func (db database) command(t *testing.T, args string, env ...string) *exec.Cmd {
 }
 
 func (db database) url() string {
-	u := url.URL{Scheme: "postgres", User: url.UserPassword(stage.Postgres.User, stage.Postgres.Password),
-		Host: fmt.Sprintf("%s:%d", stage.Postgres.Host, stage.Postgres.Port), Path: db.name, RawQuery: "sslmode=disable"}
+	u := url.URL{
+		Scheme: "postgres", User: url.UserPassword(stage.Postgres.User, stage.Postgres.Password),
+		Host: fmt.Sprintf("%s:%d", stage.Postgres.Host, stage.Postgres.Port), Path: db.name, RawQuery: "sslmode=disable",
+	}
 	return u.String()
 }
 
@@ -97,8 +99,10 @@ func TestTheCommandDoesWhatTheFunctionDoes(t *testing.T) {
 	db.expect(t, 90, 7)
 	// By way of Secrets Manager, with the credentials and region of the environment.
 	managed := db.command(t, "purge")
-	managed.Env = []string{"SECRET_ID=edfi/admin-database", "DATABASES=" + db.name, "DB_TLS=disable", "AWS_REGION=us-east-1",
-		"AWS_ACCESS_KEY_ID=standin", "AWS_SECRET_ACCESS_KEY=standin", "AWS_ENDPOINT_URL_SECRETS_MANAGER=" + stage.Secrets.URL()}
+	managed.Env = []string{
+		"SECRET_ID=edfi/admin-database", "DATABASES=" + db.name, "DB_TLS=disable", "AWS_REGION=us-east-1",
+		"AWS_ACCESS_KEY_ID=standin", "AWS_SECRET_ACCESS_KEY=standin", "AWS_ENDPOINT_URL_SECRETS_MANAGER=" + stage.Secrets.URL(),
+	}
 	stdout, stderr, code = piped(t, managed)
 	if code != 0 || !regexp.MustCompile(`(?m)^`+db.name+`  complete +90 +1  `).MatchString(stdout) || stderr != "" {
 		t.Errorf("purge: %d\n%s%s", code, stdout, stderr)
@@ -260,8 +264,10 @@ func TestAnInterruptionBeforeAnyDatabaseIsNoFault(t *testing.T) {
 	defer secrets.Close()
 	secrets.Hang()
 	command := exec.CommandContext(t.Context(), stage.Binary, "purge")
-	command.Env = []string{"SECRET_ID=x", "AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=standin", "AWS_SECRET_ACCESS_KEY=standin",
-		"AWS_ENDPOINT_URL_SECRETS_MANAGER=" + secrets.URL()}
+	command.Env = []string{
+		"SECRET_ID=x", "AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=standin", "AWS_SECRET_ACCESS_KEY=standin",
+		"AWS_ENDPOINT_URL_SECRETS_MANAGER=" + secrets.URL(),
+	}
 	term := onTerminal(t, command, 80)
 	for secrets.Calls() == 0 {
 		time.Sleep(5 * time.Millisecond)
@@ -306,8 +312,10 @@ func TestLambdaTakesNoDatabaseURL(t *testing.T) {
 
 func TestTheLineOfProgressFitsAnyTerminal(t *testing.T) {
 	for columns := range 120 {
-		p := &progress{terminal: true, action: purge.Purge, databases: 1, counted: map[string]bool{"a": true},
-			total: 123_456_789, deleted: 12_345_678, began: time.Now().Add(-time.Hour)}
+		p := &progress{
+			terminal: true, action: purge.Purge, databases: 1, counted: map[string]bool{"a": true},
+			total: 123_456_789, deleted: 12_345_678, began: time.Now().Add(-time.Hour),
+		}
 		if line := p.line(columns); columns > 0 && len(line) > columns {
 			t.Errorf("%d columns: %q", columns, line)
 		}
@@ -317,11 +325,14 @@ func TestTheLineOfProgressFitsAnyTerminal(t *testing.T) {
 func TestTheTableTellsEveryDatabaseInWhatRoomThereIs(t *testing.T) {
 	long := "EdFi_Admin_" + strings.Repeat("x", 50)
 	result := purge.Result{Status: purge.Failed, Action: purge.Purge, DeletedRows: 1_234_567, Databases: []purge.DatabaseResult{
-		{Database: long, Engine: "postgres", Server: "h:5432", Status: purge.Complete, DeletedRows: 1_234_567, Batches: 247, DurationMs: 6_200,
-			Findings: []purge.Finding{purge.Info("version", "PostgreSQL 15"), purge.Warning("missing-expiration-index", "no index finds rows by their expiration, so each run reads the whole table once. Create it: CREATE INDEX")}},
+		{
+			Database: long, Engine: "postgres", Server: "h:5432", Status: purge.Complete, DeletedRows: 1_234_567, Batches: 247, DurationMs: 6_200,
+			Findings: []purge.Finding{purge.Info("version", "PostgreSQL 15"), purge.Warning("missing-expiration-index", "no index finds rows by their expiration, so each run reads the whole table once. Create it: CREATE INDEX")},
+		},
 		{Database: "B", Status: purge.Partial, StopReason: purge.Deadline, DurationMs: 65_000, Findings: []purge.Finding{purge.Info("version", "PostgreSQL 15")}},
 		{Database: "C", Status: purge.Failed, Error: "table dbo.clientaccesstokens does not exist", Findings: []purge.Finding{
-			purge.Fault("no-table", "table dbo.clientaccesstokens does not exist"), purge.Fault("clock-skew", "an hour"), purge.Warning("backlog", "nobody deletes")}},
+			purge.Fault("no-table", "table dbo.clientaccesstokens does not exist"), purge.Fault("clock-skew", "an hour"), purge.Warning("backlog", "nobody deletes"),
+		}},
 	}}
 	for columns, want := range map[int]string{
 		60: "purge on postgres at h:5432\n\n" +

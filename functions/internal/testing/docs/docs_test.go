@@ -366,8 +366,10 @@ func TestTheLocalCommandsWorkAsWritten(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	u := url.URL{Scheme: "postgres", User: url.UserPassword(role, "pass/word"),
-		Host: fmt.Sprintf("%s:%d", server.Host, server.Port), Path: database, RawQuery: "sslmode=disable"}
+	u := url.URL{
+		Scheme: "postgres", User: url.UserPassword(role, "pass/word"),
+		Host: fmt.Sprintf("%s:%d", server.Host, server.Port), Path: database, RawQuery: "sslmode=disable",
+	}
 	for _, b := range commands(t, Local) {
 		if !strings.Contains(b.Text, exampleURL) {
 			t.Fatalf("the commands don't name %s", exampleURL)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"strconv"
 	"syscall"
 	"testing"
@@ -84,7 +85,7 @@ func TestFaultsAreWhatTheySay(t *testing.T) {
 	refused("refused")
 	r.Heal()
 	r.Silence()
-	if got, err := say(t, r, 100); got != 0 || !err.(net.Error).Timeout() {
+	if got, err := say(t, r, 100); got != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("silence: %d bytes and %v", got, err)
 	}
 	r.Heal()
