@@ -47,7 +47,7 @@ func anchors(text string) (all []string) {
 }
 
 func TestLinksLeadSomewhere(t *testing.T) {
-	for _, from := range append(Pages, "CHANGELOG.md") {
+	for _, from := range append(Pages, "CHANGELOG.md", "CONTRIBUTING.md") {
 		text := page(t, from)
 		links := link.FindAllStringSubmatch(Prose(text), -1)
 		for _, m := range links {
