@@ -10,6 +10,9 @@ BUILD      := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags lambda.n
 FUNCTION   := ./functions/purge-tokens
 TOOLS      := $(GO) tool -modfile=scripts/tools/go.mod
 
+BENCH      := $(GO) test -run='^$$' -benchtime=1x -timeout=30m ./functions/internal/testing/bench
+BENCHARGS  := -args -bootstrap=$(CURDIR)/bin/host/bootstrap -deployed=$(CURDIR)/bin/bootstrap
+
 # The race detector needs a C compiler.
 RACE       := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
@@ -23,7 +26,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: bin/host/bootstrap ## one scheduled run on this machine alone, against a throwaway PostgreSQL
-	@$(GO) run ./functions/internal/testing/demo bin/host/bootstrap
+	@$(GO) run ./functions/internal/testing/demo bin/host/bootstrap bin/demo.log
 
 test: fuzz ## all tests, on a real PostgreSQL; on SQL Server too where TEST_SQLSERVER_URL is set
 	@[ -n "$$TEST_SQLSERVER_URL" ] || echo 'SQL SERVER IS NOT TESTED: TEST_SQLSERVER_URL is not set; make test-sqlserver starts a server with Docker'
@@ -42,16 +45,16 @@ test-sqlserver: ## what needs a SQL Server, on one that Docker starts
 soak: ## inserts, runs and faults at random for SOAK=10m; SEED=n makes the same choices again
 	SOAK=$(or $(SOAK),10m) SEED=$(SEED) $(GO) test $(RACE) -v -count=1 -timeout=0 -run 'WhateverHappens' $(FUNCTION)
 
-lint: ## format, vet and staticcheck
-	@test -z "$$(gofmt -l functions scripts)" || { gofmt -l functions scripts; echo 'run: gofmt -w functions scripts'; exit 1; }
-	$(GO) vet ./...
-	$(TOOLS) staticcheck ./...
+lint: ## what .golangci.yml says, the format of Go included; FIX=1 mends what it can
+	@$(TOOLS) golangci-lint run $(if $(filter 1,$(FIX)),--fix) ./...
 
 bench: build bin/host/bootstrap ## measure against one plain DELETE and others; writes BENCHMARKS.md
-	$(GO) run ./functions/internal/testing/bench -out . -deployed bin/bootstrap bin/host/bootstrap
+	@set -o pipefail; $(BENCH) -bench='Purge/rows=1M$$|Link' -count=9 $(BENCHARGS) | tee bin/bench.txt
+	@set -o pipefail; $(BENCH) -bench=. -skip='Purge/rows=1M$$|Link' -count=6 $(BENCHARGS) | tee -a bin/bench.txt
+	@scripts/benchmarks.sh bin/bench.txt
 
 bench-short: build bin/host/bootstrap ## a little of the same, printed; judges nothing
-	$(GO) run ./functions/internal/testing/bench -short -deployed bin/bootstrap bin/host/bootstrap
+	@$(BENCH) -short -bench=. $(BENCHARGS)
 
 build: ## the Lambda's binary for arm64, bin/bootstrap
 	GOOS=linux GOARCH=arm64 $(BUILD) -o bin/bootstrap $(FUNCTION)

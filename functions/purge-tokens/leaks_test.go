@@ -190,8 +190,10 @@ func TestNoFaultOfConfigurationEventOrServiceShowsASecret(t *testing.T) {
 	t.Parallel()
 	l := newLeaks(t)
 	var wrong []string
-	for _, name := range []string{"DATABASES", "AWS_RETRY_MODE", "AWS_ENDPOINT_URL_SECRETS_MANAGER", "DB_ENGINE", "DB_HOST", "DB_PORT", "DB_TLS", "DB_CA_BUNDLE", "GRACE_PERIOD", "BATCH_SIZE",
-		"PARALLEL_DATABASES", "PAUSE", "MAX_ROWS", "LOCK_TIMEOUT", "STOP_BEFORE", "METRICS_NAMESPACE"} {
+	for _, name := range []string{
+		"DATABASES", "AWS_RETRY_MODE", "AWS_ENDPOINT_URL_SECRETS_MANAGER", "DB_ENGINE", "DB_HOST", "DB_PORT", "DB_TLS", "DB_CA_BUNDLE", "GRACE_PERIOD", "BATCH_SIZE",
+		"PARALLEL_DATABASES", "PAUSE", "MAX_ROWS", "LOCK_TIMEOUT", "STOP_BEFORE", "METRICS_NAMESPACE",
+	} {
 		wrong = append(wrong, name+"=postgres://wh0isit:s3cr3tc0re@db.example/x y")
 	}
 	l.invoke(t, "settings", l.secret(), `{}`, "ConfigurationError", "GRACE_PERIOD", wrong...)

@@ -132,6 +132,11 @@ func local(args []string) int {
 	case err != nil:
 		return exitWith(exitUsage, fmt.Errorf("%w (purge-tokens -h lists what there is)", err))
 	}
+	return execute(c)
+}
+
+// execute does what the command line asks for and returns its exit code.
+func execute(c command) int {
 	h := newHandler()
 	if h.fault != nil {
 		return exitWith(exitUsage, fmt.Errorf("%s: %w", configurationError, h.fault))

@@ -33,8 +33,10 @@ func (db database) command(t *testing.T, args string, env ...string) *exec.Cmd {
 }
 
 func (db database) url() string {
-	u := url.URL{Scheme: "postgres", User: url.UserPassword(stage.Postgres.User, stage.Postgres.Password),
-		Host: fmt.Sprintf("%s:%d", stage.Postgres.Host, stage.Postgres.Port), Path: db.name, RawQuery: "sslmode=disable"}
+	u := url.URL{
+		Scheme: "postgres", User: url.UserPassword(stage.Postgres.User, stage.Postgres.Password),
+		Host: fmt.Sprintf("%s:%d", stage.Postgres.Host, stage.Postgres.Port), Path: db.name, RawQuery: "sslmode=disable",
+	}
 	return u.String()
 }
 
@@ -97,8 +99,10 @@ func TestTheCommandDoesWhatTheFunctionDoes(t *testing.T) {
 	db.expect(t, 90, 7)
 	// By way of Secrets Manager, with the credentials and region of the environment.
 	managed := db.command(t, "purge")
-	managed.Env = []string{"SECRET_ID=edfi/admin-database", "DATABASES=" + db.name, "DB_TLS=disable", "AWS_REGION=us-east-1",
-		"AWS_ACCESS_KEY_ID=standin", "AWS_SECRET_ACCESS_KEY=standin", "AWS_ENDPOINT_URL_SECRETS_MANAGER=" + stage.Secrets.URL()}
+	managed.Env = []string{
+		"SECRET_ID=edfi/admin-database", "DATABASES=" + db.name, "DB_TLS=disable", "AWS_REGION=us-east-1",
+		"AWS_ACCESS_KEY_ID=standin", "AWS_SECRET_ACCESS_KEY=standin", "AWS_ENDPOINT_URL_SECRETS_MANAGER=" + stage.Secrets.URL(),
+	}
 	stdout, stderr, code = piped(t, managed)
 	if code != 0 || !regexp.MustCompile(`(?m)^`+db.name+`  complete +90 +1  `).MatchString(stdout) || stderr != "" {
 		t.Errorf("purge: %d\n%s%s", code, stdout, stderr)
@@ -260,8 +264,10 @@ func TestAnInterruptionBeforeAnyDatabaseIsNoFault(t *testing.T) {
 	defer secrets.Close()
 	secrets.Hang()
 	command := exec.CommandContext(t.Context(), stage.Binary, "purge")
-	command.Env = []string{"SECRET_ID=x", "AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=standin", "AWS_SECRET_ACCESS_KEY=standin",
-		"AWS_ENDPOINT_URL_SECRETS_MANAGER=" + secrets.URL()}
+	command.Env = []string{
+		"SECRET_ID=x", "AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=standin", "AWS_SECRET_ACCESS_KEY=standin",
+		"AWS_ENDPOINT_URL_SECRETS_MANAGER=" + secrets.URL(),
+	}
 	term := onTerminal(t, command, 80)
 	for secrets.Calls() == 0 {
 		time.Sleep(5 * time.Millisecond)
@@ -306,8 +312,10 @@ func TestLambdaTakesNoDatabaseURL(t *testing.T) {
 
 func TestTheLineOfProgressFitsAnyTerminal(t *testing.T) {
 	for columns := range 120 {
-		p := &progress{terminal: true, action: purge.Purge, databases: 1, counted: map[string]bool{"a": true},
-			total: 123_456_789, deleted: 12_345_678, began: time.Now().Add(-time.Hour)}
+		p := &progress{
+			terminal: true, action: purge.Purge, databases: 1, counted: map[string]bool{"a": true},
+			total: 123_456_789, deleted: 12_345_678, began: time.Now().Add(-time.Hour),
+		}
 		if line := p.line(columns); columns > 0 && len(line) > columns {
 			t.Errorf("%d columns: %q", columns, line)
 		}

@@ -69,8 +69,10 @@ func TestAScheduledEventDeletesWhatExpiredAndPublishesTheNumber(t *testing.T) {
 	}
 	db.expect(t, 0, 300)
 	m := oneMetric(t, lines)
-	want := metric{Database: db.name, FunctionName: "purge-tokens", DeletedRows: 12_000, Batches: int(r.Batches),
-		StopReason: "drained", Engine: "postgres", RequestID: reply.RequestID, Version: "dev", Cutoff: r.Cutoff.String(), Duration: m.Duration, AWS: m.AWS}
+	want := metric{
+		Database: db.name, FunctionName: "purge-tokens", DeletedRows: 12_000, Batches: int(r.Batches),
+		StopReason: "drained", Engine: "postgres", RequestID: reply.RequestID, Version: "dev", Cutoff: r.Cutoff.String(), Duration: m.Duration, AWS: m.AWS,
+	}
 	if !reflect.DeepEqual(m, want) {
 		t.Errorf("metric\n%+v, want\n%+v", m, want)
 	}
@@ -420,8 +422,10 @@ func TestPatternsFindTheTenantsOfTheDay(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
-	want := map[string]purge.Status{unique + "_a": "complete", unique + "_b": "complete", unique + "_other_product": "skipped",
-		unique + "_is_template": "skipped", unique + "_offline": "skipped"}
+	want := map[string]purge.Status{
+		unique + "_a": "complete", unique + "_b": "complete", unique + "_other_product": "skipped",
+		unique + "_is_template": "skipped", unique + "_offline": "skipped",
+	}
 	delete(want, unique+"_is_template") // excluded by name, like tenant_template
 	if !reflect.DeepEqual(status, want) {
 		t.Errorf("%v, want %v", status, want)

@@ -16,8 +16,10 @@ import (
 var platformFields = []string{"@timestamp", "type", "record.status", "record.errorType", "record.metrics.durationMs", "record.metrics.maxMemoryUsedMB"}
 
 // Words of the query language, as far as the runbook uses it.
-var queryWords = []string{"fields", "filter", "stats", "sort", "limit", "as", "by", "and", "or", "in", "not", "desc", "asc",
-	"sum", "count", "max", "latest", "earliest", "bin", "ispresent"}
+var queryWords = []string{
+	"fields", "filter", "stats", "sort", "limit", "as", "by", "and", "or", "in", "not", "desc", "asc",
+	"sum", "count", "max", "latest", "earliest", "bin", "ispresent",
+}
 
 func TestTheRunbookAsksForWhatIsLogged(t *testing.T) {
 	t.Parallel()

@@ -54,8 +54,10 @@ func TestTheServerProvesItsNameOrNothingIsSentToIt(t *testing.T) {
 	// set changes the server's settings, and waits until new sessions have them.
 	set := func(certificate, ssl string) {
 		t.Helper()
-		for _, sql := range []string{"ALTER SYSTEM SET ssl_cert_file = '" + certificate + ".crt'", "ALTER SYSTEM SET ssl_key_file = '" + certificate + ".key'",
-			"ALTER SYSTEM SET ssl = " + ssl, "SELECT pg_reload_conf()"} {
+		for _, sql := range []string{
+			"ALTER SYSTEM SET ssl_cert_file = '" + certificate + ".crt'", "ALTER SYSTEM SET ssl_key_file = '" + certificate + ".key'",
+			"ALTER SYSTEM SET ssl = " + ssl, "SELECT pg_reload_conf()",
+		} {
 			if _, err := conn.Exec(ctx, sql); err != nil {
 				t.Fatal(err)
 			}
@@ -75,8 +77,10 @@ func TestTheServerProvesItsNameOrNothingIsSentToIt(t *testing.T) {
 		if err := os.WriteFile(bundle, trusted.pem, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		f, err := r.Start(ctx, append([]string{"DATABASES=" + name, "DB_HOST=" + host, fmt.Sprintf("DB_PORT=%d", wire.port()),
-			"DB_CA_BUNDLE=" + bundle, "DB_TLS="}, env...)...)
+		f, err := r.Start(ctx, append([]string{
+			"DATABASES=" + name, "DB_HOST=" + host, fmt.Sprintf("DB_PORT=%d", wire.port()),
+			"DB_CA_BUNDLE=" + bundle, "DB_TLS=",
+		}, env...)...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -172,8 +176,10 @@ type authority struct {
 func newAuthority(t *testing.T) *authority {
 	t.Helper()
 	a := &authority{name: "Test authority " + rand.Text()[:6]}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: a.name}, NotBefore: time.Now().AddDate(-1, 0, 0),
-		NotAfter: time.Now().AddDate(1, 0, 0), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: a.name}, NotBefore: time.Now().AddDate(-1, 0, 0),
+		NotAfter: time.Now().AddDate(1, 0, 0), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
 	a.certificate, a.key = template, newKey(t)
 	a.pem = a.sign(t, template, a.key)
 	return a
@@ -187,9 +193,11 @@ func (a *authority) issue(t *testing.T, until time.Time) (keyPEM, certificatePEM
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), a.sign(t, &x509.Certificate{SerialNumber: big.NewInt(2),
-		Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"}, NotBefore: until.AddDate(-1, 0, 0), NotAfter: until,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, key)
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), a.sign(t, &x509.Certificate{
+		SerialNumber: big.NewInt(2),
+		Subject:      pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"}, NotBefore: until.AddDate(-1, 0, 0), NotAfter: until,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}, key)
 }
 
 func (a *authority) sign(t *testing.T, template *x509.Certificate, key *ecdsa.PrivateKey) []byte {

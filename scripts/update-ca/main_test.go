@@ -32,8 +32,10 @@ func issued(t *testing.T, name, issuer string, until time.Time, isCA bool) strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: until.AddDate(-9, 0, 0),
-		NotAfter: until, IsCA: isCA, BasicConstraintsValid: true}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: until.AddDate(-9, 0, 0),
+		NotAfter: until, IsCA: isCA, BasicConstraintsValid: true,
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, &x509.Certificate{Subject: pkix.Name{CommonName: issuer}}, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)

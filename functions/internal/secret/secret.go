@@ -93,6 +93,11 @@ func Parse(text string) (Login, error) {
 	if _, err := decoder.Token(); err != io.EOF {
 		return Login{}, errors.New("the secret holds more than one JSON object")
 	}
+	return parseObject(fields)
+}
+
+// parseObject reads the fields of a JSON object.
+func parseObject(fields map[string]json.RawMessage) (Login, error) {
 	var faults []string
 	read := func(name string) string {
 		raw, ok := fields[name]

@@ -24,21 +24,9 @@ func ParseURL(text string) (login Login, plaintext bool, err error) {
 	if err != nil {
 		return login, false, errors.New("has a query that can't be read, behind the question mark")
 	}
-	var known []string
-	switch u.Scheme {
-	case "postgres", "postgresql":
-		known = []string{"sslmode"}
-		login.Engine, login.Database = "postgres", strings.TrimPrefix(u.Path, "/")
-		plaintext = query.Get("sslmode") == "disable"
-	case "sqlserver":
-		known = []string{"database", "encrypt"}
-		if strings.Trim(u.Path, "/") != "" {
-			return login, false, errors.New("names an instance; give its port instead, and the database as ?database=")
-		}
-		login.Engine, login.Database = "sqlserver", query.Get("database")
-		plaintext = query.Get("encrypt") == "disable"
-	default:
-		return login, false, errors.New("must begin with postgres:// or sqlserver://")
+	known, plaintext, err := parseScheme(u, query, &login)
+	if err != nil {
+		return login, false, err
 	}
 	// An unknown parameter could name another host.
 	for name, values := range query {
@@ -58,4 +46,22 @@ func ParseURL(text string) (login Login, plaintext bool, err error) {
 		return login, false, errors.New("must hold user, password and host")
 	}
 	return login, plaintext, nil
+}
+
+// parseScheme reads engine and database, which each scheme has in a way of its own,
+// and whether there is no TLS. It returns the parameters that the scheme may have.
+func parseScheme(u *url.URL, query url.Values, login *Login) (known []string, plaintext bool, err error) {
+	switch u.Scheme {
+	case "postgres", "postgresql":
+		login.Engine, login.Database = "postgres", strings.TrimPrefix(u.Path, "/")
+		return []string{"sslmode"}, query.Get("sslmode") == "disable", nil
+	case "sqlserver":
+		if strings.Trim(u.Path, "/") != "" {
+			return nil, false, errors.New("names an instance; give its port instead, and the database as ?database=")
+		}
+		login.Engine, login.Database = "sqlserver", query.Get("database")
+		return []string{"database", "encrypt"}, query.Get("encrypt") == "disable", nil
+	default:
+		return nil, false, errors.New("must begin with postgres:// or sqlserver://")
+	}
 }

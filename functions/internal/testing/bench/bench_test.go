@@ -1,188 +1,378 @@
-package main
+// Package bench compares the purge with the statement that it replaces, one plain
+// DELETE, and with those of other cleaners:
+//
+//	make bench
+//
+// A round empties the same table once with each cleaner, each time a fresh copy on
+// the same server, and another one begins in each: so ratios hold where the
+// machine's own speed does not. Run i of each benchmark, for -count, tells of
+// round i. The purge is the real Lambda binary; its time is the one in its
+// result, from connecting to the last look.
+package bench
 
 import (
-	"bytes"
+	"archive/zip"
 	"context"
-	"encoding/xml"
+	"encoding/json"
 	"errors"
-	"io"
+	"flag"
+	"fmt"
+	"maps"
 	"net"
 	"os"
-	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"gonum.org/v1/plot/plotter"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/testing/relay"
+	"edfi-token-purge/functions/internal/testing/rig"
 )
 
-func TestTheSlowLinkDelaysEachRoundTripAndKeepsTheOrder(t *testing.T) {
-	server, err := net.Listen("tcp", "127.0.0.1:0")
+const (
+	// linkDelay is that of a database in another availability zone, each way.
+	linkDelay = 500 * time.Microsecond
+	timeout   = 15 * time.Minute
+)
+
+var (
+	bootstrap = flag.String("bootstrap", "", "path of the function's binary for this machine")
+	deployed  = flag.String("deployed", "", "path of the function's binary as Lambda gets it, whose size is told")
+
+	shared *stage // of all benchmarks
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	code, err := run(m)
 	if err != nil {
-		t.Fatal(err)
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
 	}
-	defer server.Close()
-	go func() {
-		conn, err := server.Accept()
-		if err == nil {
-			io.Copy(conn, conn)
-			conn.Close()
-		}
-	}()
-	const delay = 20 * time.Millisecond
-	link, err := newSlowLink("127.0.0.1", uint16(server.Addr().(*net.TCPAddr).Port), delay)
-	if err != nil {
-		t.Fatal(err)
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	if flag.Lookup("test.bench").Value.String() == "" {
+		return m.Run(), nil
 	}
-	defer link.Close()
-	conn, err := net.Dial("tcp", link.Addr().String())
-	if err != nil {
-		t.Fatal(err)
+	if *bootstrap == "" || flag.Lookup("test.benchtime").Value.String() != "1x" {
+		return 0, errors.New("run make bench or make bench-short: a benchmark needs -bootstrap and -benchtime=1x")
 	}
-	defer conn.Close()
-	start := time.Now()
-	sent := bytes.Repeat([]byte("0123456789abcdef"), 40_000) // more pieces than one
-	go conn.Write(sent)
-	first := make([]byte, 1)
-	if _, err := io.ReadFull(conn, first); err != nil {
-		t.Fatal(err)
+	if shared, err = newStage(context.Background(), *bootstrap); err != nil {
+		return 0, err
 	}
-	if took := time.Since(start); took < delay {
-		t.Errorf("an answer after %v", took)
+	defer shared.Close()
+	var version string
+	if err := shared.admin.QueryRow(context.Background(), "SHOW server_version").Scan(&version); err != nil {
+		return 0, err
 	}
-	rest := make([]byte, len(sent)-1)
-	if n, err := io.ReadFull(conn, rest); err != nil || !bytes.Equal(append(first, rest...), sent) {
-		t.Errorf("%d bytes of %d, %v", 1+n, len(sent), err)
+	fmt.Println("postgres:", version) // for benchstat
+	return m.Run(), nil
+}
+
+// size returns a number of rows or databases, or a fiftieth of it where it is
+// only to be seen that all works.
+func size(n int) int {
+	if testing.Short() {
+		return n / 50
+	}
+	return n
+}
+
+// rows returns the usual table: its rows have expired, but for one in a hundred.
+func rows(n int) table {
+	name := fmt.Sprintf("%dk", n/1000)
+	if n >= 1_000_000 {
+		name = fmt.Sprintf("%dM", n/1_000_000)
+	}
+	return table{name: name, expired: size(n), live: size(n) / 100}
+}
+
+// cleaner empties the database of what has expired and returns how long it took.
+type cleaner func(context.Context, *stage) (metrics, time.Duration, error)
+
+// entry is a cleaner that takes part in the rounds on a table.
+type entry struct {
+	name  string
+	table table
+	clean cleaner
+}
+
+// BenchmarkPurge compares this purge with a plain DELETE on tables of many kinds.
+func BenchmarkPurge(b *testing.B) {
+	noIndex, oneInstant, oldSnapshot := rows(1_000_000), rows(1_000_000), rows(1_000_000)
+	noIndex.name, noIndex.noIndex = "1M-no-index", true
+	oneInstant.name, oneInstant.oneInstant = "1M-one-instant", true
+	oldSnapshot.name, oldSnapshot.oldSnapshot = "1M-old-snapshot", true
+	onePercent := table{name: "20k-of-2M", expired: size(20_000), live: size(1_980_000)}
+	for _, t := range []table{rows(50_000), rows(250_000), rows(1_000_000), noIndex, oneInstant, oldSnapshot, onePercent} {
+		b.Run("rows="+t.name, func(b *testing.B) {
+			entries := []entry{{"plain", t, plain}, {"purge", t, purgeBy()}, {"purge-2conns", t, purgeBy("CONCURRENCY=2")}}
+			if strings.Contains(t.name, "-") { // an odd one
+				entries = entries[:2]
+			}
+			compare(b, entries...)
+		})
 	}
 }
 
-func TestAStallCountsForAllThatWaitBehindIt(t *testing.T) {
-	s := newEmptyStage(t)
-	const stall = time.Second
-	stalls := cleaner{"stall", func(ctx context.Context, s *stage) (outcome, error) {
-		return statement(ctx, s, "BEGIN; LOCK TABLE dbo.clientaccesstokens; SELECT pg_sleep(1); COMMIT", 0)
-	}}
-	p, err := serve(t.Context(), s, stalls, 100*time.Millisecond)
-	if err != nil {
-		t.Fatal(err)
+// BenchmarkLink does so over a slow link, which the plain DELETE does without.
+func BenchmarkLink(b *testing.B) {
+	t := rows(1_000_000)
+	compare(b, entry{"plain", t, plain}, entry{"purge", t, overLink()}, entry{"purge-2conns", t, overLink("CONCURRENCY=2")})
+}
+
+// BenchmarkGrowth shows whether time grows with the rows, or with their square.
+func BenchmarkGrowth(b *testing.B) {
+	few, many := rows(1_000_000), rows(4_000_000)
+	compare(b, entry{"purge-1M", few, purgeBy()}, entry{"purge-4M", many, purgeBy()}, entry{"plain-4M", many, plain})
+}
+
+// BenchmarkPeers compares other cleaners with the plain DELETE.
+func BenchmarkPeers(b *testing.B) {
+	t := rows(250_000)
+	entries := []entry{{"plain", t, plain}}
+	for _, name := range slices.Sorted(maps.Keys(peers)) {
+		entries = append(entries, entry{name, t, statement("DELETE FROM dbo.clientaccesstokens WHERE "+peers[name], peerBatch)})
 	}
-	// Half of the requests that were due in a second of standing still waited
-	// for more than half of it, though so many connections can't have met it.
-	long := 0
-	for _, r := range p.served {
-		if r.took > stall.Seconds()*1000/2 {
-			long++
+	compare(b, entries...)
+}
+
+// compare has the entries clean, and adds what each came to against the first.
+func compare(b *testing.B, entries ...entry) {
+	first := entries[0]
+	report(b, entries, func(i int) (metrics, error) {
+		return shared.measure(b.Context(), entries[i].table, entries[i].clean)
+	}, func(all []metrics) {
+		for _, m := range all {
+			m["rate-%-of-"+first.name] = 100 * m["rows/s"] / all[0]["rows/s"]
+			if cpu := all[0]["cpu-ns/row"]; cpu > 0 {
+				m["cpu-%-of-"+first.name] = 100 * m["cpu-ns/row"] / cpu
+			}
 		}
+	})
+}
+
+// report runs rounds as they are asked for, and has a benchmark for each entry
+// that reports what was measured of it.
+func report(b *testing.B, entries []entry, measure func(i int) (metrics, error), relate func([]metrics)) {
+	var rounds [][]metrics
+	round := func(b *testing.B) []metrics {
+		all := make([]metrics, len(entries))
+		for turn := range entries {
+			i := (len(rounds) + turn) % len(entries)
+			var err error
+			if all[i], err = measure(i); err != nil {
+				b.Fatalf("%s: %v", entries[i].name, err)
+			}
+		}
+		relate(all)
+		return all
 	}
-	if long < apiRate/4 || long == len(p.served) {
-		t.Errorf("%d of %d requests waited for long", long, len(p.served))
+	for i, e := range entries {
+		n := 0
+		b.Run("by="+e.name, func(b *testing.B) {
+			if n == len(rounds) {
+				rounds = append(rounds, round(b))
+			}
+			b.ReportMetric(0, "ns/op") // means nothing here
+			for unit, v := range rounds[n][i] {
+				b.ReportMetric(v, unit)
+			}
+			n++
+		})
 	}
 }
 
-func TestAnErrorOfTheAPIEndsTheBench(t *testing.T) {
-	s := newEmptyStage(t)
-	drops := cleaner{"drop", func(ctx context.Context, s *stage) (outcome, error) {
-		return statement(ctx, s, "DROP TABLE dbo.clientaccesstokens", 0)
-	}}
-	if _, err := serve(t.Context(), s, drops, 100*time.Millisecond); err == nil || errors.Is(err, context.Canceled) {
-		t.Errorf("%v", err)
-	}
+const expired = "expiration <= now() AT TIME ZONE 'utc'"
+
+// plain is what all are measured against, and what Ed-Fi's API runs.
+var plain = statement("DELETE FROM dbo.clientaccesstokens WHERE "+expired, 0)
+
+// peers are other cleaners, by what their batches delete; BENCHMARKS.md says whose.
+var peers = map[string]string{
+	"id-in":        "id IN (SELECT id FROM dbo.clientaccesstokens WHERE " + expired + " LIMIT 5000)",
+	"id-in-by-id":  "id IN (SELECT id FROM dbo.clientaccesstokens WHERE " + expired + " ORDER BY id LIMIT 5000)",
+	"id-in-oldest": "id IN (SELECT id FROM dbo.clientaccesstokens WHERE " + expired + " ORDER BY expiration LIMIT 5000)",
+	"ctid-any":     "ctid = ANY (ARRAY(SELECT ctid FROM dbo.clientaccesstokens WHERE " + expired + " LIMIT 5000))",
 }
 
-// newEmptyStage has a table without a row.
-func newEmptyStage(t *testing.T) *stage {
-	t.Helper()
-	if os.Getenv("DATABASE_URL") != "" {
-		t.Skip("needs a server of its own")
-	}
-	s, err := newStage(t.Context(), "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.close)
-	err = s.fill(t.Context(), table{})
-	if err == nil {
-		err = s.copy(t.Context())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
+const peerBatch = 5000
 
-func TestTheReportIsWrittenBetweenTheMarkersAndNothingElseChanges(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.MkdirAll(filepath.Join(dir, "functions", "internal", "testing", "bench"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, "BENCHMARKS.md")
-	curves := []curve{{"a & b", plotter.XYs{{X: 10, Y: 1e5}, {X: 100, Y: 1e6}}}}
-	phases := []phase{{"idle", 1, []request{{0.1, 2, true}, {0.5, 3, false}}}, {"purge", 1, []request{{0.1, 2, true}, {0.5, 3, false}}}}
-	r := report{machine: "A machine\n"}
-	r.sum("all", "well")
-	r.heading("New")
-	if err := r.write(dir, curves, phases); err == nil {
-		t.Error("written to no file")
-	}
-	if err := os.WriteFile(path, []byte("before\n"+written+"\nold\n"+untilHere+"\nafter\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 { // the second finds what the first wrote
-		if err := r.write(dir, curves, phases); err != nil {
-			t.Fatal(err)
+// statement runs sql until it deletes less than a batch; once if that is 0. To
+// connect does not count.
+func statement(sql string, batch int64) cleaner {
+	return func(ctx context.Context, s *stage) (metrics, time.Duration, error) {
+		conn, err := s.connect(ctx, "cleaner")
+		if err != nil {
+			return nil, 0, err
 		}
-	}
-	got, err := os.ReadFile(path)
-	if want := "before\n" + written + "\nA machine\n\n### In short\n\n|     | median (least to most) |\n| --- | ---------------------: |\n| all |                   well |\n" + pictured + "\n### New\n\n" + untilHere + "\nafter\n"; err != nil || string(got) != want {
-		t.Errorf("%v: %s", err, got)
-	}
-	for name, text := range map[string]string{"rows.svg": "a &amp; b", "latency.svg": "purge ends"} {
-		svg, err := os.ReadFile(filepath.Join(dir, "functions", "internal", "testing", "bench", name))
-		if err != nil || !strings.Contains(string(svg), text) {
-			t.Errorf("%s: no %q, %v", name, text, err)
-		}
-		for d := xml.NewDecoder(bytes.NewReader(svg)); ; {
-			if _, err := d.Token(); err == io.EOF {
-				break
-			} else if err != nil {
-				t.Errorf("%s: %v", name, err)
-				break
+		defer conn.Close(ctx) //nolint:errcheck // nothing is under way
+		start := time.Now()
+		for {
+			tag, err := conn.Exec(ctx, sql)
+			if err != nil || tag.RowsAffected() < batch || batch == 0 {
+				return metrics{}, time.Since(start), err
 			}
 		}
 	}
 }
 
-func TestAPeerThatWouldTakeTooLongIsFoundByItsGrowth(t *testing.T) {
-	curves := addPoint(addPoint(nil, "peer", 50, 25), "peer", 100, 50) // 2 s for 100 rows
-	if got := expected(curves, "peer", 400); got != 32*time.Second {
-		t.Error(got)
-	}
-	if got := expected(curves, "another", 400); got != 0 {
-		t.Error(got)
+// purgeBy is this purge with these settings.
+func purgeBy(env ...string) cleaner {
+	return func(ctx context.Context, s *stage) (metrics, time.Duration, error) {
+		f, err := s.Start(ctx, append([]string{"DATABASES=" + database}, env...)...)
+		if err != nil {
+			return nil, 0, err
+		}
+		defer f.Stop()
+		result, err := invoke(ctx, f, "{}")
+		return metrics{"function-MB": memory(f)}, time.Duration(result.DurationMs) * time.Millisecond, err
 	}
 }
 
-func TestTheLogTellsTheLongestStatementAndTheFirstDeleteThatRan(t *testing.T) {
-	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+// overLink is purgeBy over a slow link.
+func overLink(env ...string) cleaner {
+	return func(ctx context.Context, s *stage) (metrics, time.Duration, error) {
+		link, err := s.link()
+		if err != nil {
+			return nil, 0, err
+		}
+		defer link.Close()
+		link.Delay(linkDelay)
+		m, took, err := purgeBy(append(env, fmt.Sprintf("DB_PORT=%d", link.Port()))...)(ctx, s)
+		if err != nil {
+			return nil, 0, err
+		}
+		m["round-trip-ms"], err = roundTrip(ctx, s, link)
+		return m, took, err
+	}
+}
+
+// link starts a relay to the server.
+func (s *stage) link() (*relay.Relay, error) {
+	return relay.New(net.JoinHostPort(s.Postgres.Host, strconv.Itoa(int(s.Postgres.Port))))
+}
+
+// roundTrip returns what one takes through the relay, in milliseconds.
+func roundTrip(ctx context.Context, s *stage, link *relay.Relay) (ms float64, err error) {
+	config, err := pgx.ParseConfig(s.Postgres.URL("postgres"))
 	if err != nil {
-		t.Fatal(err)
+		return 0, err
 	}
-	defer log.Close()
-	if _, err := log.WriteString(`api|1000.000|LOG:  duration: 900.000 ms  execute stmt_1: DELETE FROM t
-edfi-token-purge|1001.000|LOG:  duration: 3.000 ms  parse stmt_2: 
-	DELETE FROM t
-edfi-token-purge|1002.000|LOG:  duration: 7.500 ms  execute stmt_2: 
-	DELETE FROM t
-cleaner|1003.000|LOG:  duration: 12.250 ms  statement: DELETE FROM t
-`); err != nil {
-		t.Fatal(err)
+	config.Port = link.Port()
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return 0, err
 	}
-	if _, err := log.Seek(0, io.SeekStart); err != nil {
-		t.Fatal(err)
+	defer conn.Close(ctx) //nolint:errcheck // nothing is under way
+	const pings = 50
+	start := time.Now()
+	for range pings {
+		err = errors.Join(err, conn.Ping(ctx))
 	}
-	s := stage{log: log}
-	longest, first, err := s.statements()
-	if err != nil || longest != 12.25 || !first.Equal(time.Unix(1002, 0)) {
-		t.Errorf("%v ms, first %v, %v", longest, first, err)
+	return time.Since(start).Seconds() * 1000 / pings, err
+}
+
+// invoke has a function run to its end.
+func invoke(ctx context.Context, f *rig.Function, event string) (result purge.Result, err error) {
+	reply, _, err := f.Invoke(ctx, event, timeout)
+	if err != nil {
+		return result, err
 	}
+	if reply.Error != nil || json.Unmarshal(reply.Payload, &result) != nil || len(result.Databases) == 0 ||
+		result.Status != purge.Complete && result.Databases[0].StopReason != purge.MaxRows {
+		return result, fmt.Errorf("the function returned %.500s", reply.Payload)
+	}
+	return result, nil
+}
+
+// memory returns the most that a function had, in MB. Linux alone tells it.
+func memory(f *rig.Function) float64 {
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", f.PID()))
+	_, after, _ := strings.Cut(string(status), "VmHWM:")
+	value, _, _ := strings.Cut(strings.TrimSpace(after), " ")
+	kB, _ := strconv.ParseFloat(value, 64)
+	return kB / 1024
+}
+
+// BenchmarkEmpty runs from a cold start where there is nothing to delete, in one
+// database and in many.
+func BenchmarkEmpty(b *testing.B) {
+	for _, databases := range []int{1, size(300)} {
+		b.Run(fmt.Sprintf("databases=%d", databases), func(b *testing.B) {
+			ctx := b.Context()
+			template, err := shared.template(ctx, table{name: "empty", live: 300})
+			if err != nil {
+				b.Fatal(err)
+			}
+			for i := range databases {
+				// A benchmark that is run again has its databases.
+				err := exec(ctx, shared.admin, fmt.Sprintf(`CREATE DATABASE empty_%d_%d TEMPLATE "%s"`, databases, i, template))
+				if pg, ok := errors.AsType[*pgconn.PgError](err); err != nil && (!ok || pg.Code != "42P04") {
+					b.Fatal(err)
+				}
+			}
+			link, err := shared.link()
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer link.Close()
+			start := time.Now()
+			names := fmt.Sprintf("empty_%d_*", databases)
+			if databases == 1 { // by its name: the server's list of databases need not be read
+				names = "empty_1_0"
+			}
+			f, err := shared.Start(ctx, "DATABASES="+names, fmt.Sprintf("DB_PORT=%d", link.Port()))
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer f.Stop()
+			<-f.Polled()
+			polled := time.Since(start)
+			result, err := invoke(ctx, f, "{}")
+			if err != nil || len(result.Databases) != databases || result.DeletedRows != 0 {
+				b.Fatalf("%d databases, %d rows, %v", len(result.Databases), result.DeletedRows, err)
+			}
+			connections, trips := link.Counts()
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(polled.Seconds()*1000, "first-poll-ms")
+			b.ReportMetric(float64(result.DurationMs), "run-ms")
+			b.ReportMetric(float64(trips)/float64(connections), "round-trips/connection")
+			b.ReportMetric(memory(f), "function-MB")
+		})
+	}
+}
+
+// BenchmarkBinary tells the size of what is deployed.
+func BenchmarkBinary(b *testing.B) {
+	content, err := os.ReadFile(*deployed)
+	if err != nil {
+		b.Skip("no -deployed: ", err)
+	}
+	var zipped counter
+	archive := zip.NewWriter(&zipped)
+	w, err := archive.Create("bootstrap")
+	if err == nil {
+		_, err = w.Write(content)
+	}
+	if err := errors.Join(err, archive.Close()); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(float64(len(content))/1e6, "binary-MB")
+	b.ReportMetric(float64(zipped)/1e6, "zip-MB")
+}
+
+type counter int
+
+func (c *counter) Write(p []byte) (int, error) {
+	*c += counter(len(p))
+	return len(p), nil
 }

@@ -1,30 +1,31 @@
 // Command demo shows one scheduled run of the purge, on this machine alone: the
 // real Lambda binary, a real PostgreSQL, and stand-ins for what AWS offers.
 //
-//	demo BOOTSTRAP
+//	demo BOOTSTRAP LOG
+//
+// What the function wrote and returned goes to the file LOG.
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/testing/edfi"
 	"edfi-token-purge/functions/internal/testing/pgserver"
 	"edfi-token-purge/functions/internal/testing/rig"
 )
 
-// tenants are the databases of the demonstration, and how many expired tokens
-// each holds, and as many live ones. The template is excluded. On a server in
+// tenants are the databases of the demonstration. Each holds that many expired
+// tokens, and as many live ones. The template is excluded. On a server in
 // DATABASE_URL there may be real ones, so no name or pattern is like theirs.
 var tenants = []struct {
 	name string
@@ -50,21 +51,22 @@ const (
 )
 
 func main() {
+	if len(os.Args) != 3 {
+		fmt.Fprintln(os.Stderr, "usage: demo BOOTSTRAP LOG")
+		os.Exit(2)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx); err != nil {
+	err := run(ctx, os.Args[1], os.Args[2])
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context) (err error) {
-	if len(os.Args) != 2 {
-		return errors.New("usage: demo BOOTSTRAP")
-	}
-	out := newScreen()
-	out.title("Ed-Fi expired-token purge: one scheduled run, on this machine alone")
-	r, err := rig.New(ctx, os.Args[1], pgserver.Options{Progress: out.progress})
+func run(ctx context.Context, bootstrap, logPath string) (err error) {
+	fmt.Print("One scheduled run of the purge, on this machine alone\n\n")
+	r, err := rig.New(ctx, bootstrap, pgserver.Options{Progress: progress})
 	if err != nil {
 		return err
 	}
@@ -77,74 +79,80 @@ func run(ctx context.Context) (err error) {
 		}
 		defer func() { err = errors.Join(err, drop(context.WithoutCancel(ctx), r.Postgres)) }()
 	}
-	out.step("PostgreSQL", "%s:%d, %s", r.Postgres.Host, r.Postgres.Port, kind)
-	out.step("Secrets", "%s holds the login, behind a stand-in for Secrets Manager", rig.SecretID)
-
-	var tables []*table
+	step("PostgreSQL", "%s:%d, %s", r.Postgres.Host, r.Postgres.Port, kind)
+	step("Secret", "%s, from a stand-in for Secrets Manager", rig.SecretID)
+	var conns []*pgx.Conn
+	var before [][2]int64
 	for _, tenant := range tenants {
+		progress("filling " + tenant.name)
 		conn, err := create(context.WithoutCancel(ctx), r, tenant.name) // to its mark, whatever happens
 		if err != nil {
 			return err
 		}
 		defer conn.Close(context.Background()) //nolint:errcheck // its database goes
-		fill := edfi.FillOptions{Expired: tenant.rows, Live: tenant.rows}
-		err = edfi.Fill(ctx, conn, fill, func(done, total int) {
-			out.progress(fmt.Sprintf("%s  %s of %s tokens written", tenant.name, thousands(done), thousands(total)))
-		})
+		if err := edfi.Fill(ctx, conn, edfi.FillOptions{Expired: tenant.rows, Live: tenant.rows}, nil); err != nil {
+			return err
+		}
+		expired, live, err := edfi.Counts(ctx, conn)
 		if err != nil {
 			return err
 		}
-		t := &table{name: tenant.name, conn: conn}
-		if err := t.count(ctx, &t.before); err != nil {
-			return err
-		}
-		tables = append(tables, t)
+		conns, before = append(conns, conn), append(before, [2]int64{expired, live})
 	}
-	out.step("Databases", "three tenants and a template, with dbo.ClientAccessTokens")
-	if err := preview(ctx, out, r); err != nil {
-		return err
-	}
-	out.title("The scheduled run")
 	function, err := r.Start(ctx, "DATABASES="+databases)
 	if err != nil {
 		return err
 	}
-	out.step("Function", "%s, polling a stand-in for the Lambda Runtime API", os.Args[1])
-	out.step("", "DATABASES=%s", databases)
-	out.step("Event", `"Scheduled Event" from aws.events`)
-
-	first, err := invoke(ctx, out, function)
+	step("Function", "%s, on a stand-in for the Lambda runtime", bootstrap)
+	step("DATABASES", "%s", databases)
+	log, err := os.Create(logPath)
 	if err != nil {
 		return err
 	}
-	out.blank()
-	out.line("%-24s %18s %18s", "tokens", "before", "after")
-	out.line("%-24s %9s %8s %9s %8s", "", "expired", "live", "expired", "live")
-	for _, t := range tables {
-		if err := t.count(ctx, &t.after); err != nil {
+	defer func() { err = errors.Join(err, log.Close()) }()
+	for _, name := range []string{"Event", "Once more"} {
+		result, metrics, err := invoke(ctx, function, log)
+		if err != nil {
 			return err
 		}
-		out.line("%-24s %9s %8s %9s %8s", t.name, thousands(t.before.expired), thousands(t.before.live), thousands(t.after.expired), thousands(t.after.live))
+		step(name, `"Scheduled Event": %s, %d rows deleted in %d ms`, result.Status, result.DeletedRows, result.DurationMs)
+		for _, m := range metrics {
+			step("  metric", "%s: DeletedRows %v, Failures %v", m["Database"], m["DeletedRows"], m["Failures"])
+		}
 	}
-	metrics, logs := split(first.written)
-	out.title("The metric lines, in CloudWatch's embedded metric format")
-	out.text(metrics)
-	out.title("The log")
-	out.text(logs)
-	out.title("The result")
-	var pretty bytes.Buffer
-	if err := json.Indent(&pretty, first.answer, "", "  "); err != nil {
-		return err
+	step("Log", "%s has log, metric lines and results", logPath)
+	fmt.Printf("\n%-24s %17s    %17s\n", "TOKENS", "BEFORE", "AFTER")
+	fmt.Printf("%-24s %8s %8s    %8s %8s\n", "", "expired", "live", "expired", "live")
+	for i, tenant := range tenants {
+		expired, live, err := edfi.Counts(ctx, conns[i])
+		if err != nil {
+			return err
+		}
+		fmt.Printf("%-24s %8d %8d    %8d %8d\n", tenant.name, before[i][0], before[i][1], expired, live)
 	}
-	out.text(pretty.String())
-
-	again, err := invoke(ctx, out, function)
-	if err != nil {
-		return err
-	}
-	out.title("The same event again finds nothing to do")
-	out.line("%d rows deleted in %d ms", again.DeletedRows, again.DurationMs)
 	return nil
+}
+
+// invoke has the function run as the schedule does, logs all of it, and returns
+// the result and the metric lines.
+func invoke(ctx context.Context, function *rig.Function, log *os.File) (result purge.Result, metrics []map[string]any, err error) {
+	reply, written, err := function.Invoke(ctx, event, timeout)
+	if err != nil {
+		return result, nil, err
+	}
+	if _, err := fmt.Fprintf(log, "%s%s\n\n", written, reply.Payload); err != nil {
+		return result, nil, err
+	}
+	if reply.Error != nil {
+		return result, nil, fmt.Errorf("the function failed: %s: %s", reply.Error.Type, reply.Error.Message)
+	}
+	for line := range strings.Lines(written) {
+		var m map[string]any
+		if json.Unmarshal([]byte(line), &m) == nil && m["_aws"] != nil {
+			metrics = append(metrics, m)
+		}
+	}
+	return result, metrics, json.Unmarshal(reply.Payload, &result)
 }
 
 // create makes a database with the mark on it.
@@ -181,89 +189,21 @@ func drop(ctx context.Context, server *pgserver.Server) error {
 	return nil
 }
 
-// preview runs the function's binary as a command.
-func preview(ctx context.Context, out *screen, r *rig.Rig) error {
-	out.title("What a run would delete, by the same binary as a command: purge-tokens dry-run")
-	command := exec.CommandContext(ctx, r.Binary, "dry-run")
-	command.Env = []string{"SECRET_ID=" + rig.SecretID, "DB_TLS=disable", "DATABASES=" + databases, "AWS_REGION=us-east-1",
-		"AWS_ENDPOINT_URL_SECRETS_MANAGER=" + r.Secrets.URL(), "AWS_ACCESS_KEY_ID=standin", "AWS_SECRET_ACCESS_KEY=standin"}
-	command.Stderr = os.Stderr
-	text, err := command.Output()
-	if err != nil {
-		return fmt.Errorf("purge-tokens dry-run: %w", err)
+// progress writes a line that the next step replaces; on a terminal alone.
+func progress(text string) {
+	if terminal() {
+		fmt.Print("\r\x1b[K... ", text)
 	}
-	out.text(string(text))
-	return nil
 }
 
-// table is the table of tokens of one database.
-type table struct {
-	name          string
-	conn          *pgx.Conn
-	before, after counts
-}
-
-type counts struct{ expired, live int }
-
-func (t *table) count(ctx context.Context, c *counts) error {
-	expired, live, err := edfi.Counts(ctx, t.conn)
-	*c = counts{int(expired), int(live)}
-	return err
-}
-
-// answer is what one invocation came to.
-type answer struct {
-	DeletedRows int64
-	DurationMs  int64
-	answer      json.RawMessage
-	written     string
-}
-
-func invoke(ctx context.Context, out *screen, function *rig.Function) (answer, error) {
-	start := time.Now()
-	done := make(chan struct{})
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		for tick := time.NewTicker(out.interval()); ; {
-			out.progress(fmt.Sprintf("purging  %.1f s", time.Since(start).Seconds()))
-			select {
-			case <-done:
-				tick.Stop()
-				return
-			case <-tick.C:
-			}
-		}
-	}()
-	reply, written, err := function.Invoke(ctx, event, timeout)
-	close(done)
-	<-stopped
-	if err != nil {
-		return answer{}, err
+func step(name, format string, args ...any) {
+	if terminal() {
+		fmt.Print("\r\x1b[K")
 	}
-	if reply.Error != nil {
-		return answer{}, fmt.Errorf("the function answered %s: %s", reply.Error.Type, reply.Error.Message)
-	}
-	a := answer{answer: reply.Payload, written: written}
-	return a, json.Unmarshal(reply.Payload, &a)
+	fmt.Printf("%-11s %s\n", name, fmt.Sprintf(format, args...))
 }
 
-// split parts the metric lines from the others.
-func split(written string) (metrics, logs string) {
-	for line := range strings.Lines(written) {
-		if strings.HasPrefix(line, `{"_aws"`) {
-			metrics += line
-		} else {
-			logs += line
-		}
-	}
-	return metrics, logs
-}
-
-func thousands(n int) string {
-	s := fmt.Sprint(n)
-	for i := len(s) - 3; i > 0; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
+func terminal() bool {
+	info, err := os.Stdout.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }

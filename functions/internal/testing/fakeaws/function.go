@@ -86,6 +86,9 @@ func (f *Function) Invoke(ctx context.Context, payload []byte, timeout time.Dura
 	return f.api.Invoke(ctx, payload, timeout)
 }
 
+// Polled is closed once the process has asked for its first event.
+func (f *Function) Polled() <-chan struct{} { return f.api.Polled() }
+
 // PID answers the process's id.
 func (f *Function) PID() int { return f.cmd.Process.Pid }
 

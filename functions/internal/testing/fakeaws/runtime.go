@@ -30,6 +30,8 @@ type RuntimeAPI struct {
 	turn     chan struct{}    // holds a token while an Invoke is under way
 	events   chan *invocation // unbuffered: an event goes to a process that polls
 	initErr  chan ErrorReply  // the last unreported fault before the first poll
+	polled   chan struct{}
+	poll     sync.Once
 
 	mu      sync.Mutex
 	current *invocation // handed over, without a reply yet
@@ -67,6 +69,7 @@ func NewRuntimeAPI() (*RuntimeAPI, error) {
 		turn:     make(chan struct{}, 1),
 		events:   make(chan *invocation),
 		initErr:  make(chan ErrorReply, 1),
+		polled:   make(chan struct{}),
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /2018-06-01/runtime/invocation/next", a.next)
@@ -80,6 +83,9 @@ func NewRuntimeAPI() (*RuntimeAPI, error) {
 
 // Addr is host:port, the value of AWS_LAMBDA_RUNTIME_API.
 func (a *RuntimeAPI) Addr() string { return a.listener.Addr().String() }
+
+// Polled is closed once a process asks for work for the first time.
+func (a *RuntimeAPI) Polled() <-chan struct{} { return a.polled }
 
 // Close ends every poll and every Invoke. It may be called again.
 func (a *RuntimeAPI) Close() {
@@ -138,6 +144,7 @@ func (i *invocation) initFailed(e ErrorReply) Reply {
 }
 
 func (a *RuntimeAPI) next(w http.ResponseWriter, r *http.Request) {
+	a.poll.Do(func() { close(a.polled) })
 	select {
 	case i := <-a.events:
 		a.mu.Lock()

@@ -77,7 +77,7 @@ func (r *Relay) PointTo(server string) {
 	r.server = server
 }
 
-// Delay passes on whatever was read at once that much later.
+// Delay passes everything on that much later, each way.
 func (r *Relay) Delay(d time.Duration) { r.set(func(f *faults) { f.delay = d }) }
 
 // Silence passes nothing on any more and closes nothing. Connections that it affected
@@ -161,29 +161,45 @@ func (r *Relay) accept() {
 	}
 }
 
+// pass copies one direction, each piece at its own time: what comes while another
+// piece is on its way is not held up by it, as on a real link.
 func (r *Relay) pass(way Way, to, from net.Conn, seen func()) {
+	type piece struct {
+		due  time.Time
+		data []byte
+		cut  bool
+	}
+	underWay := make(chan piece, 1024)
+	go func() {
+		defer close(underWay)
+		for silent := false; ; {
+			buffer := make([]byte, 64<<10)
+			n, err := from.Read(buffer)
+			if err != nil {
+				return
+			}
+			seen()
+			data, f, cut := r.judge(way, buffer[:n])
+			if silent = silent || f.silent; !silent {
+				underWay <- piece{time.Now().Add(f.delay), data, cut}
+			}
+		}
+	}()
 	defer func() {
 		to.Close()
 		r.mu.Lock()
 		delete(r.open, to)
 		r.mu.Unlock()
+		from.Close() // ends the reader
+		for range underWay {
+		}
 	}()
-	buffer := make([]byte, 64<<10)
-	for silent := false; ; {
-		n, err := from.Read(buffer)
-		if err != nil {
+	for p := range underWay {
+		SleepUntil(p.due)
+		if _, err := to.Write(p.data); err != nil {
 			return
 		}
-		seen()
-		data, f, cut := r.judge(way, buffer[:n])
-		if silent = silent || f.silent; silent {
-			continue
-		}
-		time.Sleep(f.delay)
-		if _, err := to.Write(data); err != nil {
-			return
-		}
-		if cut {
+		if p.cut {
 			reset(to, from)
 			return
 		}

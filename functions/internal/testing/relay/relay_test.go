@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"strconv"
 	"syscall"
 	"testing"
@@ -84,7 +85,7 @@ func TestFaultsAreWhatTheySay(t *testing.T) {
 	refused("refused")
 	r.Heal()
 	r.Silence()
-	if got, err := say(t, r, 100); got != 0 || !err.(net.Error).Timeout() {
+	if got, err := say(t, r, 100); got != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("silence: %d bytes and %v", got, err)
 	}
 	r.Heal()
@@ -97,4 +98,35 @@ func TestFaultsAreWhatTheySay(t *testing.T) {
 	r.Heal()
 	r.PointTo("127.0.0.1:1")
 	refused("nobody there")
+}
+
+func TestADelayHoldsUpNoPieceThatComesMeanwhileAndKeepsTheOrder(t *testing.T) {
+	r, err := New(echo(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	const delay, pieces = 100 * time.Millisecond, 20
+	r.Delay(delay)
+	conn, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(r.Port()))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	begin := time.Now()
+	go func() {
+		for range pieces { // each is on its way before the one ahead has arrived
+			conn.Write(bytes.Repeat([]byte("0123456789abcdef"), 100)) //nolint:errcheck // the read tells
+			time.Sleep(5 * time.Millisecond)
+		}
+	}()
+	sent := bytes.Repeat([]byte("0123456789abcdef"), 100*pieces)
+	back := make([]byte, len(sent))
+	if n, err := io.ReadFull(conn, back); err != nil || !bytes.Equal(back, sent) {
+		t.Errorf("%d bytes of %d, %v", n, len(sent), err)
+	}
+	// One after the other they would take 20 delays each way.
+	if took := time.Since(begin); took < 2*delay || took > pieces*delay {
+		t.Errorf("all came back after %s", took)
+	}
 }
