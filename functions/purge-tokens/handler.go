@@ -264,8 +264,10 @@ func (h *handler) report(ctx context.Context, d purge.DatabaseResult) {
 	if h.watch != nil {
 		h.watch.finished(d.Database)
 	}
-	attrs := []any{"database", d.Database, "status", d.Status, "stopReason", d.StopReason, "deletedRows", d.DeletedRows,
-		"expiredRows", d.ExpiredRows, "batches", d.Batches, "durationMs", d.DurationMs}
+	attrs := []any{
+		"database", d.Database, "status", d.Status, "stopReason", d.StopReason, "deletedRows", d.DeletedRows,
+		"expiredRows", d.ExpiredRows, "batches", d.Batches, "durationMs", d.DurationMs,
+	}
 	if d.Cutoff != nil {
 		attrs = append(attrs, "cutoff", d.Cutoff)
 	}

@@ -325,11 +325,14 @@ func TestTheLineOfProgressFitsAnyTerminal(t *testing.T) {
 func TestTheTableTellsEveryDatabaseInWhatRoomThereIs(t *testing.T) {
 	long := "EdFi_Admin_" + strings.Repeat("x", 50)
 	result := purge.Result{Status: purge.Failed, Action: purge.Purge, DeletedRows: 1_234_567, Databases: []purge.DatabaseResult{
-		{Database: long, Engine: "postgres", Server: "h:5432", Status: purge.Complete, DeletedRows: 1_234_567, Batches: 247, DurationMs: 6_200,
-			Findings: []purge.Finding{purge.Version.Found("PostgreSQL 15"), purge.MissingExpirationIndex.Found("no index finds rows by their expiration, so each run reads the whole table once. Create it: CREATE INDEX")}},
+		{
+			Database: long, Engine: "postgres", Server: "h:5432", Status: purge.Complete, DeletedRows: 1_234_567, Batches: 247, DurationMs: 6_200,
+			Findings: []purge.Finding{purge.Version.Found("PostgreSQL 15"), purge.MissingExpirationIndex.Found("no index finds rows by their expiration, so each run reads the whole table once. Create it: CREATE INDEX")},
+		},
 		{Database: "B", Status: purge.Partial, StopReason: purge.Deadline, DurationMs: 65_000, Findings: []purge.Finding{purge.Version.Found("PostgreSQL 15")}},
 		{Database: "C", Status: purge.Failed, Error: "table dbo.clientaccesstokens does not exist", Findings: []purge.Finding{
-			purge.NoTable.Found("table dbo.clientaccesstokens does not exist"), purge.ClockSkew.Found("an hour"), purge.Backlog.Found("nobody deletes")}},
+			purge.NoTable.Found("table dbo.clientaccesstokens does not exist"), purge.ClockSkew.Found("an hour"), purge.Backlog.Found("nobody deletes"),
+		}},
 	}}
 	for columns, want := range map[int]string{
 		60: "purge on postgres at h:5432\n\n" +

@@ -136,21 +136,10 @@ func (p *progress) line(columns int) string {
 	if p.maxRows > 0 {
 		total = min(total, p.maxRows)
 	}
-	known := total > 0 && !p.uncounted && len(p.counted) == p.databases
-	elapsed := time.Since(p.began)
-	rate := float64(p.deleted) / elapsed.Seconds()
-	var parts []string
-	switch {
-	case known && !p.began.IsZero():
-		parts = []string{thousands(p.deleted) + " of " + thousands(total) + " rows"}
-	case p.action == purge.Purge && p.databases == 1:
-		parts = []string{thousands(p.deleted) + " rows"}
-	case p.action == purge.Purge:
-		parts = []string{fmt.Sprintf("%d of %d databases", p.ended, p.databases), thousands(p.deleted) + " rows"}
-	default:
-		parts = []string{fmt.Sprintf("%s: %d of %d databases", p.action, p.ended, p.databases)}
-	}
-	if p.deleted > 0 && elapsed > rateAfter {
+	known := total > 0 && !p.uncounted && len(p.counted) == p.databases && !p.began.IsZero()
+	parts := []string{p.part(known, total)}
+	if elapsed := time.Since(p.began); p.deleted > 0 && elapsed > rateAfter {
+		rate := float64(p.deleted) / elapsed.Seconds()
 		parts = append(parts, perSecond(rate))
 		if left := float64(total-p.deleted) / rate; known && left >= 0 {
 			parts = append(parts, (time.Duration(left+1)*time.Second).String()+" left")
@@ -160,15 +149,34 @@ func (p *progress) line(columns int) string {
 	if columns <= 0 {
 		return "purge-tokens: " + text
 	}
-	if known && !p.began.IsZero() {
-		part := min(1, float64(p.deleted)/float64(total))
-		text = fmt.Sprintf("%3.0f%%  %s", part*100, text)
-		if bar := min(20, columns-len(text)-len("[] ")); bar > 2 {
-			full := int(part * float64(bar))
-			text = "[" + strings.Repeat("#", full) + strings.Repeat(".", bar-full) + "] " + text
-		}
+	if known {
+		text = bar(min(1, float64(p.deleted)/float64(total)), text, columns)
 	}
 	return text[:min(len(text), columns)]
+}
+
+// part says which part of the run is done.
+func (p *progress) part(known bool, total int64) string {
+	switch {
+	case known:
+		return thousands(p.deleted) + " of " + thousands(total) + " rows"
+	case p.action == purge.Purge && p.databases == 1:
+		return thousands(p.deleted) + " rows"
+	case p.action == purge.Purge:
+		return fmt.Sprintf("%d of %d databases  %s rows", p.ended, p.databases, thousands(p.deleted))
+	default:
+		return fmt.Sprintf("%s: %d of %d databases", p.action, p.ended, p.databases)
+	}
+}
+
+// bar puts a bar and a percentage before text, where there is room.
+func bar(part float64, text string, columns int) string {
+	text = fmt.Sprintf("%3.0f%%  %s", part*100, text)
+	if width := min(20, columns-len(text)-len("[] ")); width > 2 {
+		full := int(part * float64(width))
+		text = "[" + strings.Repeat("#", full) + strings.Repeat(".", width-full) + "] " + text
+	}
+	return text
 }
 
 func perSecond(rate float64) string {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -52,7 +51,7 @@ func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, done func
 	ahead := min(c.mostInFlight(ctx), len(batches))
 	if err := c.explain("delete", c.prepare(ctx, plan, sql, ahead)); err != nil {
 		for range batches {
-			done(0, uncommitted(err))
+			done(0, purge.Uncommitted(err))
 		}
 		return len(batches)
 	}
@@ -66,7 +65,7 @@ func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, done func
 			if p.failure == nil {
 				return p.sent
 			}
-			done(0, uncommitted(c.explain("delete", p.failure)))
+			done(0, purge.Uncommitted(c.explain("delete", p.failure)))
 			return p.sent + 1
 		}
 		rows, err := p.committed()
@@ -76,15 +75,6 @@ func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, done func
 		done(rows, err)
 		c.began = time.Now()
 	}
-}
-
-// uncommitted marks a lost connection as one that was lost before the server could
-// commit anything.
-func uncommitted(err error) error {
-	if errors.Is(err, purge.ErrLost) {
-		return fmt.Errorf("%w: %w", purge.ErrUncommitted, err)
-	}
-	return err
 }
 
 // mostInFlight returns how many statements may be with the server at once: two, where

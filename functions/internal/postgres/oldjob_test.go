@@ -94,8 +94,11 @@ func TestTheOldJobsStopAndNoOthers(t *testing.T) {
 		"none": {nil, []string{"pgAgent: not in database DATABASE", "pg_cron: not in database DATABASE"}, nil, ""},
 		"both": {[]string{pgAgent, pgCron, alterJob}, jobs, again, "1 false altered, 2 true localhost"},
 		"old":  {[]string{pgAgent, pgCron}, jobs, again, "1 false localhost, 2 true localhost"},
-		"idle": {[]string{pgCron, "DELETE FROM cron.job WHERE jobid = 1"},
-			[]string{"pgAgent: not in database DATABASE", "pg_cron: no job here deletes from clientaccesstokens"}, nil, "2 true localhost"},
+		"idle": {
+			[]string{pgCron, "DELETE FROM cron.job WHERE jobid = 1"},
+			[]string{"pgAgent: not in database DATABASE", "pg_cron: no job here deletes from clientaccesstokens"},
+			nil, "2 true localhost",
+		},
 	} {
 		database := "scheduler_" + name
 		if err := edfi.CreateDatabase(t.Context(), server.URL("postgres"), database); err != nil {

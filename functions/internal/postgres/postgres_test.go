@@ -586,8 +586,10 @@ func TestNothingIsSentToAServerThatCannotProveItsName(t *testing.T) {
 			rest, _ := io.ReadAll(conn)
 			sent <- string(rest)
 		}()
-		s := Server{Host: "127.0.0.1", Port: uint16(l.Addr().(*net.TCPAddr).Port), User: redact.NewSecret("joe"), Password: redact.NewSecret("hunter2"),
-			TLS: &tls.Config{RootCAs: x509.NewCertPool(), ServerName: "127.0.0.1"}}
+		s := Server{
+			Host: "127.0.0.1", Port: uint16(l.Addr().(*net.TCPAddr).Port), User: redact.NewSecret("joe"), Password: redact.NewSecret("hunter2"),
+			TLS: &tls.Config{RootCAs: x509.NewCertPool(), ServerName: "127.0.0.1"},
+		}
 		r := run(t, s, "EdFi_Admin")
 		if r.Status != purge.Failed || !strings.Contains(r.Error, want) {
 			t.Errorf("%s: %+v", answer, r)
@@ -743,8 +745,10 @@ func TestADatabaseThatLetsNobodyInIsListedAsClosed(t *testing.T) {
 }
 
 func TestADatabaseThatPgHbaRefusesIsNoBadLogin(t *testing.T) {
-	own, err := pgserver.Start(t.Context(), pgserver.Options{Own: true, Settings: map[string]string{"fsync": "off"},
-		Files: map[string][]byte{"pg_hba.conf": []byte("host postgres all all scram-sha-256\nhost rejected all all reject\n")}})
+	own, err := pgserver.Start(t.Context(), pgserver.Options{
+		Own: true, Settings: map[string]string{"fsync": "off"},
+		Files: map[string][]byte{"pg_hba.conf": []byte("host postgres all all scram-sha-256\nhost rejected all all reject\n")},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -51,68 +51,126 @@ func kind(k Kind) Kind {
 
 // What a run finds.
 var (
-	MissingExpirationIndex = kind(Kind{Code: "missing-expiration-index", Level: LevelWarning,
-		Mend: "no index finds rows by their expiration, so a run reads the whole table: run the `CREATE INDEX` in the message"})
-	UnboundedBatch = kind(Kind{Code: "unbounded-batch", Level: LevelWarning,
-		Mend: "more rows than a batch holds share one expiration and go in one statement: `GRANT SELECT` on the table to the login's role, and they go in batches"})
-	RowSecurity = kind(Kind{Code: "row-security", Level: LevelWarning,
-		Mend: "PostgreSQL: row-level security applies to the login, and expired rows that it hides stay: run one of the statements in the message"})
-	LockedRows = kind(Kind{Code: "locked-rows", Level: LevelWarning,
-		Mend: "rows, or the table, stayed locked until the run ended: look for a long transaction; the next run tries again"})
-	NoTime = kind(Kind{Code: "no-time", Level: LevelWarning,
-		Mend: "less time than `STOP_BEFORE` was left when the run began, so it deleted nothing: raise the function's timeout, or lower `STOP_BEFORE`"})
-	BatchSizeLowered = kind(Kind{Code: "batch-size-lowered", Level: LevelWarning,
-		Mend: "with a batch of `BATCH_SIZE` rows SQL Server would lock the whole table, so the run used the size in the message: set `BATCH_SIZE` to that"})
-	MaxRowsReached = kind(Kind{Code: "max-rows", Level: LevelInfo,
-		Mend: "a dry run found more expired rows than `MAX_ROWS` lets one run delete: raise `MAX_ROWS`, or let more than one run delete them"})
-	NoSelectRight = kind(Kind{Code: "no-select-right", Level: LevelError, Or: LevelInfo,
-		Mend: grantIt})
-	NoDeleteRight = kind(Kind{Code: "no-delete-right", Level: LevelError, Or: LevelInfo,
-		Mend: grantIt})
-	NoTable = kind(Kind{Code: "no-table", Level: LevelError, Or: LevelInfo,
-		Mend: notEdFi})
-	WrongTable = kind(Kind{Code: "wrong-table", Level: LevelError, Or: LevelInfo,
-		Mend: notEdFi})
-	NoDatabase = kind(Kind{Code: "no-database", Level: LevelError, Or: LevelInfo,
-		Mend: "there is no such database, or the login may not enter it: correct the name in `DATABASES`, or let the login in"})
-	NoAccess = kind(Kind{Code: "no-access", Level: LevelError, Or: LevelInfo,
-		Mend: "the login may not enter the database: let it in as the message says, or exclude the database in `DATABASES`"})
-	DatabaseClosed = kind(Kind{Code: "database-closed", Level: LevelInfo,
-		Mend: "the database is a template or offline, so the run skips it: nothing to do, or exclude it in `DATABASES`"})
-	OtherDatabase = kind(Kind{Code: "other-database", Level: LevelError,
-		Mend: "the connection opened another database than the run asked for, so it deleted nothing: look for a pooler or proxy in between that changes the name"})
-	ReaderEndpoint = kind(Kind{Code: "reader-endpoint", Level: LevelError,
-		Mend: "the server or the database is read-only: give the writer's endpoint as `DB_HOST` or in the secret"})
-	ClockSkew = kind(Kind{Code: "clock-skew", Level: LevelError,
-		Mend: "the clocks of database and function are more than five minutes apart, so nothing is deleted: set the wrong one; the message has both"})
+	MissingExpirationIndex = kind(Kind{
+		Code: "missing-expiration-index", Level: LevelWarning,
+		Mend: "no index finds rows by their expiration, so a run reads the whole table: run the `CREATE INDEX` in the message",
+	})
+	UnboundedBatch = kind(Kind{
+		Code: "unbounded-batch", Level: LevelWarning,
+		Mend: "more rows than a batch holds share one expiration and go in one statement: `GRANT SELECT` on the table to the login's role, and they go in batches",
+	})
+	RowSecurity = kind(Kind{
+		Code: "row-security", Level: LevelWarning,
+		Mend: "PostgreSQL: row-level security applies to the login, and expired rows that it hides stay: run one of the statements in the message",
+	})
+	LockedRows = kind(Kind{
+		Code: "locked-rows", Level: LevelWarning,
+		Mend: "rows, or the table, stayed locked until the run ended: look for a long transaction; the next run tries again",
+	})
+	NoTime = kind(Kind{
+		Code: "no-time", Level: LevelWarning,
+		Mend: "less time than `STOP_BEFORE` was left when the run began, so it deleted nothing: raise the function's timeout, or lower `STOP_BEFORE`",
+	})
+	BatchSizeLowered = kind(Kind{
+		Code: "batch-size-lowered", Level: LevelWarning,
+		Mend: "with a batch of `BATCH_SIZE` rows SQL Server would lock the whole table, so the run used the size in the message: set `BATCH_SIZE` to that",
+	})
+	MaxRowsReached = kind(Kind{
+		Code: "max-rows", Level: LevelInfo,
+		Mend: "a dry run found more expired rows than `MAX_ROWS` lets one run delete: raise `MAX_ROWS`, or let more than one run delete them",
+	})
+	NoSelectRight = kind(Kind{
+		Code: "no-select-right", Level: LevelError, Or: LevelInfo,
+		Mend: grantIt,
+	})
+	NoDeleteRight = kind(Kind{
+		Code: "no-delete-right", Level: LevelError, Or: LevelInfo,
+		Mend: grantIt,
+	})
+	NoTable = kind(Kind{
+		Code: "no-table", Level: LevelError, Or: LevelInfo,
+		Mend: notEdFi,
+	})
+	WrongTable = kind(Kind{
+		Code: "wrong-table", Level: LevelError, Or: LevelInfo,
+		Mend: notEdFi,
+	})
+	NoDatabase = kind(Kind{
+		Code: "no-database", Level: LevelError, Or: LevelInfo,
+		Mend: "there is no such database, or the login may not enter it: correct the name in `DATABASES`, or let the login in",
+	})
+	NoAccess = kind(Kind{
+		Code: "no-access", Level: LevelError, Or: LevelInfo,
+		Mend: "the login may not enter the database: let it in as the message says, or exclude the database in `DATABASES`",
+	})
+	DatabaseClosed = kind(Kind{
+		Code: "database-closed", Level: LevelInfo,
+		Mend: "the database is a template or offline, so the run skips it: nothing to do, or exclude it in `DATABASES`",
+	})
+	OtherDatabase = kind(Kind{
+		Code: "other-database", Level: LevelError,
+		Mend: "the connection opened another database than the run asked for, so it deleted nothing: look for a pooler or proxy in between that changes the name",
+	})
+	ReaderEndpoint = kind(Kind{
+		Code: "reader-endpoint", Level: LevelError,
+		Mend: "the server or the database is read-only: give the writer's endpoint as `DB_HOST` or in the secret",
+	})
+	ClockSkew = kind(Kind{
+		Code: "clock-skew", Level: LevelError,
+		Mend: "the clocks of database and function are more than five minutes apart, so nothing is deleted: set the wrong one; the message has both",
+	})
 )
 
 // What only a check finds.
 var (
-	Backlog = kind(Kind{Code: "backlog", Level: LevelWarning, Check: true,
-		Mend: "rows that expired more than 6 hours ago are still there: invoke purges until the status is `complete`"})
-	OtherCleaner = kind(Kind{Code: "other-cleaner", Level: LevelWarning, Check: true,
-		Mend: "an enabled job of pgAgent, pg_cron or SQL Server Agent deletes tokens too: stop it, as [moving over](#moving-over) says"})
-	NoTLS = kind(Kind{Code: "no-tls", Level: LevelWarning, Check: true,
-		Mend: "the connection is not encrypted: set `DB_TLS` to `verify-full`"})
-	CertificateEnds = kind(Kind{Code: "certificate-ends", Level: LevelWarning, Check: true,
-		Mend: "the server's certificate ends within a month: renew it; on RDS, choose a newer authority for the instance"})
-	Version = kind(Kind{Code: "version", Level: LevelInfo, Or: LevelWarning, Check: true,
-		Mend: "the server's version; a warning means that it is older than PostgreSQL 13 or SQL Server 2017, and nobody tried this purge with it: upgrade the server"})
-	TimeZone = kind(Kind{Code: "time-zone", Level: LevelInfo, Or: LevelWarning, Check: true,
-		Mend: "the time zone; a warning means that PostgreSQL's sessions are not in UTC: this purge does not mind, but stop any job that compares `expiration` with `now()`"})
-	DeleteTrigger = kind(Kind{Code: "delete-trigger", Level: LevelWarning, Check: true,
-		Mend: "a trigger, which is not Ed-Fi's, runs for each delete; it costs time and may keep rows: the statements in the message turn it off"})
-	DeleteRule = kind(Kind{Code: "delete-rule", Level: LevelWarning, Check: true,
-		Mend: "PostgreSQL: a rule, which is not Ed-Fi's, rewrites each delete, so that counts may be wrong: the statements in the message turn it off"})
-	Referenced = kind(Kind{Code: "referenced", Level: LevelWarning, Check: true,
-		Mend: "a foreign key, which is not Ed-Fi's, leads to the table and can refuse a delete: the statements in the message drop it"})
-	RCSIOff = kind(Kind{Code: "rcsi-off", Level: LevelWarning, Check: true,
-		Mend: "SQL Server: the API's reads wait for each batch: run the `ALTER DATABASE` in the message at a quiet time"})
-	DeadRows = kind(Kind{Code: "dead-rows", Level: LevelWarning, Check: true,
-		Mend: "PostgreSQL: autovacuum has not come after the deletes: `VACUUM (ANALYZE)` the table"})
-	OtherCleanerUnseen = kind(Kind{Code: "other-cleaner-unseen", Level: LevelInfo, Check: true,
-		Mend: "the login may not see all jobs: look for other cleaners as an administrator, as [moving over](#moving-over) says"})
+	Backlog = kind(Kind{
+		Code: "backlog", Level: LevelWarning, Check: true,
+		Mend: "rows that expired more than 6 hours ago are still there: invoke purges until the status is `complete`",
+	})
+	OtherCleaner = kind(Kind{
+		Code: "other-cleaner", Level: LevelWarning, Check: true,
+		Mend: "an enabled job of pgAgent, pg_cron or SQL Server Agent deletes tokens too: stop it, as [moving over](#moving-over) says",
+	})
+	NoTLS = kind(Kind{
+		Code: "no-tls", Level: LevelWarning, Check: true,
+		Mend: "the connection is not encrypted: set `DB_TLS` to `verify-full`",
+	})
+	CertificateEnds = kind(Kind{
+		Code: "certificate-ends", Level: LevelWarning, Check: true,
+		Mend: "the server's certificate ends within a month: renew it; on RDS, choose a newer authority for the instance",
+	})
+	Version = kind(Kind{
+		Code: "version", Level: LevelInfo, Or: LevelWarning, Check: true,
+		Mend: "the server's version; a warning means that it is older than PostgreSQL 13 or SQL Server 2017, and nobody tried this purge with it: upgrade the server",
+	})
+	TimeZone = kind(Kind{
+		Code: "time-zone", Level: LevelInfo, Or: LevelWarning, Check: true,
+		Mend: "the time zone; a warning means that PostgreSQL's sessions are not in UTC: this purge does not mind, but stop any job that compares `expiration` with `now()`",
+	})
+	DeleteTrigger = kind(Kind{
+		Code: "delete-trigger", Level: LevelWarning, Check: true,
+		Mend: "a trigger, which is not Ed-Fi's, runs for each delete; it costs time and may keep rows: the statements in the message turn it off",
+	})
+	DeleteRule = kind(Kind{
+		Code: "delete-rule", Level: LevelWarning, Check: true,
+		Mend: "PostgreSQL: a rule, which is not Ed-Fi's, rewrites each delete, so that counts may be wrong: the statements in the message turn it off",
+	})
+	Referenced = kind(Kind{
+		Code: "referenced", Level: LevelWarning, Check: true,
+		Mend: "a foreign key, which is not Ed-Fi's, leads to the table and can refuse a delete: the statements in the message drop it",
+	})
+	RCSIOff = kind(Kind{
+		Code: "rcsi-off", Level: LevelWarning, Check: true,
+		Mend: "SQL Server: the API's reads wait for each batch: run the `ALTER DATABASE` in the message at a quiet time",
+	})
+	DeadRows = kind(Kind{
+		Code: "dead-rows", Level: LevelWarning, Check: true,
+		Mend: "PostgreSQL: autovacuum has not come after the deletes: `VACUUM (ANALYZE)` the table",
+	})
+	OtherCleanerUnseen = kind(Kind{
+		Code: "other-cleaner-unseen", Level: LevelInfo, Check: true,
+		Mend: "the login may not see all jobs: look for other cleaners as an administrator, as [moving over](#moving-over) says",
+	})
 	Connected       = kind(Kind{Code: "connected", Level: LevelInfo, Check: true, Mend: asItIs})
 	Clock           = kind(Kind{Code: "clock", Level: LevelInfo, Check: true, Mend: asItIs})
 	TLS             = kind(Kind{Code: "tls", Level: LevelInfo, Check: true, Mend: asItIs})

@@ -182,8 +182,22 @@ var (
 	ErrLogin          = errors.New("the server refused the login")
 	ErrLost           = errors.New("no connection to the server") // none any more, or none yet
 	ErrUnreached      = fmt.Errorf("%w", ErrLost)                 // which could not even be reached
-	ErrUncommitted    = fmt.Errorf("%w", ErrLost)                 // which was lost before it could commit the batch
+	ErrUncommitted    = errors.New("nothing was committed")       // beside ErrLost: it was lost before it could commit the batch
 )
+
+// Uncommitted marks a lost connection as one that was lost before the server could
+// commit anything. Any other error stays as it is.
+func Uncommitted(err error) error {
+	if errors.Is(err, ErrLost) {
+		return uncommitted{err}
+	}
+	return err
+}
+
+type uncommitted struct{ error }
+
+func (u uncommitted) Unwrap() error      { return u.error }
+func (uncommitted) Is(target error) bool { return target == ErrUncommitted }
 
 // NoAnswer is the error for a server that did not answer in time, and may not even
 // have been reached.

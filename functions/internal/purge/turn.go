@@ -167,8 +167,10 @@ func conclude(e ending) verdict {
 	case e.timeout:
 		return verdict{status: Partial, reason: e.overrun, again: e.shareOver}
 	default:
-		return verdict{status: Failed, reason: Errored, err: e.err, again: e.shareOver,
-			reconnect: held || e.wasOpen && errors.Is(e.err, ErrLost)}
+		return verdict{
+			status: Failed, reason: Errored, err: e.err, again: e.shareOver,
+			reconnect: held || e.wasOpen && errors.Is(e.err, ErrLost),
+		}
 	}
 }
 

@@ -446,7 +446,7 @@ func (u unfit) Open(context.Context, string, Table, bool) (Conn, error) { return
 
 func TestTheWorstFindingsStandFirst(t *testing.T) {
 	var r turn
-	for _, f := range []Finding{Finding{LevelInfo, "a", ""}, Finding{LevelWarning, "b", ""}, Finding{LevelInfo, "c", ""}, Finding{LevelError, "d", ""}, Finding{LevelWarning, "e", ""}, Finding{LevelError, "f", ""}} {
+	for _, f := range []Finding{{LevelInfo, "a", ""}, {LevelWarning, "b", ""}, {LevelInfo, "c", ""}, {LevelError, "d", ""}, {LevelWarning, "e", ""}, {LevelError, "f", ""}} {
 		r.find(f)
 	}
 	order := func(findings []Finding) (codes string) {
@@ -460,8 +460,8 @@ func TestTheWorstFindingsStandFirst(t *testing.T) {
 	}
 	// Of a code that has several levels, the worst counts.
 	result := Result{Databases: make([]DatabaseResult, 2)}
-	result.add(0, DatabaseResult{Findings: []Finding{Finding{LevelWarning, "b", ""}, Finding{LevelInfo, "a", ""}}})
-	result.add(1, DatabaseResult{Findings: []Finding{Finding{LevelError, "d", ""}, Finding{LevelWarning, "a", "worse"}, Finding{LevelInfo, "c", ""}}})
+	result.add(0, DatabaseResult{Findings: []Finding{{LevelWarning, "b", ""}, {LevelInfo, "a", ""}}})
+	result.add(1, DatabaseResult{Findings: []Finding{{LevelError, "d", ""}, {LevelWarning, "a", "worse"}, {LevelInfo, "c", ""}}})
 	var got []Finding
 	for _, g := range result.Findings {
 		got = append(got, g.Finding)
@@ -473,8 +473,10 @@ func TestTheWorstFindingsStandFirst(t *testing.T) {
 
 func TestFailuresWithOneCauseStandTogether(t *testing.T) {
 	r := Result{Databases: []DatabaseResult{
-		{Database: "a", Status: Failed, Error: "x"}, {Database: "b", Status: Complete},
-		{Database: "c", Status: Failed, Error: "y", DeletedRows: 7}, {Database: "d", Status: Failed, Error: "x"},
+		{Database: "a", Status: Failed, Error: "x"},
+		{Database: "b", Status: Complete},
+		{Database: "c", Status: Failed, Error: "y", DeletedRows: 7},
+		{Database: "d", Status: Failed, Error: "x"},
 	}}
 	const want = "3 of 4 databases failed: a (0 rows deleted), d (0 rows deleted): x; c (7 rows deleted): y"
 	if err := r.Err(); err == nil || err.Error() != want {

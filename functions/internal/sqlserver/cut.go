@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,7 +32,7 @@ var (
 
 // args are the parameters of a statement on w.
 func (w window) args(more ...any) []any {
-	args := append(more, sql.Named("from", mssql.DateTime1(w.from)), sql.Named("to", mssql.DateTime1(w.to)))
+	args := append(slices.Clone(more), sql.Named("from", mssql.DateTime1(w.from)), sql.Named("to", mssql.DateTime1(w.to)))
 	if w.byKey {
 		args = append(args, sql.Named("lower", w.lower), sql.Named("upper", w.upper), sql.Named("last", w.upper == lastKey))
 	}

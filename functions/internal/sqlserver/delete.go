@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 
 	"edfi-token-purge/functions/internal/purge"
 )
@@ -13,19 +12,19 @@ import (
 func (c *conn) Delete(ctx context.Context, b purge.Batch) (int64, error) {
 	ctx, cancel, err := c.prepare(ctx)
 	if err != nil {
-		return 0, uncommitted(c.explain("delete", err))
+		return 0, purge.Uncommitted(c.explain("delete", err))
 	}
 	defer cancel()
 	// The server can't tell by itself that the time is over, and one that is told
 	// may have deleted already. Nothing is committed here without its count.
 	tx, err := c.session.BeginTx(context.WithoutCancel(ctx), nil)
 	if err != nil {
-		return 0, uncommitted(c.explain("delete", late(ctx, err)))
+		return 0, purge.Uncommitted(c.explain("delete", late(ctx, err)))
 	}
 	defer tx.Rollback() //nolint:errcheck // where it was not committed, the server does the same
 	deleted, err := c.delete(ctx, tx, b.Window.(window))
 	if err != nil {
-		return 0, uncommitted(c.explain("delete", late(ctx, err)))
+		return 0, purge.Uncommitted(c.explain("delete", late(ctx, err)))
 	}
 	if err = c.explain("delete", tx.Commit()); errors.Is(err, purge.ErrLost) {
 		return deleted, err // it may have come through
@@ -45,13 +44,4 @@ func (c *conn) delete(ctx context.Context, tx *sql.Tx, w window) (deleted int64,
 	// An output parameter and not a result: a trigger may have results of its own.
 	_, err = tx.ExecContext(ctx, c.on(w, statement), w.args(sql.Named("most", w.most), sql.Named("deleted", sql.Out{Dest: &deleted}))...)
 	return deleted, err
-}
-
-// uncommitted marks a lost connection as one that was lost before the server could
-// commit anything.
-func uncommitted(err error) error {
-	if errors.Is(err, purge.ErrLost) {
-		return fmt.Errorf("%w: %w", purge.ErrUncommitted, err)
-	}
-	return err
 }

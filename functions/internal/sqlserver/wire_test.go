@@ -382,13 +382,21 @@ func TestACheckTellsWhatOnlyARealServerHas(t *testing.T) {
 		want               []string // level and code
 		texts              []string
 	}{
-		{row("SQL Server", "16.0.4135.4", "Standard Edition", 0, -360, "ALTER TABLE Audit;", "ALTER TABLE Extra;", 1234), row("purge tokens"), nil,
+		{
+			row("SQL Server", "16.0.4135.4", "Standard Edition", 0, -360, "ALTER TABLE Audit;", "ALTER TABLE Extra;", 1234), row("purge tokens"), nil,
 			[]string{"info version", "warning rcsi-off", "warning delete-trigger", "warning referenced", "warning other-cleaner", "warning no-tls", "info time-zone"},
-			[]string{"16.0.4135.4", "ALTER DATABASE [EdFi_Admin] SET READ_COMMITTED_SNAPSHOT ON", "without them: ALTER TABLE Audit;", "without them: ALTER TABLE Extra;", "deleted by SQL Server Agent job purge tokens", "stop-old-job.sql", "-360 minutes", "1234 rows, 16 MB"}},
-		{row("SQL Server", "13.0.1", "Web Edition", 1, 0, "", "", 0), failure(229, 14, "denied"), facts0(time.Now().UTC()),
-			[]string{"warning version", "info rcsi", "info other-cleaner-unseen"}, []string{"2017"}},
-		{row("SQL Server", "16.0.1", "Web Edition", 1, 0, "", "", 0), rowless(), row(time.Now().UTC(), 1, "READ_ONLY", 4711, "datetime", 1, 0, 1),
-			[]string{"error reader-endpoint", "error no-delete-right", "info no-other-cleaner"}, []string{"writer's endpoint", "GRANT SELECT, DELETE"}},
+			[]string{"16.0.4135.4", "ALTER DATABASE [EdFi_Admin] SET READ_COMMITTED_SNAPSHOT ON", "without them: ALTER TABLE Audit;", "without them: ALTER TABLE Extra;", "deleted by SQL Server Agent job purge tokens", "stop-old-job.sql", "-360 minutes", "1234 rows, 16 MB"},
+		},
+		{
+			row("SQL Server", "13.0.1", "Web Edition", 1, 0, "", "", 0), failure(229, 14, "denied"), facts0(time.Now().UTC()),
+			[]string{"warning version", "info rcsi", "info other-cleaner-unseen"},
+			[]string{"2017"},
+		},
+		{
+			row("SQL Server", "16.0.1", "Web Edition", 1, 0, "", "", 0), rowless(), row(time.Now().UTC(), 1, "READ_ONLY", 4711, "datetime", 1, 0, 1),
+			[]string{"error reader-endpoint", "error no-delete-right", "info no-other-cleaner"},
+			[]string{"writer's endpoint", "GRANT SELECT, DELETE"},
+		},
 	} {
 		table := &script{}
 		s := newStandIn(t, &standIn{answer: func(kind string) []byte {

@@ -313,7 +313,7 @@ func testCheckDefects(t *testing.T, s Server) {
 		db := s.Create(t)
 		rows := []time.Time{db.Now(t).Add(time.Hour).Truncate(time.Second)}
 		db.Insert(t, rows...)
-		codes := append(c.codes, c.stage(db))
+		codes := append(slices.Clone(c.codes), c.stage(db))
 		engine := hooked{Engine: s.Engine()}
 		if c.now != 0 {
 			engine.now = db.Now(t).Add(c.now)
@@ -732,8 +732,14 @@ func testTroubles(t *testing.T, s Server) {
 		status  purge.Status
 		deleted int64 // -1 is some, but not all
 	}{
-		{purge.Complete, batch + 1}, {purge.Skipped, 0}, {purge.Skipped, 0}, {purge.Partial, 0},
-		{purge.Complete, 3 * batch}, {purge.Partial, -1}, {purge.Skipped, 0}, {purge.Failed, 0},
+		{purge.Complete, batch + 1},
+		{purge.Skipped, 0},
+		{purge.Skipped, 0},
+		{purge.Partial, 0},
+		{purge.Complete, 3 * batch},
+		{purge.Partial, -1},
+		{purge.Skipped, 0},
+		{purge.Failed, 0},
 	}
 	for i, r := range result.Databases {
 		deleted := r.DeletedRows

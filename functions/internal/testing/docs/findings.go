@@ -38,13 +38,13 @@ func findings(check bool) string {
 		if k.Or != "" {
 			level += ", " + k.Or
 		}
-		switch says := fmt.Sprintf(" | %s | %s |\n", level, k.Mend); {
-		case says == last:
+		says := fmt.Sprintf(" | %s | %s |\n", level, k.Mend)
+		if says == last {
 			codes += ", `" + k.Code + "`"
-		default:
-			table.WriteString(codes + last)
-			codes, last = "| `"+k.Code+"`", says
+			continue
 		}
+		table.WriteString(codes + last)
+		codes, last = "| `"+k.Code+"`", says
 	}
 	return table.String() + codes + last
 }

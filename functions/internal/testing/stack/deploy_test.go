@@ -12,8 +12,10 @@ import (
 // create deploys a template.
 func (c *cloud) create(t *testing.T, name, path string, parameters map[string]string) {
 	t.Helper()
-	args := []string{"cloudformation", "create-stack", "--stack-name", name, "--capabilities", "CAPABILITY_IAM",
-		"--template-body", "file://" + path, "--parameters"}
+	args := []string{
+		"cloudformation", "create-stack", "--stack-name", name, "--capabilities", "CAPABILITY_IAM",
+		"--template-body", "file://" + path, "--parameters",
+	}
 	for parameter, value := range parameters {
 		args = append(args, fmt.Sprintf(`ParameterKey=%s,ParameterValue="%s"`, parameter, value))
 	}

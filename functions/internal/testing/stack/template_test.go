@@ -157,7 +157,7 @@ func (r resolver) resolve(v any) any {
 	case []any:
 		list := []any{}
 		for _, item := range v {
-			if item = r.resolve(item); item != (any)(absent{}) {
+			if item = r.resolve(item); item != any(absent{}) {
 				list = append(list, item)
 			}
 		}
