@@ -305,3 +305,104 @@ func TestBatchesGrowBackAndShrinkAtOnceAtALock(t *testing.T) {
 		t.Errorf("a third once, then %d rows", s.Next())
 	}
 }
+
+// pipelined takes several batches in one trip, and keeps how many each trip had.
+type pipelined struct {
+	timed
+	trips []int
+	lost  int // from this trip on the connection is lost: one batch unacknowledged, the others uncommitted
+}
+
+func (f *pipelined) Open(context.Context, string, Table, bool) (Conn, error) {
+	if f.lost > 0 && len(f.trips) >= f.lost {
+		f.lost = 0
+	}
+	return f, nil
+}
+
+func (f *pipelined) DeleteAll(ctx context.Context, batches []Batch, done func(int64, error)) {
+	f.trips = append(f.trips, len(batches))
+	for i, b := range batches {
+		switch lost := f.lost > 0 && len(f.trips) >= f.lost; {
+		case !lost:
+			done(f.Delete(ctx, b))
+		case i == 0:
+			rows, _ := f.Delete(ctx, b) // the server committed it
+			done(rows, ErrLost)
+		default:
+			done(0, Uncommitted(ErrLost))
+		}
+	}
+}
+
+func TestQuickBatchesGoToTheServerTogetherAndAreCountedOneByOne(t *testing.T) {
+	for name, c := range map[string]struct {
+		perRow time.Duration
+		pause  time.Duration
+		most   int // batches of a trip
+	}{
+		"quick":        {time.Microsecond, 0, maxPipelined},
+		"slow":         {time.Millisecond, 0, 1},
+		"with a pause": {time.Microsecond, time.Second, 1},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			f := &pipelined{timed: timed{fake: fake{rows: 10_000}, perRow: c.perRow}}
+			r := runAll(t.Context(), f, Policy{BatchSize: 100, BatchTarget: 100 * time.Millisecond, Pause: c.pause}, "a")
+			if d := r.Databases[0]; d.Status != Complete || d.DeletedRows != 10_000 || d.Batches != 100 {
+				t.Errorf("%s: %+v", name, d)
+			}
+			if most := slices.Max(append(f.trips, 1)); most != c.most {
+				t.Errorf("%s: up to %d batches in a trip, want %d", name, most, c.most)
+			}
+		})
+	}
+}
+
+func TestOfALostTripOnlyWhatTheServerMayHaveCommittedIsLookedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &pipelined{timed: timed{fake: fake{rows: 10_000}, perRow: time.Microsecond}, lost: 3}
+		r := runAll(t.Context(), f, Policy{BatchSize: 100, BatchTarget: 100 * time.Millisecond, MaxRows: 10_000}, "a")
+		if d := r.Databases[0]; d.Status != Complete || d.DeletedRows != 10_000 || d.Batches != 100 {
+			t.Errorf("%+v", d)
+		}
+	})
+}
+
+// unindexed is a table that takes long to look over.
+type unindexed struct {
+	timed
+	look time.Duration
+}
+
+func (f *unindexed) Open(context.Context, string, Table, bool) (Conn, error) { return f, nil }
+
+func (f *unindexed) Facts() Facts { return Facts{Now: time.Now().UTC()} }
+
+func (f *unindexed) Oldest(ctx context.Context, w Window, trail Trail) (time.Time, Window, error) {
+	if sleep(ctx, f.look); ctx.Err() != nil {
+		return time.Time{}, nil, ErrTimeout
+	}
+	return f.fake.Oldest(ctx, w, trail)
+}
+
+func TestALookThatTakesLongerThanTheRunIsNoGate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &unindexed{timed{fake: fake{rows: 100_000}, perRow: time.Millisecond}, time.Hour}
+		r := runAll(t.Context(), f, Policy{BatchSize: 1000, MaxDuration: time.Minute}, "a")
+		if d := r.Databases[0]; d.StopReason != MaxDuration || d.DeletedRows < 40_000 || d.OldestExpiredAge() != nil {
+			t.Errorf("%+v", d)
+		}
+	})
+}
+
+func TestACanceledRunEndsTheBatchInHandAndBeginsNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fake{rows: 100, takes: 10 * time.Second}
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(25*time.Second, cancel)
+		r := runAll(ctx, f, Policy{BatchSize: 10}, "a")
+		if d := r.Databases[0]; d.StopReason != Canceled || d.DeletedRows != 30 || f.left() != 70 {
+			t.Errorf("%+v, %d left", d, f.left())
+		}
+	})
+}

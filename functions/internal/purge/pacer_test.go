@@ -2,6 +2,7 @@ package purge
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -213,4 +214,26 @@ func TestARunIsNotThrottledForEver(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestARunOfManyDatabasesBeginsSlowlyOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var names []string
+		for i := range 100 {
+			names = append(names, fmt.Sprint("db", i))
+		}
+		s := newServer(1_000, often, names...)
+		brief := adapting
+		brief.MaxDuration = 5 * time.Second
+		r := runAll(t.Context(), s, brief, names...)
+		if r.DeletedRows < 50_000 {
+			t.Errorf("%d rows of 100,000 in %s", r.DeletedRows, brief.MaxDuration)
+		}
+		for _, d := range r.Databases {
+			if d.ThrottledMs > 0 {
+				return
+			}
+		}
+		t.Error("no database says that it waited for others")
+	})
 }

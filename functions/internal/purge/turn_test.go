@@ -47,7 +47,7 @@ func (f *fake) Close() {}
 
 func (f *fake) Check(context.Context) ([]Finding, error) { return nil, nil }
 
-func (f *fake) Facts() Facts { return Facts{Now: time.Now().UTC().Add(f.skew)} }
+func (f *fake) Facts() Facts { return Facts{Now: time.Now().UTC().Add(f.skew), Indexed: true} }
 
 func (f *fake) Expired(time.Time) Window { return stretch{0, f.rows} }
 
