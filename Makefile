@@ -14,7 +14,7 @@ RACE       := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 # fuzzer, before 1.27, now and then fails with "context deadline exceeded".
 FUZZTIME   ?= 2000x
 
-.PHONY: help demo test fuzz test-sqlserver soak lint bench bench-short build local validate deploy invoke logs destroy clean update-ca build-PurgeTokens
+.PHONY: help demo test fuzz test-sqlserver soak lint bench bench-short build local validate validate-all deploy pause resume invoke logs destroy clean update-ca build-PurgeTokens
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,11 +62,20 @@ build-PurgeTokens: # the same, where SAM wants it
 validate: ## template, stack, scripts and workflows, without an AWS account; needs python3
 	@scripts/validate.sh
 
+validate-all: ## the same, and what takes minutes: each parameter there and back
+	@scripts/validate.sh all
+
 deploy: ## build and deploy the stack; STAGE=dev|prod
 	@scripts/deploy.sh
 
 invoke: ## run the function now: ACTION=dry-run|check|purge DATABASES=A,B
 	@scripts/invoke.sh
+
+pause: ## switch the schedule off now, without a deployment
+	@scripts/schedule.sh pause
+
+resume: ## switch it on again
+	@scripts/schedule.sh resume
 
 logs: ## the function's log of the last hour; MINUTES=n
 	@scripts/logs.sh
