@@ -2,8 +2,11 @@
 
 SHELL      := /bin/bash
 GO         ?= go
+# What the binary and the stack say of themselves; without git it is not known.
+VERSION    ?= $(or $(shell git describe --tags --match 'v*' 2>/dev/null),dev)
+COMMIT     ?= $(or $(shell git describe --always --abbrev=12 --dirty --exclude '*' 2>/dev/null),unknown)
 # For the Lambda: no cgo, no RPC mode, no paths of this machine, no symbols.
-BUILD      := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags lambda.norpc -ldflags '-s -w'
+BUILD      := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags lambda.norpc -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)'
 FUNCTION   := ./functions/purge-tokens
 TOOLS      := $(GO) tool -modfile=scripts/tools/go.mod
 
@@ -14,13 +17,13 @@ RACE       := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 # fuzzer, before 1.27, now and then fails with "context deadline exceeded".
 FUZZTIME   ?= 2000x
 
-.PHONY: help demo test fuzz test-sqlserver soak lint bench bench-short build local validate validate-all deploy pause resume invoke logs destroy clean update-ca build-PurgeTokens
+.PHONY: help demo test fuzz test-sqlserver soak lint bench bench-short build local validate validate-all deploy pause resume invoke logs destroy clean update-ca version build-PurgeTokens
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: bin/host/bootstrap ## one scheduled run on this machine alone, against a throwaway PostgreSQL
-	@$(GO) run ./scripts/demo bin/host/bootstrap
+	@$(GO) run ./functions/internal/testing/demo bin/host/bootstrap
 
 test: fuzz ## all tests, on a real PostgreSQL; on SQL Server too where TEST_SQLSERVER_URL is set
 	@[ -n "$$TEST_SQLSERVER_URL" ] || echo 'SQL SERVER IS NOT TESTED: TEST_SQLSERVER_URL is not set; make test-sqlserver starts a server with Docker'
@@ -45,10 +48,10 @@ lint: ## format, vet and staticcheck
 	$(TOOLS) staticcheck ./...
 
 bench: build bin/host/bootstrap ## measure against one plain DELETE and others; writes BENCHMARKS.md
-	$(GO) run ./scripts/bench -out . -deployed bin/bootstrap bin/host/bootstrap
+	$(GO) run ./functions/internal/testing/bench -out . -deployed bin/bootstrap bin/host/bootstrap
 
 bench-short: build bin/host/bootstrap ## a little of the same, printed; judges nothing
-	$(GO) run ./scripts/bench -short -deployed bin/bootstrap bin/host/bootstrap
+	$(GO) run ./functions/internal/testing/bench -short -deployed bin/bootstrap bin/host/bootstrap
 
 build: ## the Lambda's binary for arm64, bin/bootstrap
 	GOOS=linux GOARCH=arm64 $(BUILD) -o bin/bootstrap $(FUNCTION)
@@ -58,6 +61,9 @@ local: ## the same as a command for this machine, bin/purge-tokens
 
 build-PurgeTokens: # the same, where SAM wants it
 	GOOS=linux GOARCH=arm64 $(BUILD) -o $(ARTIFACTS_DIR)/bootstrap $(FUNCTION)
+
+version: # for scripts/deploy.sh
+	@echo $(VERSION) $(COMMIT)
 
 validate: ## template, stack, scripts and workflows, without an AWS account; needs python3
 	@scripts/validate.sh

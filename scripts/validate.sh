@@ -4,9 +4,9 @@
 #     make validate
 #
 # cfn-lint on the templates and on the translation of template.yaml (a warning is
-# an error), the tests of scripts/stack, shellcheck, actionlint. Where the SAM
-# CLI is installed, also sam validate --lint and sam build. The Python tools are
-# installed into .venv on the first run.
+# an error), the tests of functions/internal/testing/stack, shellcheck,
+# actionlint. Where the SAM CLI is installed, also sam validate --lint and sam
+# build. The Python tools are installed into .venv on the first run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,11 +18,11 @@ trap 'rm -rf "$dir"' EXIT
 step() { printf '%-8s %s\n' validate "$*" >&2; }
 
 step 'cfn-lint: template.yaml, infra/*.yaml, translation'
-.venv/bin/python scripts/stack/translate.py template.yaml >"$dir/translation.json"
+.venv/bin/python functions/internal/testing/stack/translate.py template.yaml >"$dir/translation.json"
 .venv/bin/cfn-lint template.yaml infra/*.yaml "$dir/translation.json"
 
-step 'go test ./scripts/stack'
-STACK_TOOLS=required go test -count=1 -parallel=8 ./scripts/stack # reads what go does not watch
+step 'go test ./functions/internal/testing/stack'
+STACK_TOOLS=required go test -count=1 -parallel=8 ./functions/internal/testing/stack # reads what go does not watch
 
 step shellcheck
 .venv/bin/shellcheck --external-sources scripts/*.sh .ci/run

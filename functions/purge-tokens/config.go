@@ -32,6 +32,8 @@ type config struct {
 	policy      purge.Policy // without an action; a BatchSize of 0 is the engine's default
 	namespace   string
 	function    string
+
+	metricsPerDatabase bool // a dimension for each database as well
 }
 
 // CloudWatch's rule for namespaces; those that begin with AWS/ are its own.
@@ -58,10 +60,11 @@ func readConfig(getenv func(string) string) (config, []string) {
 			Parallel:    int(env.number("PARALLEL_DATABASES", 4, 1, 1000)),
 			Pause:       env.duration("PAUSE", 0, 0),
 			MaxRows:     env.number("MAX_ROWS", 0, 0, 1<<62),
-			StopBefore:  env.duration("STOP_BEFORE", 10*time.Second, 0),
+			StopBefore:  env.duration("STOP_BEFORE", 10*time.Second, time.Second),
 		},
-		namespace: env.text("METRICS_NAMESPACE", "EdFi/TokenPurge"),
-		function:  env.text("AWS_LAMBDA_FUNCTION_NAME", "purge-tokens"),
+		namespace:          env.text("METRICS_NAMESPACE", "EdFi/TokenPurge"),
+		metricsPerDatabase: env.oneOf("METRICS_PER_DATABASE", "true", "false") == "true",
+		function:           env.text("AWS_LAMBDA_FUNCTION_NAME", "purge-tokens"),
 	}
 	env.databaseURL(&c)
 	if !namespaceRule.MatchString(c.namespace) || strings.HasPrefix(c.namespace, "AWS/") {

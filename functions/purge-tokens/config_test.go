@@ -26,7 +26,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(faults)
 	}
 	p := c.policy
-	if c.databases != nil || c.plaintext || c.lockTimeout != 2*time.Second || c.namespace != "EdFi/TokenPurge" ||
+	if c.databases != nil || c.plaintext || !c.metricsPerDatabase || c.lockTimeout != 2*time.Second || c.namespace != "EdFi/TokenPurge" ||
 		p.BatchSize != 0 || p.MaxRows != 0 || p.Grace != 0 || p.StopBefore != 10*time.Second || p.Parallel != 4 || p.Pause != 0 {
 		t.Errorf("%+v", c)
 	}
@@ -34,14 +34,14 @@ func TestDefaults(t *testing.T) {
 
 func TestEachSettingIsRead(t *testing.T) {
 	c, faults := readConfig(env("SECRET_ID=s", "DATABASES=A, B,A", "DB_ENGINE=aurora-postgresql", "DB_HOST=h", "DB_PORT=1", "DB_TLS=disable",
-		"GRACE_PERIOD=24h", "BATCH_SIZE=7", "PAUSE=1s", "MAX_ROWS=9", "LOCK_TIMEOUT=3s", "STOP_BEFORE=0s", "METRICS_NAMESPACE=My/Space", "PARALLEL_DATABASES=2", "AWS_ENDPOINT_URL=https://h"))
+		"GRACE_PERIOD=24h", "BATCH_SIZE=7", "PAUSE=1s", "MAX_ROWS=9", "LOCK_TIMEOUT=3s", "STOP_BEFORE=1s", "METRICS_NAMESPACE=My/Space", "METRICS_PER_DATABASE=false", "PARALLEL_DATABASES=2", "AWS_ENDPOINT_URL=https://h"))
 	if faults != nil {
 		t.Fatal(faults)
 	}
 	p := c.policy
 	if len(c.databases.Resolve(nil, false)) != 2 || c.engine != "aurora-postgresql" || c.host != "h" || c.port != 1 || !c.plaintext ||
 		p.Grace != 24*time.Hour || p.BatchSize != 7 || p.Pause != time.Second || p.MaxRows != 9 || c.lockTimeout != 3*time.Second ||
-		p.StopBefore != 0 || c.namespace != "My/Space" || p.Parallel != 2 {
+		p.StopBefore != time.Second || c.metricsPerDatabase || c.namespace != "My/Space" || p.Parallel != 2 {
 		t.Errorf("%+v", c)
 	}
 }
@@ -54,7 +54,7 @@ func TestEveryFaultIsNamedAndNoValueShown(t *testing.T) {
 	for _, bad := range []string{
 		"SECRET_ID=", "DB_ENGINE=hunter2", "DB_PORT=hunter2", "DB_PORT=0", "DB_PORT=65536", "DB_TLS=require", "DB_CA_BUNDLE=/hunter2",
 		"DB_CA_BUNDLE=" + empty, "GRACE_PERIOD=-1s", "GRACE_PERIOD=hunter2", "BATCH_SIZE=0", "BATCH_SIZE=-1", "BATCH_SIZE=1.5",
-		"PAUSE=-1s", "PAUSE=5", "MAX_ROWS=-1", "LOCK_TIMEOUT=0s", "STOP_BEFORE=-1s", "METRICS_NAMESPACE=a b", "METRICS_NAMESPACE=AWS/x",
+		"PAUSE=-1s", "PAUSE=5", "MAX_ROWS=-1", "LOCK_TIMEOUT=0s", "STOP_BEFORE=-1s", "STOP_BEFORE=0s", "STOP_BEFORE=999ms", "METRICS_PER_DATABASE=no", "METRICS_NAMESPACE=a b", "METRICS_NAMESPACE=AWS/x",
 		"PARALLEL_DATABASES=0", "DATABASES=A,,B", "DATABASES=!A", "DATABASES=,",
 		"DATABASES=A,postgres://u:hunter2@h/x", "AWS_ENDPOINT_URL=hunter2", "AWS_ENDPOINT_URL_SECRETS_MANAGER=http://hunter2%zz", "AWS_ENDPOINT_URL=h:1",
 	} {

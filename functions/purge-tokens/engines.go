@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode/utf16"
 
 	"edfi-token-purge/functions/internal/postgres"
 	"edfi-token-purge/functions/internal/purge"
@@ -29,6 +30,9 @@ type engine struct {
 	mostBatch int    // rows; 0 is no ceiling
 	catalogue string // database that lists the others, unless the secret names one
 	foldsCase bool   // in names of databases
+	maxName   int    // units of a database's name
+	nameUnit  string // bytes or characters
+	units     func(name string) int
 	connect   func(login secret.Login, c config, tls *tls.Config) server
 }
 
@@ -38,6 +42,7 @@ var engines = []engine{{
 	aliases: []string{"aurora-postgresql"},
 	port:    postgres.DefaultPort, batch: postgres.DefaultBatch,
 	catalogue: "postgres",
+	maxName:   postgres.MaxName, nameUnit: "bytes", units: func(name string) int { return len(name) },
 	connect: func(login secret.Login, c config, tls *tls.Config) server {
 		return postgres.Server{Host: login.Host, Port: login.Port, User: login.Username, Password: login.Password, TLS: tls, LockTimeout: c.lockTimeout}
 	},
@@ -46,6 +51,7 @@ var engines = []engine{{
 	aliases: []string{"sqlserver-ee", "sqlserver-se", "sqlserver-ex", "sqlserver-web"},
 	port:    sqlserver.DefaultPort, batch: sqlserver.DefaultBatch, mostBatch: sqlserver.MostBatch,
 	catalogue: "master", foldsCase: true,
+	maxName: sqlserver.MaxName, nameUnit: "characters", units: func(name string) int { return len(utf16.Encode([]rune(name))) },
 	connect: func(login secret.Login, c config, tls *tls.Config) server {
 		return sqlserver.Server{Host: login.Host, Port: login.Port, User: login.Username, Password: login.Password, TLS: tls, LockTimeout: c.lockTimeout}
 	},
@@ -69,6 +75,17 @@ func engineNames() string {
 		names = append(append(names, e.name), e.aliases...)
 	}
 	return strings.Join(names, ", ")
+}
+
+// fits returns an error for names that are too long: a server that cuts them
+// would open another database, one that is excluded perhaps.
+func (e engine) fits(names []string) error {
+	for _, name := range names {
+		if e.units(name) > e.maxName {
+			return fmt.Errorf("%.20q... is longer than %d %s, the most that %s takes for a database's name", name, e.maxName, e.nameUnit, e.name)
+		}
+	}
+	return nil
 }
 
 // limitBatch answers the policy with a batch size that the engine can bear.

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"edfi-token-purge/functions/internal/purge"
-	"edfi-token-purge/scripts/docs"
+	"edfi-token-purge/functions/internal/testing/docs"
 )
 
 // badEvents maps events to what their error must name.

@@ -15,10 +15,10 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"edfi-token-purge/functions/internal/purge"
-	"edfi-token-purge/scripts/relay"
-	"edfi-token-purge/scripts/rig"
-	"edfi-token-purge/scripts/standin"
-	"edfi-token-purge/scripts/throwaway"
+	"edfi-token-purge/functions/internal/testing/fakeaws"
+	"edfi-token-purge/functions/internal/testing/pgserver"
+	"edfi-token-purge/functions/internal/testing/relay"
+	"edfi-token-purge/functions/internal/testing/rig"
 )
 
 // What goes wrong between the function and the database, in the middle of a run:
@@ -35,7 +35,7 @@ const (
 type scene struct {
 	database
 	relay    *relay.Relay
-	server   *throwaway.Postgres
+	server   *pgserver.Server
 	secret   string // its id
 	function function
 }
@@ -125,7 +125,7 @@ func (db database) count(t *testing.T, before, published, batch, lost int64) {
 // the others.
 func (db database) drain(t *testing.T, f function) (deleted int64) {
 	t.Helper()
-	var r databaseResult
+	var r purge.DatabaseResult
 	// The server notices at the next row. A driver that lingers takes 15 s.
 	for patience := time.Now().Add(8 * time.Second); time.Now().Before(patience); {
 		reply, lines := f.invoke(t, `{}`)
@@ -146,7 +146,7 @@ func (db database) drain(t *testing.T, f function) (deleted int64) {
 	if err := db.conn.QueryRow(t.Context(), `
 SELECT (SELECT count(*) FROM dbo.clientaccesstokens WHERE expiration <= cutoff),
        (SELECT count(*) FROM witness.tokens AS w WHERE expiration > cutoff AND NOT EXISTS (SELECT FROM dbo.clientaccesstokens AS t WHERE t.id = w.id))
-FROM (SELECT $1::text::timestamptz AT TIME ZONE 'utc' AS cutoff) AS run`, r.Cutoff).Scan(&forgotten, &early); err != nil {
+FROM (SELECT $1::text::timestamptz AT TIME ZONE 'utc' AS cutoff) AS run`, r.Cutoff.String()).Scan(&forgotten, &early); err != nil {
 		t.Fatal(err)
 	}
 	if forgotten > 0 || early > 0 {
@@ -161,7 +161,7 @@ type fault struct {
 	before func(t *testing.T, s *scene) // the run; nil is nothing
 	lost   int64                        // batches whose acknowledgements it may swallow
 	undoes bool                         // it takes back what was committed last
-	status string                       // what becomes of the run; "" is anything
+	status purge.Status                 // what becomes of the run; "" is anything
 	env    []string
 	time   time.Duration // until Lambda's timeout; 0 is a minute
 	own    bool          // it takes a server of its own
@@ -222,13 +222,13 @@ func TestFaults(t *testing.T) {
 			status: "complete",
 		},
 		"a restarted server": {
-			strike: restart((*throwaway.Postgres).Restart),
+			strike: restart((*pgserver.Server).Restart),
 			status: "complete", own: true,
 		},
 		"a crashed server": {
 			strike: func(t *testing.T, s *scene) {
 				time.Sleep(300 * time.Millisecond) // for a batch to be committed
-				restart((*throwaway.Postgres).Crash)(t, s)
+				restart((*pgserver.Server).Crash)(t, s)
 			},
 			undoes: true, status: "complete", own: true,
 		},
@@ -265,7 +265,7 @@ func TestFaults(t *testing.T) {
 // ownStage is one whose server others don't use.
 func ownStage(t *testing.T, env ...string) *rig.Rig {
 	t.Helper()
-	own, err := throwaway.Start(t.Context(), throwaway.Options{Own: true, Env: env, Settings: map[string]string{
+	own, err := pgserver.Start(t.Context(), pgserver.Options{Own: true, Env: env, Settings: map[string]string{
 		"fsync":            "off",
 		"wal_writer_delay": "10s", // so that a crash undoes more than the half second of a server as it is shipped
 	}})
@@ -277,7 +277,7 @@ func ownStage(t *testing.T, env ...string) *rig.Rig {
 }
 
 // restart is a strike that the test's own connection does not survive either.
-func restart(how func(*throwaway.Postgres, context.Context) error) func(*testing.T, *scene) {
+func restart(how func(*pgserver.Server, context.Context) error) func(*testing.T, *scene) {
 	return func(t *testing.T, s *scene) {
 		err := how(s.server, t.Context())
 		if err == nil {
@@ -292,7 +292,7 @@ func restart(how func(*throwaway.Postgres, context.Context) error) func(*testing
 
 // outcome is what came of an invocation.
 type outcome struct {
-	reply standin.Reply
+	reply fakeaws.Reply
 	lines string
 	err   error
 }

@@ -91,7 +91,7 @@ func (h *handler) run(ctx context.Context, req request) (result purge.Result, er
 	if h.login == nil {
 		login, err := h.fetch(ctx, secret.Current)
 		if err != nil {
-			h.publish(ctx, emf.Run{Failed: true, StopReason: string(purge.Errored)})
+			h.publish(ctx, emf.Run{Failed: true, Incomplete: true, StopReason: string(purge.Errored)})
 			return result, failure(secretError, err)
 		}
 		h.login = &login
@@ -100,6 +100,12 @@ func (h *handler) run(ctx context.Context, req request) (result purge.Result, er
 	h.login = nil // until it has worked
 	engine, _ := engineNamed(login.Engine)
 	selection := h.selection(login)
+	if err := engine.fits(req.databases); err != nil {
+		return result, failure(invalidEvent, fmt.Errorf("databases: %w", err))
+	}
+	if err := engine.fits(selection.Names()); err != nil {
+		return result, failure(configurationError, fmt.Errorf("DATABASES, or dbname in the secret: %w", err))
+	}
 	if err := req.refuse(h.config.policy, &selection, engine.foldsCase); err != nil {
 		return result, failure(invalidEvent, err)
 	}
@@ -115,14 +121,14 @@ func (h *handler) run(ctx context.Context, req request) (result purge.Result, er
 		selection = purge.Select(req.databases...)
 	}
 	if target.Databases, err = resolve(ctx, access, selection, engine, login); err != nil {
-		h.publish(ctx, emf.Run{Failed: true, StopReason: string(purge.Errored), Engine: target.Name})
+		h.publish(ctx, emf.Run{Failed: true, Incomplete: true, StopReason: string(purge.Errored), Engine: target.Name})
 		return result, failure(purgeFailed, err)
 	}
 	if h.watch != nil {
 		target.Engine = h.watch.over(access, policy, len(target.Databases))
 	}
 
-	h.log.InfoContext(ctx, "start", "action", policy.Action, "engine", target.Name, "server", target.Server,
+	h.log.InfoContext(ctx, "start", "version", version, "commit", commit, "action", policy.Action, "engine", target.Name, "server", target.Server,
 		"databases", len(target.Databases), "batchSize", policy.BatchSize)
 	result = purge.Run(ctx, target, policy, func(d purge.DatabaseResult) { h.report(ctx, d) })
 	h.log.InfoContext(ctx, "end", "action", result.Action, "status", result.Status, "deletedRows", result.DeletedRows,
@@ -242,6 +248,7 @@ func (h *handler) report(ctx context.Context, d purge.DatabaseResult) {
 		Batches:          d.Batches,
 		Duration:         time.Duration(d.DurationMs) * time.Millisecond,
 		Failed:           d.Status == purge.Failed,
+		Incomplete:       d.Status != purge.Complete,
 		OldestExpiredAge: d.OldestExpiredAge(),
 		StopReason:       string(d.StopReason),
 		Engine:           d.Engine,
@@ -275,7 +282,8 @@ func (h *handler) report(ctx context.Context, d purge.DatabaseResult) {
 
 // publish writes one metric line.
 func (h *handler) publish(ctx context.Context, run emf.Run) {
-	run.Namespace, run.FunctionName, run.Time = h.config.namespace, h.config.function, time.Now()
+	run.Namespace, run.FunctionName, run.PerDatabase = h.config.namespace, h.config.function, h.config.metricsPerDatabase
+	run.Time, run.Version = time.Now(), version
 	if lc, ok := lambdacontext.FromContext(ctx); ok {
 		run.RequestID = lc.AwsRequestID
 	}

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"edfi-token-purge/scripts/relay"
-	"edfi-token-purge/scripts/standin"
+	"edfi-token-purge/functions/internal/testing/fakeaws"
+	"edfi-token-purge/functions/internal/testing/relay"
 )
 
 // What must not be shown holds a part that no quoting and no encoding alters,
@@ -219,7 +219,7 @@ func TestNoFaultOfConfigurationEventOrServiceShowsASecret(t *testing.T) {
 		shown(t, event, lines+string(reply.Payload), want)
 	}
 
-	secrets, err := standin.NewSecretsManager()
+	secrets, err := fakeaws.NewSecretsManager()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,6 +27,7 @@ const usage = `Deletes expired bearer tokens from the admin databases of an Ed-F
     purge-tokens check     connect and examine
     purge-tokens dry-run   count what a purge would delete
     purge-tokens purge     delete it
+    purge-tokens version   say which version this is
 
 These narrow the settings and never widen them:
 
@@ -115,6 +117,10 @@ func parseArgs(args []string) (c command, err error) {
 
 // local runs the command and answers its exit code.
 func local(args []string) int {
+	if len(args) == 1 && slices.Contains([]string{"version", "-version", "--version"}, args[0]) {
+		fmt.Printf("purge-tokens %s, commit %s, %s\n", version, commit, runtime.Version())
+		return exitComplete
+	}
 	c, err := parseArgs(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,7 +19,7 @@ import (
 	"github.com/creack/pty"
 
 	"edfi-token-purge/functions/internal/purge"
-	"edfi-token-purge/scripts/standin"
+	"edfi-token-purge/functions/internal/testing/fakeaws"
 )
 
 // command is a run of the binary outside of Lambda.
@@ -103,6 +104,16 @@ func TestTheCommandDoesWhatTheFunctionDoes(t *testing.T) {
 		t.Errorf("purge: %d\n%s%s", code, stdout, stderr)
 	}
 	db.expect(t, 0, 7)
+}
+
+func TestTheCommandSaysItsVersion(t *testing.T) {
+	t.Parallel()
+	for _, word := range []string{"version", "-version"} {
+		out, err := exec.Command(stage.Binary, word).Output() // without any setting
+		if want := "purge-tokens dev, commit unknown, " + runtime.Version() + "\n"; err != nil || string(out) != want {
+			t.Errorf("%s: %q, %v, want %q", word, out, err, want)
+		}
+	}
 }
 
 func TestTheCommandEndsWithACodeForScripts(t *testing.T) {
@@ -242,7 +253,7 @@ func TestAnInterruptedCommandStopsAfterTheBatchInHand(t *testing.T) {
 
 func TestAnInterruptionBeforeAnyDatabaseIsNoFault(t *testing.T) {
 	t.Parallel()
-	secrets, err := standin.NewSecretsManager()
+	secrets, err := fakeaws.NewSecretsManager()
 	if err != nil {
 		t.Fatal(err)
 	}

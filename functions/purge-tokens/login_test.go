@@ -17,7 +17,7 @@ import (
 	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/redact"
 	"edfi-token-purge/functions/internal/secret"
-	"edfi-token-purge/scripts/standin"
+	"edfi-token-purge/functions/internal/testing/fakeaws"
 )
 
 // opens is a server that does nothing but open.
@@ -154,7 +154,7 @@ func TestARefusedLoginTellsThatTheSecretCannotBeReadAgain(t *testing.T) {
 	dbs := []database{newDatabase(t, 3, 3), newDatabase(t, 3, 3), newDatabase(t, 3, 3)}
 	role := fmt.Sprintf("purge_locked_out_%d", created.Add(1))
 	dbs[0].exec(t, "CREATE ROLE "+role+" LOGIN SUPERUSER PASSWORD 'before'")
-	secrets, err := standin.NewSecretsManager()
+	secrets, err := fakeaws.NewSecretsManager()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,12 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 )
 
+// Which build this is. The Makefile sets both by the linker.
+var (
+	version = "dev"
+	commit  = "unknown"
+)
+
 // runtimeAPI is the variable by which Lambda tells where events come from.
 const runtimeAPI = "AWS_LAMBDA_RUNTIME_API"
 

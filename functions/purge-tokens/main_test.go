@@ -3,12 +3,14 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -16,10 +18,11 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"edfi-token-purge/scripts/edfi"
-	"edfi-token-purge/scripts/rig"
-	"edfi-token-purge/scripts/standin"
-	"edfi-token-purge/scripts/throwaway"
+	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/testing/edfi"
+	"edfi-token-purge/functions/internal/testing/fakeaws"
+	"edfi-token-purge/functions/internal/testing/pgserver"
+	"edfi-token-purge/functions/internal/testing/rig"
 )
 
 // These tests run the function from outside: the real binary, as Lambda starts
@@ -43,7 +46,7 @@ func testMain(m *testing.M) int {
 	if out, err := exec.Command("go", "build", "-tags", "lambda.norpc", "-o", binary, ".").CombinedOutput(); err != nil {
 		panic(fmt.Sprintf("%v\n%s", err, out))
 	}
-	if stage, err = rig.New(context.Background(), binary, throwaway.Options{Settings: map[string]string{"fsync": "off"}}); err != nil {
+	if stage, err = rig.New(context.Background(), binary, pgserver.Options{Settings: map[string]string{"fsync": "off"}}); err != nil {
 		panic(err)
 	}
 	defer stage.Close()
@@ -58,25 +61,75 @@ func TestAScheduledEventDeletesWhatExpiredAndPublishesTheNumber(t *testing.T) {
 	reply, lines := db.start(t).invoke(t, scheduled)
 	r := db.result(t, reply)
 	if r.Status != "complete" || r.StopReason != "drained" || r.DeletedRows != 12_000 || r.Batches < 3 || // more where other tests write
-		r.Engine != "postgres" || r.Server != fmt.Sprintf("127.0.0.1:%d", stage.Postgres.Port) || r.OldestExpiration == "" {
+		r.Engine != "postgres" || r.Server != fmt.Sprintf("127.0.0.1:%d", stage.Postgres.Port) || r.OldestExpiration == nil {
 		t.Errorf("%+v", r)
 	}
-	if !strings.HasSuffix(r.Cutoff, "Z") || string(r.Findings) != "[]" {
-		t.Errorf("cut-off %s, findings %s", r.Cutoff, r.Findings)
+	if len(r.Findings) != 0 {
+		t.Errorf("findings %v", r.Findings)
 	}
 	db.expect(t, 0, 300)
 	m := oneMetric(t, lines)
 	want := metric{Database: db.name, FunctionName: "purge-tokens", DeletedRows: 12_000, Batches: int(r.Batches),
-		StopReason: "drained", Engine: "postgres", RequestID: reply.RequestID, Cutoff: r.Cutoff, Duration: m.Duration, AWS: m.AWS}
+		StopReason: "drained", Engine: "postgres", RequestID: reply.RequestID, Version: "dev", Cutoff: r.Cutoff.String(), Duration: m.Duration, AWS: m.AWS}
 	if !reflect.DeepEqual(m, want) {
 		t.Errorf("metric\n%+v, want\n%+v", m, want)
 	}
-	if d := m.AWS.CloudWatchMetrics[0]; d.Namespace != "EdFi/TokenPurge" ||
-		!reflect.DeepEqual(d.Dimensions, [][]string{{"FunctionName"}, {"FunctionName", "Database"}}) {
+	if d := m.AWS.CloudWatchMetrics; d[0].Namespace != "EdFi/TokenPurge" || !reflect.DeepEqual(dimensions(m), [][]string{{"FunctionName"}, {"FunctionName", "Database"}}) {
 		t.Errorf("%+v", d)
 	}
 	if !strings.Contains(lines, "requestId="+reply.RequestID) {
 		t.Errorf("no request id in the log:\n%s", lines)
+	}
+	if !strings.Contains(lines, "version=dev commit=unknown") {
+		t.Errorf("no version in the log:\n%s", lines)
+	}
+}
+
+func TestMetricsForEachDatabaseCanBeLeftOut(t *testing.T) {
+	t.Parallel()
+	db := newDatabase(t, 5, 5)
+	_, lines := db.start(t, "METRICS_PER_DATABASE=false").invoke(t, `{}`)
+	m := oneMetric(t, lines)
+	if !reflect.DeepEqual(dimensions(m), [][]string{{"FunctionName"}}) || m.Database != db.name || m.DeletedRows != 5 {
+		t.Errorf("%+v", m)
+	}
+}
+
+// dimensions returns the dimension sets of all directives.
+func dimensions(m metric) (sets [][]string) {
+	for _, d := range m.AWS.CloudWatchMetrics {
+		sets = append(sets, d.Dimensions...)
+	}
+	return sets
+}
+
+// The tests read results with the types that write them. This one holds the names.
+func TestTheResultHasTheFieldsThatUsersRelyOn(t *testing.T) {
+	t.Parallel()
+	db := newDatabase(t, 30, 3)
+	reply, _ := db.start(t).invoke(t, `{}`)
+	var r struct{ Databases []map[string]json.RawMessage }
+	var top map[string]json.RawMessage
+	if err := errors.Join(json.Unmarshal(reply.Payload, &r), json.Unmarshal(reply.Payload, &top)); err != nil || len(r.Databases) != 1 {
+		t.Fatalf("%v: %s", err, reply.Payload)
+	}
+	for of, c := range map[string]struct {
+		fields map[string]json.RawMessage
+		want   string // names, and values where they are known
+	}{
+		"the run": {top, `status="complete" action="purge" deletedRows=30 durationMs databases`},
+		"the database": {r.Databases[0], `database="` + db.name + `" engine="postgres" server status="complete" stopReason="drained" ` +
+			`deletedRows=30 batches cutoff oldestExpiration durationMs findings=[]`},
+	} {
+		for want := range strings.FieldsSeq(c.want) {
+			name, value, known := strings.Cut(want, "=")
+			if got, ok := c.fields[name]; !ok || known && string(got) != value {
+				t.Errorf("%s: %s is %s, want %s", of, name, got, value)
+			}
+		}
+	}
+	if got := string(r.Databases[0]["cutoff"]); !strings.HasSuffix(got, `Z"`) {
+		t.Errorf("the cut-off is %s", got)
 	}
 }
 
@@ -112,10 +165,10 @@ func TestAnEmptyRunPublishesZero(t *testing.T) {
 	t.Parallel()
 	db := newDatabase(t, 0, 5)
 	reply, lines := db.start(t).invoke(t, `{}`)
-	if r := db.result(t, reply); r.Status != "complete" || r.DeletedRows != 0 || r.OldestExpiration != "" {
+	if r := db.result(t, reply); r.Status != "complete" || r.DeletedRows != 0 || r.OldestExpiration != nil {
 		t.Errorf("%+v", r)
 	}
-	if m := oneMetric(t, lines); m.DeletedRows != 0 || m.Failures != 0 || m.OldestExpiredAge != 0 {
+	if m := oneMetric(t, lines); m.DeletedRows != 0 || m.Failures != 0 || m.Incomplete != 0 || m.OldestExpiredAge != 0 || !strings.Contains(lines, `"OldestExpiredAge":0`) {
 		t.Errorf("%+v", m)
 	}
 }
@@ -142,7 +195,10 @@ func TestARequestNarrowsTheConfiguration(t *testing.T) {
 	t.Parallel()
 	db := newDatabase(t, 100, 5)
 	f := db.start(t, "MAX_ROWS=50", "BATCH_SIZE=20", "GRACE_PERIOD=1h")
-	reply, _ := f.invoke(t, `{"maxRows":30,"batchSize":10,"gracePeriod":"2h","databases":["`+db.name+`"]}`)
+	reply, lines := f.invoke(t, `{"maxRows":30,"batchSize":10,"gracePeriod":"2h","databases":["`+db.name+`"]}`)
+	if m := oneMetric(t, lines); m.Incomplete != 1 || m.Failures != 0 {
+		t.Errorf("%+v", m)
+	}
 	if r := db.result(t, reply); r.Status != "partial" || r.StopReason != "max-rows" || r.DeletedRows != 30 || r.Batches != 3 {
 		t.Errorf("%+v", r)
 	}
@@ -209,7 +265,7 @@ func TestASecretThatCannotBeUsedIsASecretError(t *testing.T) {
 		reply, lines := start(t, "SECRET_ID="+id).invoke(t, `{}`)
 		expectError(t, reply, "SecretError", c.want)
 		m := oneMetric(t, lines)
-		if m.Failures != 1 || m.Database != "" || !reflect.DeepEqual(m.AWS.CloudWatchMetrics[0].Dimensions, [][]string{{"FunctionName"}}) {
+		if m.Failures != 1 || m.Incomplete != 1 || m.Database != "" || strings.Contains(lines, "OldestExpiredAge") || !reflect.DeepEqual(m.AWS.CloudWatchMetrics[0].Dimensions, [][]string{{"FunctionName"}}) {
 			t.Errorf("%s: %+v", name, m)
 		}
 		if strings.Contains(lines+string(reply.Payload), "hunter2") {
@@ -234,7 +290,7 @@ func TestARotatedLoginIsFetchedAgainAndTheOneBeforeItIsTried(t *testing.T) {
 	if _, err := db.conn.Exec(t.Context(), "CREATE ROLE "+role+" LOGIN SUPERUSER PASSWORD 'pw-first'"); err != nil {
 		t.Fatal(err)
 	}
-	secrets, err := standin.NewSecretsManager()
+	secrets, err := fakeaws.NewSecretsManager()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,6 +337,28 @@ func TestSettingsTakeThePlaceOfWhatTheSecretLacks(t *testing.T) {
 	if r := db.result(t, reply); r.DeletedRows != 3 {
 		t.Errorf("%+v", r)
 	}
+}
+
+// PostgreSQL cuts a name to 63 bytes.
+func TestANameThatTheServerWouldCutOpensNoExcludedDatabase(t *testing.T) {
+	t.Parallel()
+	excluded := newNamed(t, fmt.Sprintf("%-63s", fmt.Sprintf("kept%d_", created.Add(1)))[:62]+"x", 5, 5)
+	long := excluded.name + "_longer"
+	for databases, want := range map[string]string{
+		excluded.name[:6] + "*,!" + excluded.name: "longer than 63 bytes",
+		long:         "longer than 63 bytes",
+		"*,!" + long: "none of those",
+	} {
+		reply, lines := start(t, "DATABASES="+databases).invoke(t, `{"databases":["`+long+`"]}`)
+		expectError(t, reply, "InvalidEvent", want)
+		noMetric(t, lines)
+	}
+	for _, databases := range []string{long, "EdFi_Admin_*,!" + long, long + "*"} {
+		reply, lines := start(t, "DATABASES="+databases).invoke(t, `{}`)
+		expectError(t, reply, "ConfigurationError", "longer than 63 bytes")
+		noMetric(t, lines)
+	}
+	excluded.expect(t, 5, 5)
 }
 
 func TestOneFailedDatabaseHidesNoOther(t *testing.T) {
@@ -334,14 +412,14 @@ func TestPatternsFindTheTenantsOfTheDay(t *testing.T) {
 	f := start(t, "DATABASES="+unique+"_*,!*_template,"+unique+"_b", "PARALLEL_DATABASES=2")
 	// The secret names no database, so the catalogue is read in "postgres".
 	reply, lines := f.invoke(t, `{}`)
-	status := map[string]string{}
+	status := map[string]purge.Status{}
 	for _, r := range results(t, reply, "complete", 20) {
 		status[r.Database] = r.Status
-		if (r.Status == "skipped") != (string(r.Findings) != "[]") {
+		if (r.Status == "skipped") != (len(r.Findings) > 0) {
 			t.Errorf("%+v", r)
 		}
 	}
-	want := map[string]string{unique + "_a": "complete", unique + "_b": "complete", unique + "_other_product": "skipped",
+	want := map[string]purge.Status{unique + "_a": "complete", unique + "_b": "complete", unique + "_other_product": "skipped",
 		unique + "_is_template": "skipped", unique + "_offline": "skipped"}
 	delete(want, unique+"_is_template") // excluded by name, like tenant_template
 	if !reflect.DeepEqual(status, want) {
@@ -469,7 +547,7 @@ func TestTheFunctionAnswersBeforeItsTimeout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r := db.result(t, reply); r.Status != "partial" || r.StopReason != "deadline" || r.DeletedRows != 0 || !strings.Contains(string(r.Findings), "no-time") {
+	if r := db.result(t, reply); r.Status != "partial" || r.StopReason != "deadline" || r.DeletedRows != 0 || !found(r, "no-time") {
 		t.Errorf("%+v", r)
 	}
 	oneMetric(t, lines)
@@ -520,7 +598,7 @@ func TestAKilledFunctionLeavesNoLockAndNoHalfBatch(t *testing.T) {
 
 func TestAnUnreachableServiceIsAnErrorWithinTenSeconds(t *testing.T) {
 	t.Parallel()
-	secrets, err := standin.NewSecretsManager()
+	secrets, err := fakeaws.NewSecretsManager()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -550,7 +628,7 @@ func start(t *testing.T, env ...string) function {
 	return function{f}
 }
 
-func (f function) invoke(t *testing.T, event string) (standin.Reply, string) {
+func (f function) invoke(t *testing.T, event string) (fakeaws.Reply, string) {
 	t.Helper()
 	reply, lines, err := f.Invoke(t.Context(), event, time.Minute)
 	if err != nil {
@@ -636,21 +714,7 @@ WHERE datname = current_database() AND state = 'active' AND pid <> pg_backend_pi
 	}
 }
 
-// databaseResult is what SPEC has a result say of one database.
-type databaseResult struct {
-	Database, Engine, Server, Status, StopReason  string
-	DeletedRows, ExpiredRows, Batches, DurationMs int64
-	Cutoff, OldestExpiration                      string
-	Findings                                      json.RawMessage
-}
-
-type result struct {
-	Status, Action          string
-	DeletedRows, DurationMs int64
-	Databases               []databaseResult
-}
-
-func parse(t *testing.T, reply standin.Reply) (r result) {
+func parse(t *testing.T, reply fakeaws.Reply) (r purge.Result) {
 	t.Helper()
 	if reply.Error != nil {
 		t.Fatalf("%+v", *reply.Error)
@@ -662,7 +726,7 @@ func parse(t *testing.T, reply standin.Reply) (r result) {
 }
 
 // result answers the result for db, which must be the only one.
-func (db database) result(t *testing.T, reply standin.Reply) databaseResult {
+func (db database) result(t *testing.T, reply fakeaws.Reply) purge.DatabaseResult {
 	t.Helper()
 	r := parse(t, reply)
 	if len(r.Databases) != 1 || r.Databases[0].Database != db.name || r.Status != r.Databases[0].Status || r.DeletedRows != r.Databases[0].DeletedRows {
@@ -671,8 +735,13 @@ func (db database) result(t *testing.T, reply standin.Reply) databaseResult {
 	return r.Databases[0]
 }
 
+// found tells whether a finding with this code was made.
+func found(r purge.DatabaseResult, code string) bool {
+	return slices.ContainsFunc(r.Findings, func(f purge.Finding) bool { return f.Code == code })
+}
+
 // results answers those of all databases.
-func results(t *testing.T, reply standin.Reply, status string, deleted int64) []databaseResult {
+func results(t *testing.T, reply fakeaws.Reply, status purge.Status, deleted int64) []purge.DatabaseResult {
 	t.Helper()
 	r := parse(t, reply)
 	if r.Status != status || r.DeletedRows != deleted {
@@ -690,7 +759,7 @@ func (db database) sessions(t *testing.T, conn *pgx.Conn) (n int) {
 	return n
 }
 
-func expectError(t *testing.T, reply standin.Reply, errorType, want string) {
+func expectError(t *testing.T, reply fakeaws.Reply, errorType, want string) {
 	t.Helper()
 	if reply.Error == nil || reply.Error.Type != errorType || !strings.Contains(reply.Error.Message, want) {
 		t.Errorf("%s %+v, want %s with %q", reply.Payload, reply.Error, errorType, want)
@@ -710,6 +779,8 @@ type metric struct {
 	DeletedRows                           int64
 	Batches, Failures                     int
 	Duration, OldestExpiredAge            float64
+	Incomplete                            int
+	Version                               string
 	StopReason, Engine, RequestID, Cutoff string
 }
 
@@ -751,7 +822,7 @@ func TestNoToolAndNoTestIsInTheBinary(t *testing.T) {
 		t.Fatal(err)
 	}
 	for dep := range strings.Lines(string(out)) {
-		for _, unwanted := range []string{"embedded-postgres", "edfi-token-purge/scripts", "purgetest", "net/rpc", "creack/pty", "gonum.org"} {
+		for _, unwanted := range []string{"embedded-postgres", "internal/testing", "purgetest", "net/rpc", "creack/pty", "gonum.org"} {
 			if strings.Contains(dep, unwanted) {
 				t.Errorf("the binary holds %s", dep)
 			}

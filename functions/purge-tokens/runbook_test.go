@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"edfi-token-purge/scripts/docs"
+	"edfi-token-purge/functions/internal/testing/docs"
 )
 
 // What Lambda itself adds with JSON logs, for those that the runbook asks about;

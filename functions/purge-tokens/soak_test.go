@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"edfi-token-purge/scripts/relay"
+	"edfi-token-purge/functions/internal/testing/relay"
 )
 
 const (

@@ -20,9 +20,9 @@ import (
 	"testing"
 	"time"
 
-	"edfi-token-purge/scripts/edfi"
-	"edfi-token-purge/scripts/rig"
-	"edfi-token-purge/scripts/throwaway"
+	"edfi-token-purge/functions/internal/testing/edfi"
+	"edfi-token-purge/functions/internal/testing/pgserver"
+	"edfi-token-purge/functions/internal/testing/rig"
 )
 
 // The real binary and a real PostgreSQL with TLS, whose certificate is for
@@ -34,7 +34,7 @@ func TestTheServerProvesItsNameOrNothingIsSentToIt(t *testing.T) {
 	ours, other := newAuthority(t), newAuthority(t)
 	key, good := ours.issue(t, time.Now().AddDate(1, 0, 0))
 	expiredKey, expired := ours.issue(t, time.Now().Add(-time.Minute))
-	r, err := rig.New(ctx, stage.Binary, throwaway.Options{
+	r, err := rig.New(ctx, stage.Binary, pgserver.Options{
 		Settings: map[string]string{"fsync": "off", "ssl": "on", "ssl_cert_file": "good.crt", "ssl_key_file": "good.key"},
 		Files:    map[string][]byte{"good.crt": good, "good.key": key, "expired.crt": expired, "expired.key": expiredKey},
 	})

@@ -13,7 +13,8 @@ import (
 // facts is the answer to sqlFacts.
 type facts struct {
 	now       pgtype.Timestamp
-	version   int // 150004 is 15.4
+	database  string // that the connection opened
+	version   int    // 150004 is 15.4
 	standby   bool
 	oid       uint32 // 0 is no table
 	plain     bool   // an ordinary table, neither partitioned nor a view
@@ -35,7 +36,7 @@ func (t *table) examine(ctx context.Context) (facts, error) {
 	results := t.conn.SendBatch(ctx, &batch)
 	_, err := results.Exec()
 	if err == nil {
-		err = results.QueryRow().Scan(&f.now, &f.version, &f.standby, &f.oid, &f.plain, &f.typeName,
+		err = results.QueryRow().Scan(&f.now, &f.database, &f.version, &f.standby, &f.oid, &f.plain, &f.typeName,
 			&f.usage, &f.selectExp, &f.selectAll, &f.deletable, &f.filtered, &f.indexed)
 	}
 	if closed := results.Close(); err == nil {
@@ -48,6 +49,8 @@ func (t *table) examine(ctx context.Context) (facts, error) {
 func (f facts) fault(database string, writes bool) error {
 	const name = "dbo.clientaccesstokens"
 	switch {
+	case f.database != database: // the server cuts a name to 63 bytes, and a pooler may lead anywhere
+		return purge.Unfit{Code: "other-database", Message: fmt.Sprintf("the connection opened database %q instead of %q", f.database, database), Server: true}
 	case f.oid == 0:
 		return purge.Unfit{Code: "no-table", Message: fmt.Sprintf("table %s does not exist in database %s: is it an Ed-Fi admin database?", name, database)}
 	case f.typeName == "":

@@ -9,8 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"edfi-token-purge/scripts/docs"
-	"edfi-token-purge/scripts/edfi"
+	"edfi-token-purge/functions/internal/testing/docs"
+	"edfi-token-purge/functions/internal/testing/edfi"
 )
 
 // The tables of pgAgent 4.2 and pg_cron 1.6, as far as a job is told by them.

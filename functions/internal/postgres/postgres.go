@@ -26,6 +26,7 @@ import (
 const (
 	DefaultPort  = 5432
 	DefaultBatch = 5000 // rows
+	MaxName      = 63   // bytes of a database's name; the server cuts a longer one without a word
 )
 
 const (
@@ -296,12 +297,14 @@ func (t *table) looks(ctx context.Context, r rows) (looks []look, err error) {
 			return []look{{r, true}}, nil
 		default:
 			r.physical = true
-			for from := uint32(0); from < pages; from += chunkPages {
-				r.lower, r.upper = page(from), page(from+chunkPages)
+			r.lower = page(0)
+			for from := uint32(chunkPages); from < pages; from += chunkPages {
+				r.upper = page(from)
 				looks = append(looks, look{r, true})
+				r.lower = r.upper
 			}
-			looks[len(looks)-1].upper = page(lastPage) // of now
-			return looks, nil
+			r.upper = page(lastPage) // of now
+			return append(looks, look{r, true}), nil
 		}
 	}
 	for _, mark := range t.marks {

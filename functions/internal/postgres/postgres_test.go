@@ -24,17 +24,17 @@ import (
 	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/purge/purgetest"
 	"edfi-token-purge/functions/internal/redact"
-	"edfi-token-purge/scripts/edfi"
-	"edfi-token-purge/scripts/relay"
-	"edfi-token-purge/scripts/throwaway"
+	"edfi-token-purge/functions/internal/testing/edfi"
+	"edfi-token-purge/functions/internal/testing/pgserver"
+	"edfi-token-purge/functions/internal/testing/relay"
 )
 
-var server *throwaway.Postgres
+var server *pgserver.Server
 
 func TestMain(m *testing.M) {
 	var err error
 	// Nothing of this must outlive the test, so it need not reach a disk.
-	server, err = throwaway.Start(context.Background(), throwaway.Options{Settings: map[string]string{"fsync": "off"}})
+	server, err = pgserver.Start(context.Background(), pgserver.Options{Settings: map[string]string{"fsync": "off"}})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -341,7 +341,7 @@ func TestAnEmptyRunCostsFewRoundTrips(t *testing.T) {
 // On a server of its own, for those of the other tests would be others.
 func TestARunTellsItsOwnWritesFromThoseOfOthers(t *testing.T) {
 	t.Parallel()
-	alone, err := throwaway.Start(t.Context(), throwaway.Options{Settings: map[string]string{"fsync": "off", "autovacuum": "off"}})
+	alone, err := pgserver.Start(t.Context(), pgserver.Options{Settings: map[string]string{"fsync": "off", "autovacuum": "off"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -607,6 +607,83 @@ func TestAColumnOfAnotherTypeIsRefused(t *testing.T) {
 	}
 }
 
+// The statements are prepared for the type that was there. West of Greenwich the
+// session's zone would put the cut-off hours after now.
+func TestAColumnThatBecomesTimestamptzWhileARunDeletesCostsNoLiveToken(t *testing.T) {
+	s := newStage(t, "purge_retyped", "GRANT SELECT ON dbo.clientaccesstokens TO purge_retyped")
+	for _, index := range []bool{true, false} {
+		db := s.create(t)
+		if !index {
+			db.DropIndex(t)
+		}
+		db.SetTimeZone(t, "America/Chicago")
+		now := db.Now(t)
+		db.Insert(t, now.Add(-2*time.Hour), now.Add(-time.Hour), now.Add(time.Minute), now.Add(30*time.Minute))
+		opened, err := s.server().Open(t.Context(), db.name, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer opened.Close()
+		left := opened.Expired(now)
+		var deleted int64
+		for left != nil {
+			var batch purge.Batch
+			if batch, left, err = opened.Next(t.Context(), left, 1); err != nil {
+				t.Fatal(err)
+			}
+			opened.Delete(t.Context(), []purge.Range{batch.Rows}, func(rows int64, err error) {
+				if deleted += rows; err != nil {
+					t.Error(err)
+				}
+			})
+			if deleted == 1 {
+				must(t, db.conn, "SET timezone = UTC; ALTER TABLE dbo.clientaccesstokens ALTER expiration TYPE timestamptz")
+			}
+		}
+		if live := one[int](t, db.conn, "SELECT count(*) FROM dbo.clientaccesstokens WHERE expiration > now()"); live != 2 || deleted != 2 {
+			t.Errorf("index %t: %d live tokens of 2 are left, %d rows deleted", index, live, deleted)
+		}
+	}
+}
+
+// A table whose file has no pages any more.
+func TestATableThatIsTruncatedWhileARunDeletesIsComplete(t *testing.T) {
+	s := newStage(t, "purge_truncated", "GRANT SELECT ON dbo.clientaccesstokens TO purge_truncated")
+	db := s.create(t)
+	if err := edfi.Fill(t.Context(), db.conn, edfi.FillOptions{Expired: 2 * lookRows}, nil); err != nil {
+		t.Fatal(err)
+	}
+	tg := target(s.server(), db.name)
+	tg.Engine = beforeLastLook{tg.Engine, func() { must(t, db.conn, "TRUNCATE dbo.clientaccesstokens") }}
+	if r := purge.Run(t.Context(), tg, policy, func(purge.DatabaseResult) {}).Databases[0]; r.Status != purge.Complete || r.DeletedRows != 2*lookRows {
+		t.Errorf("%+v", r)
+	}
+}
+
+// beforeLastLook does something between the last batch and the look after it.
+type beforeLastLook struct {
+	purge.Engine
+	do func()
+}
+
+type lookedAt struct {
+	purge.Table
+	do    func()
+	looks int
+}
+
+func (b beforeLastLook) Open(ctx context.Context, database string, claim bool) (purge.Table, error) {
+	table, err := b.Engine.Open(ctx, database, claim)
+	return &lookedAt{Table: table, do: b.do}, err
+}
+
+func (l *lookedAt) Oldest(ctx context.Context, r purge.Range) (time.Time, purge.Range, error) {
+	if l.looks++; l.looks == 2 {
+		l.do()
+	}
+	return l.Table.Oldest(ctx, r)
+}
+
 // Whoever made it so may have reasons, such as a switch-over in progress.
 func TestADatabaseThatIsReadOnlyByASettingIsLeftAlone(t *testing.T) {
 	s := newStage(t, "purge_readonly", "")
@@ -661,7 +738,7 @@ func TestADatabaseThatLetsNobodyInIsListedAsClosed(t *testing.T) {
 }
 
 func TestADatabaseThatPgHbaRefusesIsNoBadLogin(t *testing.T) {
-	own, err := throwaway.Start(t.Context(), throwaway.Options{Own: true, Settings: map[string]string{"fsync": "off"},
+	own, err := pgserver.Start(t.Context(), pgserver.Options{Own: true, Settings: map[string]string{"fsync": "off"},
 		Files: map[string][]byte{"pg_hba.conf": []byte("host postgres all all scram-sha-256\nhost rejected all all reject\n")}})
 	if err != nil {
 		t.Fatal(err)

@@ -10,7 +10,9 @@ const (
 	// nevertheless. Compiling a statement takes longer than running it, and other
 	// processors are for the API. Dates come in the form that the driver reads. The
 	// keepalives let the server find out within a minute that a function has
-	// vanished, and with it the claim.
+	// vanished, and with it the claim. The zone is UTC, so that a column that
+	// becomes timestamptz while a run deletes is still compared as the instant
+	// that was meant: in a zone west of Greenwich live tokens would go.
 	sqlSettings = `
 SELECT set_config(name, value, false)
 FROM (VALUES ('synchronous_commit', 'off'),
@@ -20,6 +22,7 @@ FROM (VALUES ('synchronous_commit', 'off'),
              ('jit', 'off'),
              ('max_parallel_workers_per_gather', '0'),
              ('DateStyle', 'ISO'),
+             ('TimeZone', 'UTC'),
              ('tcp_keepalives_idle', '30'),
              ('tcp_keepalives_interval', '10'),
              ('tcp_keepalives_count', '3')) AS setting (name, value)`
@@ -41,6 +44,7 @@ ORDER BY datname`
 	// catalogue answers without any right on the table.
 	sqlFacts = `
 SELECT clock_timestamp() AT TIME ZONE 'UTC',
+       current_database(),
        current_setting('server_version_num')::int,
        pg_is_in_recovery(),
        coalesce(c.oid, 0),
@@ -71,7 +75,7 @@ WITH kept AS (
     WHERE (nspname, relname) IN (('pgagent', 'pga_job'), ('pgagent', 'pga_jobstep'), ('cron', 'job'))
 )
 SELECT current_setting('server_version'),
-       current_setting('TimeZone'),
+       (SELECT reset_val FROM pg_settings WHERE name = 'TimeZone'),
        coalesce((SELECT string_agg(format('ALTER TABLE dbo.clientaccesstokens DISABLE TRIGGER %I;', tgname), ' ' ORDER BY tgname)
                  FROM pg_trigger
                  WHERE tgrelid = c.oid AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 8 <> 0), ''),

@@ -63,10 +63,12 @@ func (r *run) checkExpired(ctx context.Context) error {
 		return err
 	}
 	if found == nil {
+		r.res.looked(nil)
 		r.find(Info("expired-rows", "no row has expired"))
 		return nil
 	}
-	r.res.OldestExpiration, r.res.OldestLeft = instant(oldest), instant(oldest)
+	r.res.OldestExpiration = instant(oldest)
+	r.res.looked(r.res.OldestExpiration)
 	counting, cancel := context.WithTimeout(ctx, countPatience)
 	defer cancel()
 	many := fmt.Sprintf("more rows than %s is enough to count", countPatience)
@@ -77,7 +79,7 @@ func (r *run) checkExpired(ctx context.Context) error {
 		return err
 	}
 	text := fmt.Sprintf("%s have expired, the oldest at %s", many, instant(oldest))
-	if r.res.OldestExpiredAge() > backlogAge {
+	if *r.res.OldestExpiredAge() > backlogAge {
 		r.find(Warning("backlog", text+": nobody has deleted it; have a purge made until its status is complete"))
 	} else {
 		r.find(Info("expired-rows", text))

@@ -89,22 +89,30 @@ type DatabaseResult struct {
 
 	// Grace is how long before the database's clock the cut-off lies.
 	Grace time.Duration `json:"-"`
-	// OldestLeft is the expiration of the oldest expired row still there when
-	// the run ended; nil when there is none, or none is known of.
+	// OldestLeft is what the last look found: the expiration of the oldest expired
+	// row still there, or nil for none. It counts where LeftKnown.
 	OldestLeft *Instant `json:"-"`
+	LeftKnown  bool     `json:"-"`
 }
 
-// OldestExpiredAge answers how long ago, when the run began, the oldest row that it
-// left had expired; 0 when it left none.
-func (d DatabaseResult) OldestExpiredAge() time.Duration {
-	if d.OldestLeft == nil || d.Cutoff == nil {
-		return 0
+// OldestExpiredAge returns how long ago, when the run began, the oldest row that it
+// left had expired: 0 when a look proved that it left none, nil where that is not
+// known.
+func (d DatabaseResult) OldestExpiredAge() *time.Duration {
+	switch {
+	case !d.LeftKnown || d.Cutoff == nil:
+		return nil
+	case d.OldestLeft == nil:
+		return new(time.Duration)
 	}
 	// In whole seconds a difference of any two dates fits; Sub would saturate.
 	seconds := d.Cutoff.Add(d.Grace).Unix() - d.OldestLeft.Unix()
 	const most = int64(1<<63-1) / int64(time.Second)
-	return time.Duration(max(0, min(seconds, most))) * time.Second
+	return new(time.Duration(max(0, min(seconds, most))) * time.Second)
 }
+
+// looked takes in what a look found: the oldest expired row, or nil for none.
+func (d *DatabaseResult) looked(oldest *Instant) { d.OldestLeft, d.LeftKnown = oldest, true }
 
 // Instant is a time in UTC that writes itself in RFC 3339, ending in Z, also
 // where a database holds a date that RFC 3339 has no form for.

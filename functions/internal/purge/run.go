@@ -345,10 +345,14 @@ func (r *run) act(ctx context.Context, opening time.Duration) error {
 // dryRun counts what a purge would delete.
 func (r *run) dryRun(ctx context.Context) error {
 	oldest, found, err := r.oldest(ctx)
-	if err != nil || found == nil {
+	if err != nil {
 		return err
 	}
-	r.res.OldestExpiration, r.res.OldestLeft = instant(oldest), instant(oldest)
+	if r.res.looked(nil); found == nil {
+		return nil
+	}
+	r.res.OldestExpiration = instant(oldest)
+	r.res.looked(r.res.OldestExpiration)
 	rows, err := r.rows(ctx, found)
 	if err != nil {
 		return err
@@ -409,10 +413,14 @@ func (r *run) peek(ctx context.Context) error {
 	cutoff := table.Facts().Now.Add(-r.policy.Grace)
 	r.res.Cutoff, r.res.Grace = instant(cutoff), r.policy.Grace
 	oldest, found, err := table.Oldest(ctx, table.Expired(cutoff))
-	if err == nil && found != nil {
-		r.res.OldestExpiration, r.res.OldestLeft = instant(oldest), instant(oldest)
+	if err != nil {
+		return err
 	}
-	return err
+	if r.res.looked(nil); found != nil {
+		r.res.OldestExpiration = instant(oldest)
+		r.res.looked(r.res.OldestExpiration)
+	}
+	return nil
 }
 
 // settle finds out what became of the batches whose acknowledgement was lost: one
@@ -452,12 +460,13 @@ func (r *run) drain(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if r.res.OldestLeft = nil; found == nil {
+		if found == nil {
+			r.res.looked(nil)
 			return nil
 		}
-		r.res.OldestLeft = instant(oldest)
+		r.res.LeftKnown = false // what is found here goes, or is looked for at the end
 		if r.res.OldestExpiration == nil || oldest.Before(r.res.OldestExpiration.Time) {
-			r.res.OldestExpiration = r.res.OldestLeft
+			r.res.OldestExpiration = instant(oldest)
 		}
 		// Once can be another cleaner that was faster; twice cannot.
 		if fruitless == 2 {
@@ -475,8 +484,7 @@ func (r *run) drain(ctx context.Context) error {
 }
 
 // lookAtLeftovers finds the oldest row that a stopped purge leaves behind, for
-// the metric. Where time is too short for that, the oldest row that the run
-// found stands in for it: too old, but never too young.
+// the metric. Where time is too short for that, it is not known.
 func (r *run) lookAtLeftovers(outer context.Context) {
 	ctx, cancel := context.WithTimeout(outer, min(closingTime, r.policy.StopBefore/4))
 	defer cancel()
@@ -497,7 +505,7 @@ func (r *run) lookAtLeftovers(outer context.Context) {
 			oldest = instant(at)
 		}
 	}
-	if r.res.OldestLeft = oldest; oldest == nil && r.res.StopReason == MaxRows {
+	if r.res.looked(oldest); oldest == nil && r.res.StopReason == MaxRows {
 		r.end(Complete, Drained) // the cap was just enough
 	}
 }

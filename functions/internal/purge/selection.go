@@ -56,6 +56,16 @@ func ParseSelection(list string) (Selection, error) {
 // Select is a selection of names alone.
 func Select(names ...string) Selection { return Selection{names: names} }
 
+// Names returns what s says literally: all names, the excluded ones among them, and
+// the patterns without their stars.
+func (s Selection) Names() []string {
+	names := slices.Concat(s.names, s.patterns, s.excluded)
+	for i, name := range names {
+		names[i] = strings.ReplaceAll(name, "*", "")
+	}
+	return names
+}
+
 // HasPatterns tells whether the server's catalogue is needed to resolve s.
 func (s Selection) HasPatterns() bool { return s.patterns != nil }
 

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"edfi-token-purge/scripts/docs"
+	"edfi-token-purge/functions/internal/testing/docs"
 )
 
 // regions are those that AWS SDK for Go v2 1.47.8 knows, in its partitions.json,

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"edfi-token-purge/scripts/edfi"
+	"edfi-token-purge/functions/internal/testing/edfi"
 )
 
 func TestTheOldJobsStopAndNoOthers(t *testing.T) {

@@ -25,6 +25,7 @@ const (
 	DefaultPort  = 1433
 	DefaultBatch = 2000 // rows; each of them locks its entry in each index, and the page that it is on
 	MostBatch    = 4000 // rows; beyond, a statement locks the whole table
+	MaxName      = 128  // UTF-16 units of a database's name
 )
 
 const (

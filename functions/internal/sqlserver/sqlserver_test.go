@@ -22,7 +22,7 @@ import (
 	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/purge/purgetest"
 	"edfi-token-purge/functions/internal/redact"
-	"edfi-token-purge/scripts/edfi"
+	"edfi-token-purge/functions/internal/testing/edfi"
 )
 
 // address is the server of TEST_SQLSERVER_URL, or nil.

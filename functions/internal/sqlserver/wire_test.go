@@ -233,7 +233,7 @@ func TestAnEndedContextReachesTheServerAndTheConnectionLivesOn(t *testing.T) {
 	if r.Status != purge.Partial || r.StopReason != purge.Deadline || r.DeletedRows != 0 || told < 0 || ctx.Err() != nil {
 		t.Fatalf("%+v, the server got %v", r, sent)
 	}
-	if after := sent[told:]; !slices.Contains(after, "oldest") || !slices.Contains(after, "unclaim") || slices.Contains(after, commit) || slices.Contains(after, "login") || r.OldestExpiredAge() < 30*time.Minute {
+	if after := sent[told:]; !slices.Contains(after, "oldest") || !slices.Contains(after, "unclaim") || slices.Contains(after, commit) || slices.Contains(after, "login") || *r.OldestExpiredAge() < 30*time.Minute {
 		t.Errorf("%+v, after the attention the server got %v", r, after)
 	}
 }

@@ -99,8 +99,8 @@ func testGrace(t *testing.T, s Server) {
 	r := do(t.Context(), t, hooked{Engine: s.Engine(), now: now}, db.Name(), p)
 	expect(t, r, purge.Complete, purge.Drained, 2)
 	expectLeft(t, db, limit.Add(s.Tick()), now)
-	if r.OldestExpiredAge() != 0 {
-		t.Errorf("age %s although nothing that may go is left", r.OldestExpiredAge())
+	if *r.OldestExpiredAge() != 0 {
+		t.Errorf("age %s although nothing that may go is left", *r.OldestExpiredAge())
 	}
 }
 
@@ -272,8 +272,8 @@ func testDryRun(t *testing.T, s Server) {
 	p.Action = purge.DryRun
 	r := do(t.Context(), t, s.Engine(), db.Name(), p)
 	expect(t, r, purge.Complete, purge.DryRunDone, 0)
-	if r.ExpiredRows != 3*batch+1 || !r.OldestExpiration.Equal(rows[0]) || r.OldestExpiredAge() < 50*time.Minute {
-		t.Errorf("%d expired, the oldest %s, age %s", r.ExpiredRows, r.OldestExpiration, r.OldestExpiredAge())
+	if r.ExpiredRows != 3*batch+1 || !r.OldestExpiration.Equal(rows[0]) || *r.OldestExpiredAge() < 50*time.Minute {
+		t.Errorf("%d expired, the oldest %s, age %s", r.ExpiredRows, r.OldestExpiration, *r.OldestExpiredAge())
 	}
 	p.MaxRows = batch
 	if r := do(t.Context(), t, s.Engine(), db.Name(), p); r.ExpiredRows != batch {
@@ -621,8 +621,8 @@ func testEmpty(t *testing.T, s Server) {
 		r = do(t.Context(), t, s.Engine(), db.Name(), policy())
 		expect(t, r, purge.Complete, purge.Drained, 0)
 		expectLeft(t, db, live...)
-		if r.OldestExpiration != nil || r.OldestExpiredAge() != 0 || r.Batches != 0 || r.Cutoff == nil {
-			t.Errorf("oldest %v, age %s, %d batches, cut-off %v", r.OldestExpiration, r.OldestExpiredAge(), r.Batches, r.Cutoff)
+		if r.OldestExpiration != nil || *r.OldestExpiredAge() != 0 || r.Batches != 0 || r.Cutoff == nil {
+			t.Errorf("oldest %v, age %s, %d batches, cut-off %v", r.OldestExpiration, *r.OldestExpiredAge(), r.Batches, r.Cutoff)
 		}
 	}
 }
@@ -643,8 +643,8 @@ func testOldestLeft(t *testing.T, s Server) {
 		r := do(ctx, t, hooked{Engine: s.Engine(), now: now}, db.Name(), p)
 		expect(t, r, purge.Partial, purge.MaxRows, 2*batch)
 		left := db.Expirations(t)
-		if want := now.Sub(left[0]); r.OldestExpiredAge() != want {
-			t.Errorf("index %t: age %s, want %s", index, r.OldestExpiredAge(), want)
+		if want := now.Sub(left[0]); *r.OldestExpiredAge() != want {
+			t.Errorf("index %t: age %s, want %s", index, *r.OldestExpiredAge(), want)
 		}
 	}
 }

@@ -12,7 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"edfi-token-purge/scripts/rig"
+	"edfi-token-purge/functions/internal/testing/rig"
 )
 
 // cleaner empties the database of what has expired.

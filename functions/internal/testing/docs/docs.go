@@ -1,6 +1,6 @@
 // Package docs reads README.md and the pages beside it, so that tests can hold them
 // against what there is. Its own tests check links, lists and local commands;
-// those of scripts/stack run the commands that need AWS, those of
+// those of the package stack run the commands that need AWS, those of
 // functions/purge-tokens the queries.
 package docs
 
@@ -18,7 +18,7 @@ var Pages = []string{"README.md", "RUNBOOK.md", "RELIABILITY.md"}
 // Root is the root of the repository.
 func Root() string {
 	_, file, _, _ := runtime.Caller(0)
-	return filepath.Join(filepath.Dir(file), "..", "..")
+	return filepath.Join(filepath.Dir(file), "..", "..", "..", "..")
 }
 
 // Page answers the text of one document, or of any other file.

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"edfi-token-purge/scripts/standin"
+	"edfi-token-purge/functions/internal/testing/fakeaws"
 )
 
 // build makes the real function, for this machine.
@@ -27,7 +27,7 @@ func build(t *testing.T) (binary string) {
 // database.
 func run(t *testing.T, binary string, variables object) (output, errorType string) {
 	t.Helper()
-	secrets, err := standin.NewSecretsManager()
+	secrets, err := fakeaws.NewSecretsManager()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,13 +38,13 @@ func run(t *testing.T, binary string, variables object) (output, errorType strin
 		env = append(env, name+"="+value.(string))
 	}
 	env = append(env, "SECRET_ID=purge", "DB_HOST=127.0.0.1", "DB_PORT=1")
-	api, err := standin.NewRuntimeAPI()
+	api, err := fakeaws.NewRuntimeAPI()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(api.Close)
 	var stdout bytes.Buffer
-	f, err := standin.StartFunction(t.Context(), standin.FunctionOptions{Binary: binary, Env: env, API: api, Stdout: &stdout})
+	f, err := fakeaws.StartFunction(t.Context(), fakeaws.FunctionOptions{Binary: binary, Env: env, API: api, Stdout: &stdout})
 	if err != nil {
 		t.Fatal(err)
 	}

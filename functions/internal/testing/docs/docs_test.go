@@ -19,8 +19,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"edfi-token-purge/scripts/edfi"
-	"edfi-token-purge/scripts/throwaway"
+	"edfi-token-purge/functions/internal/testing/edfi"
+	"edfi-token-purge/functions/internal/testing/pgserver"
 )
 
 func page(t *testing.T, path string) string {
@@ -102,7 +102,7 @@ func source(t *testing.T, visit func(*ast.File)) {
 		switch {
 		case err != nil:
 			return err
-		case d.IsDir() && d.Name() == "purgetest":
+		case d.IsDir() && (d.Name() == "purgetest" || d.Name() == "testing"):
 			return fs.SkipDir
 		case !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go"):
 			return nil
@@ -325,7 +325,7 @@ const exampleURL = "postgres://edfi_token_purge:password@db.example.org:5432/EdF
 
 func TestTheLocalCommandsWorkAsWritten(t *testing.T) {
 	ctx := context.Background()
-	server, err := throwaway.Start(ctx, throwaway.Options{Settings: map[string]string{"fsync": "off"}})
+	server, err := pgserver.Start(ctx, pgserver.Options{Settings: map[string]string{"fsync": "off"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,10 +9,10 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"edfi-token-purge/scripts/throwaway"
+	"edfi-token-purge/functions/internal/testing/pgserver"
 )
 
-var server *throwaway.Postgres
+var server *pgserver.Server
 
 func TestMain(m *testing.M) {
 	code, err := run(m)
@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) (code int, err error) {
-	server, err = throwaway.Start(context.Background(), throwaway.Options{Settings: map[string]string{"fsync": "off"}})
+	server, err = pgserver.Start(context.Background(), pgserver.Options{Settings: map[string]string{"fsync": "off"}})
 	if err != nil {
 		return 1, err
 	}

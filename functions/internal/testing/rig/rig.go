@@ -14,9 +14,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"edfi-token-purge/scripts/edfi"
-	"edfi-token-purge/scripts/standin"
-	"edfi-token-purge/scripts/throwaway"
+	"edfi-token-purge/functions/internal/testing/edfi"
+	"edfi-token-purge/functions/internal/testing/fakeaws"
+	"edfi-token-purge/functions/internal/testing/pgserver"
 )
 
 // SecretID is the secret with the login of the database.
@@ -24,8 +24,8 @@ const SecretID = "edfi/admin-database"
 
 // Rig is what functions need to run.
 type Rig struct {
-	Postgres *throwaway.Postgres
-	Secrets  *standin.SecretsManager
+	Postgres *pgserver.Server
+	Secrets  *fakeaws.SecretsManager
 	Binary   string // of the function
 
 	mu        sync.Mutex
@@ -34,20 +34,20 @@ type Rig struct {
 
 // Function is a running function: one execution environment.
 type Function struct {
-	*standin.Function
-	api    *standin.RuntimeAPI
+	*fakeaws.Function
+	api    *fakeaws.RuntimeAPI
 	output *os.File
 	read   int64 // so much of output
 }
 
 // New starts everything but a function, whose binary it is told.
-func New(ctx context.Context, binary string, o throwaway.Options) (*Rig, error) {
+func New(ctx context.Context, binary string, o pgserver.Options) (*Rig, error) {
 	r := &Rig{Binary: binary}
 	var err error
-	if r.Postgres, err = throwaway.Start(ctx, o); err != nil {
+	if r.Postgres, err = pgserver.Start(ctx, o); err != nil {
 		return nil, err
 	}
-	if r.Secrets, err = standin.NewSecretsManager(); err != nil {
+	if r.Secrets, err = fakeaws.NewSecretsManager(); err != nil {
 		r.Close()
 		return nil, err
 	}
@@ -67,7 +67,7 @@ func (r *Rig) Secret(password string) string {
 // Start starts a function, a cold one, with this environment on top of what it
 // needs.
 func (r *Rig) Start(ctx context.Context, env ...string) (*Function, error) {
-	api, err := standin.NewRuntimeAPI()
+	api, err := fakeaws.NewRuntimeAPI()
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +75,7 @@ func (r *Rig) Start(ctx context.Context, env ...string) (*Function, error) {
 	if f.output, err = newOutput(); err != nil {
 		return nil, err
 	}
-	f.Function, err = standin.StartFunction(ctx, standin.FunctionOptions{
+	f.Function, err = fakeaws.StartFunction(ctx, fakeaws.FunctionOptions{
 		Binary: r.Binary,
 		API:    api,
 		Env: append([]string{
@@ -104,9 +104,9 @@ func (f *Function) Stop() {
 
 // Invoke sends the function an event and answers its reply, and what it wrote
 // meanwhile. After timeout it is killed.
-func (f *Function) Invoke(ctx context.Context, event string, timeout time.Duration) (standin.Reply, string, error) {
+func (f *Function) Invoke(ctx context.Context, event string, timeout time.Duration) (fakeaws.Reply, string, error) {
 	if _, err := f.written(); err != nil {
-		return standin.Reply{}, "", err
+		return fakeaws.Reply{}, "", err
 	}
 	reply, err := f.Function.Invoke(ctx, []byte(event), timeout)
 	written, readErr := f.written()

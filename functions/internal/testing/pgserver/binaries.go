@@ -1,4 +1,4 @@
-package throwaway
+package pgserver
 
 import (
 	"cmp"

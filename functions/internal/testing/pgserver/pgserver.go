@@ -1,6 +1,6 @@
-// Package throwaway starts a PostgreSQL server that lives as long as a test or
+// Package pgserver starts a PostgreSQL server that lives as long as a test or
 // a demonstration, on any machine that has Go, as root and as an ordinary user.
-package throwaway
+package pgserver
 
 import (
 	"bytes"
@@ -55,8 +55,8 @@ type Options struct {
 	Progress func(string)
 }
 
-// Postgres is a running server, and the login of its superuser.
-type Postgres struct {
+// Server is a running server, and the login of its superuser.
+type Server struct {
 	Host     string
 	Port     uint16
 	User     string
@@ -80,7 +80,7 @@ type Postgres struct {
 // The command purge-tokens reads the same variable, in which a shell may still
 // have a production server. So one on another machine is refused, unless
 // ALLOW_REMOTE_DATABASE is 1.
-func Start(ctx context.Context, o Options) (*Postgres, error) {
+func Start(ctx context.Context, o Options) (*Server, error) {
 	if o.Progress == nil {
 		o.Progress = func(string) {}
 	}
@@ -97,7 +97,7 @@ func Start(ctx context.Context, o Options) (*Postgres, error) {
 			return nil, fmt.Errorf("fetch postgres: %w", err)
 		}
 	}
-	p := &Postgres{Host: "127.0.0.1", User: "postgres", Password: cryptorand.Text(), bin: bin, env: append(os.Environ(), o.Env...)}
+	p := &Server{Host: "127.0.0.1", User: "postgres", Password: cryptorand.Text(), bin: bin, env: append(os.Environ(), o.Env...)}
 	if err := p.create(ctx, o); err != nil {
 		err = fmt.Errorf("start postgres: %w%s", err, p.tail())
 		return nil, errors.Join(err, p.Stop())
@@ -105,7 +105,7 @@ func Start(ctx context.Context, o Options) (*Postgres, error) {
 	return p, nil
 }
 
-func found(ctx context.Context, given string) (*Postgres, error) {
+func found(ctx context.Context, given string) (*Server, error) {
 	// Neither error may quote the URL, which holds a password.
 	address, err := url.Parse(given)
 	if err != nil || address.Scheme != "postgres" && address.Scheme != "postgresql" {
@@ -124,7 +124,7 @@ func found(ctx context.Context, given string) (*Postgres, error) {
 		return nil, fmt.Errorf("DATABASE_URL: %w", err)
 	}
 	conn.Close(ctx) //nolint:errcheck // it was only to see
-	return &Postgres{
+	return &Server{
 		Host: config.Host, Port: config.Port, User: config.User, Password: config.Password, given: address,
 	}, nil
 }
@@ -142,10 +142,10 @@ func remote(config *pgx.ConnConfig) bool {
 }
 
 // Found tells whether the server is the one in DATABASE_URL, which stays.
-func (p *Postgres) Found() bool { return p.given != nil }
+func (p *Server) Found() bool { return p.given != nil }
 
 // URL answers the address of a database for the superuser.
-func (p *Postgres) URL(database string) string {
+func (p *Server) URL(database string) string {
 	if p.given != nil {
 		u := *p.given // its parameters may say how TLS is done
 		u.Path, u.RawPath = "/"+database, ""
@@ -160,7 +160,7 @@ func (p *Postgres) URL(database string) string {
 }
 
 // LogFile answers the path of the server's log; "" when it was found running.
-func (p *Postgres) LogFile() string {
+func (p *Server) LogFile() string {
 	if p.dir == "" {
 		return ""
 	}
@@ -169,13 +169,13 @@ func (p *Postgres) LogFile() string {
 
 // Restart stops the server, ending its sessions, and starts it again on the
 // same port and data.
-func (p *Postgres) Restart(ctx context.Context) error { return p.restart(ctx, syscall.SIGINT) }
+func (p *Server) Restart(ctx context.Context) error { return p.restart(ctx, syscall.SIGINT) }
 
 // Crash is Restart with no time to write anything down: the server recovers
 // from its log, and what was committed asynchronously just before is lost.
-func (p *Postgres) Crash(ctx context.Context) error { return p.restart(ctx, syscall.SIGQUIT) }
+func (p *Server) Crash(ctx context.Context) error { return p.restart(ctx, syscall.SIGQUIT) }
 
-func (p *Postgres) restart(ctx context.Context, how syscall.Signal) error {
+func (p *Server) restart(ctx context.Context, how syscall.Signal) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.server == nil {
@@ -190,7 +190,7 @@ func (p *Postgres) restart(ctx context.Context, how syscall.Signal) error {
 
 // Stop ends the server and deletes its data. It may be called again. A server
 // that Start found running is left alone.
-func (p *Postgres) Stop() error {
+func (p *Server) Stop() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.end(syscall.SIGQUIT) // nothing need be written down that is deleted next
@@ -204,7 +204,7 @@ func (p *Postgres) Stop() error {
 }
 
 // create makes a cluster and runs its server.
-func (p *Postgres) create(ctx context.Context, o Options) error {
+func (p *Server) create(ctx context.Context, o Options) error {
 	var err error
 	if p.dir, err = os.MkdirTemp("", "throwaway-postgres-"); err != nil {
 		return err
@@ -253,11 +253,11 @@ func (p *Postgres) create(ctx context.Context, o Options) error {
 	return err
 }
 
-func (p *Postgres) data() string { return filepath.Join(p.dir, "data") }
+func (p *Server) data() string { return filepath.Join(p.dir, "data") }
 
 // configure appends to postgresql.conf, rather than to the command line, so
 // that ALTER SYSTEM still has a say.
-func (p *Postgres) configure(settings map[string]string) error {
+func (p *Server) configure(settings map[string]string) error {
 	f, err := os.OpenFile(filepath.Join(p.data(), "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		return err
@@ -273,7 +273,7 @@ func (p *Postgres) configure(settings map[string]string) error {
 var errPortTaken = errors.New("port taken")
 
 // run starts the server on p.Port and waits for the first log-in.
-func (p *Postgres) run(ctx context.Context) error {
+func (p *Server) run(ctx context.Context) error {
 	before := len(p.log())
 	server, err := p.launch("postgres", "-D", p.data(), "-c", "listen_addresses="+p.Host,
 		"-c", "port="+strconv.Itoa(int(p.Port)), "-c", "unix_socket_directories=")
@@ -304,7 +304,7 @@ func (p *Postgres) run(ctx context.Context) error {
 
 // end stops the server if one runs: SIGINT is "fast", which ends sessions, and
 // SIGQUIT "immediate".
-func (p *Postgres) end(how syscall.Signal) {
+func (p *Server) end(how syscall.Signal) {
 	if p.server == nil {
 		return
 	}
@@ -319,13 +319,13 @@ func (p *Postgres) end(how syscall.Signal) {
 	p.server = nil
 }
 
-func (p *Postgres) log() []byte {
+func (p *Server) log() []byte {
 	text, _ := os.ReadFile(p.LogFile()) // none yet is as good as empty
 	return text
 }
 
 // tail answers the end of the log, to follow an error.
-func (p *Postgres) tail() string {
+func (p *Server) tail() string {
 	text := bytes.TrimSpace(p.log())
 	if len(text) == 0 {
 		return ""
@@ -341,7 +341,7 @@ type process struct {
 }
 
 // launch starts one of PostgreSQL's programs with its output in the log.
-func (p *Postgres) launch(program string, args ...string) (*process, error) {
+func (p *Server) launch(program string, args ...string) (*process, error) {
 	log, err := os.OpenFile(p.LogFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err

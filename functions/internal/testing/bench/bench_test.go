@@ -112,7 +112,7 @@ func newEmptyStage(t *testing.T) *stage {
 
 func TestTheReportIsWrittenBetweenTheMarkersAndNothingElseChanges(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.MkdirAll(filepath.Join(dir, "scripts", "bench"), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(dir, "functions", "internal", "testing", "bench"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, "BENCHMARKS.md")
@@ -137,7 +137,7 @@ func TestTheReportIsWrittenBetweenTheMarkersAndNothingElseChanges(t *testing.T) 
 		t.Errorf("%v: %s", err, got)
 	}
 	for name, text := range map[string]string{"rows.svg": "a &amp; b", "latency.svg": "purge ends"} {
-		svg, err := os.ReadFile(filepath.Join(dir, "scripts", "bench", name))
+		svg, err := os.ReadFile(filepath.Join(dir, "functions", "internal", "testing", "bench", name))
 		if err != nil || !strings.Contains(string(svg), text) {
 			t.Errorf("%s: no %q, %v", name, text, err)
 		}

@@ -6,13 +6,13 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"edfi-token-purge/scripts/edfi"
-	"edfi-token-purge/scripts/rig"
-	"edfi-token-purge/scripts/throwaway"
+	"edfi-token-purge/functions/internal/testing/edfi"
+	"edfi-token-purge/functions/internal/testing/pgserver"
+	"edfi-token-purge/functions/internal/testing/rig"
 )
 
 func TestTheDemonstrationDropsWhatItCreatedAndNothingElse(t *testing.T) {
-	server, err := throwaway.Start(t.Context(), throwaway.Options{Own: true, Settings: map[string]string{"fsync": "off"}})
+	server, err := pgserver.Start(t.Context(), pgserver.Options{Own: true, Settings: map[string]string{"fsync": "off"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"edfi-token-purge/scripts/docs"
+	"edfi-token-purge/functions/internal/testing/docs"
 )
 
 // The commands of README.md and RUNBOOK.md that need AWS, as they are written, on

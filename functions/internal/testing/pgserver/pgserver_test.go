@@ -1,4 +1,4 @@
-package throwaway
+package pgserver
 
 import (
 	"context"
@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	select {}
 }
 
-func start(t *testing.T, o Options) *Postgres {
+func start(t *testing.T, o Options) *Server {
 	t.Helper()
 	o.Progress = func(s string) { t.Log(s) }
 	p, err := Start(t.Context(), o)
@@ -42,7 +42,7 @@ func start(t *testing.T, o Options) *Postgres {
 	return p
 }
 
-func ask(t *testing.T, p *Postgres, sql string) (answer string) {
+func ask(t *testing.T, p *Server, sql string) (answer string) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), p.URL("postgres"))
 	if err != nil {

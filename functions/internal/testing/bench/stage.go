@@ -13,9 +13,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"edfi-token-purge/scripts/edfi"
-	"edfi-token-purge/scripts/rig"
-	"edfi-token-purge/scripts/throwaway"
+	"edfi-token-purge/functions/internal/testing/edfi"
+	"edfi-token-purge/functions/internal/testing/pgserver"
+	"edfi-token-purge/functions/internal/testing/rig"
 )
 
 const (
@@ -42,7 +42,7 @@ type table struct {
 }
 
 func newStage(ctx context.Context, binary string) (*stage, error) {
-	r, err := rig.New(ctx, binary, throwaway.Options{
+	r, err := rig.New(ctx, binary, pgserver.Options{
 		Progress: say,
 		Settings: map[string]string{
 			// The log times statements of a millisecond or more, and costs those with many

@@ -16,7 +16,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"edfi-token-purge/scripts/relay"
+	"edfi-token-purge/functions/internal/testing/relay"
 )
 
 // startUp measures so many cold starts, and the binary.

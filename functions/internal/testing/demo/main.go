@@ -18,9 +18,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"edfi-token-purge/scripts/edfi"
-	"edfi-token-purge/scripts/rig"
-	"edfi-token-purge/scripts/throwaway"
+	"edfi-token-purge/functions/internal/testing/edfi"
+	"edfi-token-purge/functions/internal/testing/pgserver"
+	"edfi-token-purge/functions/internal/testing/rig"
 )
 
 // tenants are the databases of the demonstration, and how many expired tokens
@@ -64,7 +64,7 @@ func run(ctx context.Context) (err error) {
 	}
 	out := newScreen()
 	out.title("Ed-Fi expired-token purge: one scheduled run, on this machine alone")
-	r, err := rig.New(ctx, os.Args[1], throwaway.Options{Progress: out.progress})
+	r, err := rig.New(ctx, os.Args[1], pgserver.Options{Progress: out.progress})
 	if err != nil {
 		return err
 	}
@@ -158,7 +158,7 @@ func create(ctx context.Context, r *rig.Rig, name string) (*pgx.Conn, error) {
 }
 
 // drop removes the databases that bear the mark.
-func drop(ctx context.Context, server *throwaway.Postgres) error {
+func drop(ctx context.Context, server *pgserver.Server) error {
 	conn, err := pgx.Connect(ctx, server.URL("postgres"))
 	if err != nil {
 		return err

@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	root    = "../.."
+	root    = "../../../.."
 	tools   = root + "/.venv/bin/"
 	account = "123456789012" // of the imitation, too
 	region  = "us-east-1"

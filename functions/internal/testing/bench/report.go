@@ -21,9 +21,9 @@ const (
 	untilHere = "<!-- to here -->"
 
 	pictured = `
-![Rows deleted a second, by the size of the backlog](scripts/bench/rows.svg)
+![Rows deleted a second, by the size of the backlog](functions/internal/testing/bench/rows.svg)
 
-![The slowest of the API's requests in each tenth of a second](scripts/bench/latency.svg)
+![The slowest of the API's requests in each tenth of a second](functions/internal/testing/bench/latency.svg)
 `
 )
 
@@ -153,7 +153,7 @@ func (r *report) write(dir string, curves []curve, phases []phase) error {
 		return err
 	}
 	for name, svg := range pictures {
-		if err := os.WriteFile(filepath.Join(dir, "scripts", "bench", name), svg, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, "functions", "internal", "testing", "bench", name), svg, 0o644); err != nil {
 			return err
 		}
 	}

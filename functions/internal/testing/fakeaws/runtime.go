@@ -1,8 +1,8 @@
-// Package standin plays what AWS offers to a function, on this machine and
+// Package fakeaws plays what AWS offers to a function, on this machine and
 // with the standard library alone: the Lambda Runtime API, Secrets Manager, and
 // the environment that a function's process is started in. Tests and the
 // demonstration run the very binary that is deployed against it.
-package standin
+package fakeaws
 
 import (
 	"context"
