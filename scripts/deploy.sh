@@ -127,8 +127,11 @@ clear
 options=(--config-env "$STAGE" --stack-name "$STACK" --region "$AWS_REGION")
 if [[ ! -f samconfig.toml ]]; then
     options+=(--guided --capabilities CAPABILITY_IAM)
-elif [[ -n $(of_stack StackId) ]]; then
-    differences "${options[@]}"
+else
+    case $(of_stack StackStatus) in
+    '' | REVIEW_IN_PROGRESS) ;; # not created yet, at most asked about
+    *) differences "${options[@]}" ;;
+    esac
 fi
 if [[ ${YES:-} == 1 ]]; then options+=(--no-confirm-changeset); fi
 
@@ -139,5 +142,10 @@ if ! sam deploy "${options[@]}" --on-failure ROLLBACK; then
     clear
     die 'the deployment failed'
 fi
-tells="$(of_stack "Outputs[?OutputKey=='AlarmsTell'].OutputValue | [0]")"
-printf 'deployed  %s\nalarms    %s\n' "$(of_stack "Outputs[?OutputKey=='Version'].OutputValue | [0]")" "$tells" >&2
+case $(of_stack StackStatus) in
+'' | REVIEW_IN_PROGRESS) ;; # somebody said no
+*)
+    printf 'deployed  %s\n' "$(of_stack "Outputs[?OutputKey=='Version'].OutputValue | [0]")" >&2
+    printf 'alarms    %s\n' "$(of_stack "Outputs[?OutputKey=='AlarmsTell'].OutputValue | [0]")" >&2
+    ;;
+esac

@@ -39,12 +39,17 @@ func (c *cloud) prepare(t *testing.T) (path string) {
 		t.Fatal(err)
 	}
 	c.aws(t, "s3api", "create-bucket", "--bucket", "code")
-	// The end of a zip without files is a zip.
-	zip := filepath.Join(t.TempDir(), "bootstrap.zip")
-	if err := os.WriteFile(zip, []byte("PK\x05\x06"+strings.Repeat("\x00", 18)), 0o600); err != nil {
+	c.aws(t, "s3api", "put-object", "--bucket", "code", "--key", "bootstrap.zip", "--body", emptyZip(t))
+	return path
+}
+
+// emptyZip writes a zip without files, which is the end of one.
+func emptyZip(t *testing.T) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "bootstrap.zip")
+	if err := os.WriteFile(path, []byte("PK\x05\x06"+strings.Repeat("\x00", 18)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c.aws(t, "s3api", "put-object", "--bucket", "code", "--key", "bootstrap.zip", "--body", zip)
 	return path
 }
 
