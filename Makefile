@@ -59,8 +59,13 @@ build: ## the Lambda's binary for arm64, bin/bootstrap
 local: ## the same as a command for this machine, bin/purge-tokens
 	@$(BUILD) -o bin/purge-tokens $(FUNCTION)
 
-build-PurgeTokens: # the same, where SAM wants it
-	GOOS=linux GOARCH=arm64 $(BUILD) -o $(ARTIFACTS_DIR)/bootstrap $(FUNCTION)
+# Where SAM wants it. SAM doesn't tell make the parameter Architecture, and the
+# binary of another one fails every run: the package has both, and picks.
+build-PurgeTokens:
+	GOOS=linux GOARCH=arm64 $(BUILD) -o $(ARTIFACTS_DIR)/bootstrap-aarch64 $(FUNCTION)
+	GOOS=linux GOARCH=amd64 $(BUILD) -o $(ARTIFACTS_DIR)/bootstrap-x86_64 $(FUNCTION)
+	printf '#!/bin/sh\nexec "$$0-$$(uname -m)"\n' >$(ARTIFACTS_DIR)/bootstrap
+	chmod 755 $(ARTIFACTS_DIR)/bootstrap
 
 version: # for scripts/deploy.sh
 	@echo $(VERSION) $(COMMIT)
