@@ -29,6 +29,10 @@ func loadNetwork(t *testing.T, values map[string]string) (template, map[string]o
 	for name, value := range values {
 		all[name] = value
 	}
+	for name, p := range stack.Parameters {
+		p.Type = "String" // the resolver knows no other: neither numbers nor what there is in the account
+		stack.Parameters[name] = p
+	}
 	for i, c := range stack.Conditions {
 		stack.Conditions[i] = withoutLists(c, all)
 	}
