@@ -106,7 +106,7 @@ func TestEveryParameterIsExplainedAndLimited(t *testing.T) {
 // are the parameters that it never sees.
 func TestParametersRefuseWhatWouldNotWork(t *testing.T) {
 	stack := load(t)
-	for name, c := range map[string]struct{ takes, refuses []string }{
+	table := map[string]struct{ takes, refuses []string }{
 		"SecretArn": {
 			[]string{required["SecretArn"], others["SecretArn"], "arn:aws-us-gov:secretsmanager:us-gov-west-1:123456789012:secret:edfi/admin-AbCdEf"},
 			[]string{"", "purge", "arn:aws:secretsmanager:us-east-1:123456789012:secret:purge", "arn:aws:secretsmanager:us-east-1:123456789012:secret:*"},
@@ -153,7 +153,18 @@ func TestParametersRefuseWhatWouldNotWork(t *testing.T) {
 		"StaleHours":    {[]string{"2", "9", "10", "25", "99", "100", "159", "160", "168"}, []string{"", "0", "1", "169", "170", "200", "1.5", "-2", "025"}},
 		"MaxExpiredAge": {[]string{"60", "99", "100", "21600", "691200"}, []string{"", "0", "59", "60.5", "6h"}},
 		"WithDashboard": {[]string{"true", "false"}, []string{"", "no"}},
-	} {
+	}
+	tested := slices.Collect(maps.Keys(table))
+	for _, value := range stack.Resources["PurgeTokens"]["Properties"].(object)["Environment"].(object)["Variables"].(object) {
+		if name, ok := value.(object)["Ref"].(string); ok && table[name].takes == nil {
+			tested = append(tested, name)
+		}
+	}
+	slices.Sort(tested)
+	if all := slices.Sorted(maps.Keys(stack.Parameters)); !slices.Equal(tested, all) {
+		t.Errorf("tested are %q, of %q", tested, all)
+	}
+	for name, c := range table {
 		p := stack.Parameters[name]
 		for _, value := range c.takes {
 			if err := p.refuse(value); err != nil {
