@@ -140,6 +140,7 @@ func TestParametersRefuseWhatWouldNotWork(t *testing.T) {
 			[]string{"", "64", "127", "10241", "10300", "11000", "256.5", "256MB"},
 		},
 		"ReservedConcurrency": {[]string{"", "1", "999"}, []string{"0", "-1", "1000", "1.5"}},
+		"Tracing":             {[]string{"PassThrough", "Active"}, []string{"", "true"}},
 		"LogLevel":            {[]string{"INFO", "DEBUG", "TRACE"}, []string{"WARN", "ERROR", "info"}},
 		"LogRetentionDays":    {[]string{"1", "30", "3653"}, []string{"0", "2", "30.5"}},
 		"PermissionsBoundaryArn": {
@@ -408,6 +409,30 @@ func TestEveryThingThatTakesATagHasTheVersion(t *testing.T) {
 	}
 	if version := stack.outputs(t, nil)["Version"]; version != "v1.2.3 (0123456789ab)" {
 		t.Errorf("version %s", version)
+	}
+}
+
+// GovCloud and China are partitions with names and hosts of their own.
+func TestNothingIsTiedToOnePartition(t *testing.T) {
+	stack := load(t)
+	for _, p := range []struct{ partition, region, suffix string }{{"aws-us-gov", "us-gov-west-1", "amazonaws.com"}, {"aws-cn", "cn-north-1", "amazonaws.com.cn"}} {
+		values := map[string]string{"AWS::Partition": p.partition, "AWS::Region": p.region, "AWS::URLSuffix": p.suffix, "SecretArn": required["SecretArn"]}
+		maps.Copy(values, others)
+		delete(values, "WithDashboard")
+		for name, value := range values {
+			values[name] = strings.NewReplacer("arn:aws:", "arn:"+p.partition+":", region, p.region).Replace(value)
+		}
+		text := pretty(stack.with(t, values)) + pretty(stack.outputs(t, values))
+		for _, wrong := range []string{"arn:aws:", region, "console.aws.amazon.com"} {
+			if strings.Contains(text, wrong) {
+				t.Errorf("%s: %s", p.partition, wrong)
+			}
+		}
+		for _, right := range []string{"secretsmanager." + p.region + "." + p.suffix, "sqs." + p.region + "." + p.suffix} {
+			if !strings.Contains(text, `"`+right+`"`) {
+				t.Errorf("%s: no %s", p.partition, right)
+			}
+		}
 	}
 }
 
