@@ -504,8 +504,8 @@ func TestWhoDeploysMayCreateUpdateAndDeleteTheStack(t *testing.T) {
 		),
 		"the first sam deploy of the account": asks("bucket", "s3:CreateBucket", "s3:PutBucketVersioning", "s3:PutBucketPublicAccessBlock",
 			"s3:PutBucketPolicy", "s3:GetBucketPolicy", "s3:PutBucketTagging", "s3:PutEncryptionConfiguration"),
-		"make destroy": asks("stack", "cloudformation:DescribeStacks", "cloudformation:DeleteStack"),
-		"a deployment again, after one that failed": asks("stack", "cloudformation:DeleteStack", "cloudformation:RollbackStack"),
+		"make destroy":             asks("stack", "cloudformation:DescribeStacks", "cloudformation:DeleteStack"),
+		"a deployment that failed": asks("stack", "cloudformation:DeleteStack", "cloudformation:ContinueUpdateRollback"),
 	}
 	for _, resource := range stack.Resources {
 		kind := resource["Type"].(string)

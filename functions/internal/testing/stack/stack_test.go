@@ -180,6 +180,28 @@ func TestParametersRefuseWhatWouldNotWork(t *testing.T) {
 	}
 }
 
+func TestTheRuleRefusesSubnetsWithoutAGroup(t *testing.T) {
+	stack := load(t)
+	for name, c := range map[string]struct {
+		values  map[string]string
+		refused bool
+	}{
+		"neither": {nil, false}, "both": {only("SubnetIds", "SecurityGroupId"), false},
+		"subnets": {only("SubnetIds"), true}, "a group": {only("SecurityGroupId"), true},
+	} {
+		r, refused := stack.resolver(t, c.values), false
+		for _, rule := range stack.Rules {
+			rule := rule.(object)
+			for _, assertion := range rule["Assertions"].([]any) {
+				refused = refused || r.condition(rule["RuleCondition"]) && !r.condition(assertion.(object)["Assert"])
+			}
+		}
+		if refused != c.refused {
+			t.Errorf("%s: refused %t", name, refused)
+		}
+	}
+}
+
 // The variables are those that config.go reads, one by one.
 func TestTheFunctionGetsEveryVariableThatItReads(t *testing.T) {
 	stack := load(t)
