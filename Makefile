@@ -64,7 +64,7 @@ local: ## the same as a command for this machine, bin/purge-tokens
 build-PurgeTokens:
 	GOOS=linux GOARCH=arm64 $(BUILD) -o $(ARTIFACTS_DIR)/bootstrap-aarch64 $(FUNCTION)
 	GOOS=linux GOARCH=amd64 $(BUILD) -o $(ARTIFACTS_DIR)/bootstrap-x86_64 $(FUNCTION)
-	printf '#!/bin/sh\nexec "$$0-$$(uname -m)"\n' >$(ARTIFACTS_DIR)/bootstrap
+	printf '#!/bin/sh\nexec "$$0-$$(uname -m)" "$$@"\n' >$(ARTIFACTS_DIR)/bootstrap
 	chmod 755 $(ARTIFACTS_DIR)/bootstrap
 
 version: # for scripts/deploy.sh

@@ -106,7 +106,7 @@ func TestEveryParameterIsExplainedAndLimited(t *testing.T) {
 // are the parameters that it never sees.
 func TestParametersRefuseWhatWouldNotWork(t *testing.T) {
 	stack := load(t)
-	for name, c := range map[string]struct{ takes, refuses []string }{
+	table := map[string]struct{ takes, refuses []string }{
 		"SecretArn": {
 			[]string{required["SecretArn"], others["SecretArn"], "arn:aws-us-gov:secretsmanager:us-gov-west-1:123456789012:secret:edfi/admin-AbCdEf"},
 			[]string{"", "purge", "arn:aws:secretsmanager:us-east-1:123456789012:secret:purge", "arn:aws:secretsmanager:us-east-1:123456789012:secret:*"},
@@ -140,6 +140,7 @@ func TestParametersRefuseWhatWouldNotWork(t *testing.T) {
 			[]string{"", "64", "127", "10241", "10300", "11000", "256.5", "256MB"},
 		},
 		"ReservedConcurrency": {[]string{"", "1", "999"}, []string{"0", "-1", "1000", "1.5"}},
+		"Tracing":             {[]string{"PassThrough", "Active"}, []string{"", "true"}},
 		"LogLevel":            {[]string{"INFO", "DEBUG", "TRACE"}, []string{"WARN", "ERROR", "info"}},
 		"LogRetentionDays":    {[]string{"1", "30", "3653"}, []string{"0", "2", "30.5"}},
 		"PermissionsBoundaryArn": {
@@ -153,7 +154,18 @@ func TestParametersRefuseWhatWouldNotWork(t *testing.T) {
 		"StaleHours":    {[]string{"2", "9", "10", "25", "99", "100", "159", "160", "168"}, []string{"", "0", "1", "169", "170", "200", "1.5", "-2", "025"}},
 		"MaxExpiredAge": {[]string{"60", "99", "100", "21600", "691200"}, []string{"", "0", "59", "60.5", "6h"}},
 		"WithDashboard": {[]string{"true", "false"}, []string{"", "no"}},
-	} {
+	}
+	tested := slices.Collect(maps.Keys(table))
+	for _, value := range stack.Resources["PurgeTokens"]["Properties"].(object)["Environment"].(object)["Variables"].(object) {
+		if name, ok := value.(object)["Ref"].(string); ok && table[name].takes == nil {
+			tested = append(tested, name)
+		}
+	}
+	slices.Sort(tested)
+	if all := slices.Sorted(maps.Keys(stack.Parameters)); !slices.Equal(tested, all) {
+		t.Errorf("tested are %q, of %q", tested, all)
+	}
+	for name, c := range table {
 		p := stack.Parameters[name]
 		for _, value := range c.takes {
 			if err := p.refuse(value); err != nil {
@@ -164,6 +176,28 @@ func TestParametersRefuseWhatWouldNotWork(t *testing.T) {
 			if p.refuse(value) == nil {
 				t.Errorf("%s takes %q", name, value)
 			}
+		}
+	}
+}
+
+func TestTheRuleRefusesSubnetsWithoutAGroup(t *testing.T) {
+	stack := load(t)
+	for name, c := range map[string]struct {
+		values  map[string]string
+		refused bool
+	}{
+		"neither": {nil, false}, "both": {only("SubnetIds", "SecurityGroupId"), false},
+		"subnets": {only("SubnetIds"), true}, "a group": {only("SecurityGroupId"), true},
+	} {
+		r, refused := stack.resolver(t, c.values), false
+		for _, rule := range stack.Rules {
+			rule := rule.(object)
+			for _, assertion := range rule["Assertions"].([]any) {
+				refused = refused || r.condition(rule["RuleCondition"]) && !r.condition(assertion.(object)["Assert"])
+			}
+		}
+		if refused != c.refused {
+			t.Errorf("%s: refused %t", name, refused)
 		}
 	}
 }
@@ -397,6 +431,30 @@ func TestEveryThingThatTakesATagHasTheVersion(t *testing.T) {
 	}
 	if version := stack.outputs(t, nil)["Version"]; version != "v1.2.3 (0123456789ab)" {
 		t.Errorf("version %s", version)
+	}
+}
+
+// GovCloud and China are partitions with names and hosts of their own.
+func TestNothingIsTiedToOnePartition(t *testing.T) {
+	stack := load(t)
+	for _, p := range []struct{ partition, region, suffix string }{{"aws-us-gov", "us-gov-west-1", "amazonaws.com"}, {"aws-cn", "cn-north-1", "amazonaws.com.cn"}} {
+		values := map[string]string{"AWS::Partition": p.partition, "AWS::Region": p.region, "AWS::URLSuffix": p.suffix, "SecretArn": required["SecretArn"]}
+		maps.Copy(values, others)
+		delete(values, "WithDashboard")
+		for name, value := range values {
+			values[name] = strings.NewReplacer("arn:aws:", "arn:"+p.partition+":", region, p.region).Replace(value)
+		}
+		text := pretty(stack.with(t, values)) + pretty(stack.outputs(t, values))
+		for _, wrong := range []string{"arn:aws:", region, "console.aws.amazon.com"} {
+			if strings.Contains(text, wrong) {
+				t.Errorf("%s: %s", p.partition, wrong)
+			}
+		}
+		for _, right := range []string{"secretsmanager." + p.region + "." + p.suffix, "sqs." + p.region + "." + p.suffix} {
+			if !strings.Contains(text, `"`+right+`"`) {
+				t.Errorf("%s: no %s", p.partition, right)
+			}
+		}
 	}
 }
 
