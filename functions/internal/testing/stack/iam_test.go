@@ -540,3 +540,52 @@ func TestWhoDeploysMayCreateUpdateAndDeleteTheStack(t *testing.T) {
 		asks("function", "lambda:InvokeFunction"), asks("queue", "sqs:ReceiveMessage", "sqs:PurgeQueue"), asks("log", "logs:FilterLogEvents"),
 		asks("any", "secretsmanager:GetSecretValue", "iam:CreateUser", "sts:AssumeRole", "kms:Decrypt"), asks("role", "iam:AttachRolePolicy")))
 }
+
+var commandLine = regexp.MustCompile(`\baws (cloudformation|events|lambda|logs|sqs) ([a-z]+(?:-[a-z]+)+)`)
+
+// The commands that the policies are for are found where they are written.
+func TestThePoliciesHaveWhatTheScriptsAndTheRunbookCall(t *testing.T) {
+	read := func(paths ...string) (text string) {
+		for _, path := range paths {
+			page, err := docs.Page(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text += page
+		}
+		return text
+	}
+	// The one command whose name the script chooses.
+	scheduled := strings.NewReplacer(`events "$action"`, "events disable-rule; aws events enable-rule").Replace(read("scripts/schedule.sh"))
+	blocks, err := docs.Blocks("sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	runbook := ""
+	for _, b := range blocks {
+		if b.Page == "RUNBOOK.md" {
+			runbook += b.Text
+		}
+	}
+	on := map[string]string{"cloudformation": "stack", "events": "rule", "lambda": "function", "logs": "log", "sqs": "queue"}
+	for policy, text := range map[string]string{
+		"iam-deploy.json":  read("scripts/deploy.sh", "scripts/destroy.sh"),
+		"iam-operate.json": read("scripts/invoke.sh", "scripts/logs.sh") + scheduled + runbook,
+	} {
+		found := commandLine.FindAllStringSubmatch(text, -1)
+		for _, m := range found {
+			action := m[1] + ":"
+			for word := range strings.SplitSeq(m[2], "-") {
+				action += strings.ToUpper(word[:1]) + word[1:]
+			}
+			for _, name := range names[on[m[1]]] {
+				if !allows(t, file(t, policy), request{action: action, resource: name}) {
+					t.Errorf("%s lacks %s on %s", policy, action, name)
+				}
+			}
+		}
+		if len(found) < 5 {
+			t.Errorf("%s: only %d commands", policy, len(found))
+		}
+	}
+}
