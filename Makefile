@@ -20,7 +20,7 @@ RACE       := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 # fuzzer, before 1.27, now and then fails with "context deadline exceeded".
 FUZZTIME   ?= 2000x
 
-.PHONY: help demo test fuzz test-sqlserver soak lint bench bench-short build local validate deploy invoke logs destroy clean update-ca version build-PurgeTokens
+.PHONY: help demo test fuzz test-sqlserver soak lint bench bench-short build local validate validate-all deploy pause resume invoke logs destroy clean update-ca version build-PurgeTokens
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,8 +62,13 @@ build: ## the Lambda's binary for arm64, bin/bootstrap
 local: ## the same as a command for this machine, bin/purge-tokens
 	@$(BUILD) -o bin/purge-tokens $(FUNCTION)
 
-build-PurgeTokens: # the same, where SAM wants it
-	GOOS=linux GOARCH=arm64 $(BUILD) -o $(ARTIFACTS_DIR)/bootstrap $(FUNCTION)
+# Where SAM wants it. SAM doesn't tell make the parameter Architecture, and the
+# binary of another one fails every run: the package has both, and picks.
+build-PurgeTokens:
+	GOOS=linux GOARCH=arm64 $(BUILD) -o $(ARTIFACTS_DIR)/bootstrap-aarch64 $(FUNCTION)
+	GOOS=linux GOARCH=amd64 $(BUILD) -o $(ARTIFACTS_DIR)/bootstrap-x86_64 $(FUNCTION)
+	printf '#!/bin/sh\nexec "$$0-$$(uname -m)" "$$@"\n' >$(ARTIFACTS_DIR)/bootstrap
+	chmod 755 $(ARTIFACTS_DIR)/bootstrap
 
 version: # for scripts/deploy.sh
 	@echo $(VERSION) $(COMMIT)
@@ -71,11 +76,20 @@ version: # for scripts/deploy.sh
 validate: ## template, stack, scripts and workflows, without an AWS account; needs python3
 	@scripts/validate.sh
 
+validate-all: ## the same, and what takes minutes: each parameter there and back
+	@scripts/validate.sh all
+
 deploy: ## build and deploy the stack; STAGE=dev|prod
 	@scripts/deploy.sh
 
 invoke: ## run the function now: ACTION=dry-run|check|purge DATABASES=A,B
 	@scripts/invoke.sh
+
+pause: ## switch the schedule off now, without a deployment
+	@scripts/schedule.sh pause
+
+resume: ## switch it on again
+	@scripts/schedule.sh resume
 
 logs: ## the function's log of the last hour; MINUTES=n
 	@scripts/logs.sh

@@ -3,15 +3,19 @@
 #
 #     make validate
 #
-# cfn-lint on the templates and on the translation of template.yaml (a warning is
-# an error), the tests of functions/internal/testing/stack, shellcheck,
-# actionlint. Where the SAM CLI is installed, also sam validate --lint and sam
-# build. The Python tools are installed into .venv on the first run.
+# cfn-lint and checkov on the templates and on the translation of template.yaml (a
+# warning is an error), the tests of functions/internal/testing/stack, shellcheck,
+# actionlint, sam validate --lint and sam build. The Python tools, the SAM CLI
+# among them, are installed into .venv on the first run.
+#
+#     make validate-all
+#
+# also changes each parameter of the stack and sets it back.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-scripts/venv.sh
-PATH="$PATH:$PWD/.venv/bin"
+scripts/venv.sh checkov ministack
+PATH="$PWD/.venv/bin:$PATH"
 dir="$(mktemp -d)"
 trap 'rm -rf "$dir"' EXIT
 
@@ -21,8 +25,14 @@ step 'cfn-lint: template.yaml, infra/*.yaml, translation'
 .venv/bin/python functions/internal/testing/stack/translate.py template.yaml >"$dir/translation.json"
 .venv/bin/cfn-lint template.yaml infra/*.yaml "$dir/translation.json"
 
+step checkov
+.venv/checkov/bin/checkov --config-file scripts/tools/checkov.yaml --file "$dir/translation.json" infra/*.yaml
+
 step 'go test ./functions/internal/testing/stack'
-STACK_TOOLS=required go test -count=1 -parallel=8 ./functions/internal/testing/stack # reads what go does not watch
+for program in psql setsid openssl; do
+    command -v "$program" >/dev/null || step "THE README'S WAY TO DEPLOY IS NOT TRIED: $program is not installed"
+done
+STACK_TOOLS=required STACK_ALL="${1:-}" go test -count=1 -parallel=8 ./functions/internal/testing/stack # reads what go does not watch
 
 step shellcheck
 .venv/bin/shellcheck --external-sources scripts/*.sh .ci/run
@@ -34,15 +44,11 @@ if ((${#workflows[@]})); then
     go tool -modfile=scripts/tools/go.mod actionlint -shellcheck .venv/bin/shellcheck "${workflows[@]}"
 fi
 
-if command -v sam >/dev/null; then
-    export SAM_CLI_TELEMETRY=0
-    step 'sam validate --lint'
-    sam validate --lint --region us-east-1 >/dev/null
-    step 'sam build'
-    # In place, or sam copies the whole directory first, .venv included.
-    sam build --build-in-source --build-dir "$dir/build" >/dev/null 2>"$dir/log" || { cat "$dir/log" >&2; exit 1; }
-    make --silent build
-    cmp "$dir/build/PurgeTokens/bootstrap" bin/bootstrap # the same as of make build
-else
-    step 'sam validate and sam build left out: the SAM CLI is not installed'
-fi
+export SAM_CLI_TELEMETRY=0
+step 'sam validate --lint'
+sam validate --lint --region us-east-1 >/dev/null
+step 'sam build'
+# In place, or sam copies the whole directory first, .venv included.
+sam build --build-in-source --build-dir "$dir/build" >/dev/null 2>"$dir/log" || { cat "$dir/log" >&2; exit 1; }
+make --silent build
+cmp "$dir/build/PurgeTokens/bootstrap-aarch64" bin/bootstrap # the same as of make build

@@ -3,7 +3,8 @@
 --
 --     psql --dbname EdFi_Admin --file infra/postgres/role.sql
 --
--- It can be run again. Set the password afterwards, where no log keeps it:
+-- README.md, Deploy, has the commands for all databases, and for the password. It
+-- can be run again. Set the password afterwards, where no log keeps it:
 --
 --     \password edfi_token_purge
 

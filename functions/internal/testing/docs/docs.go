@@ -29,12 +29,15 @@ func Page(path string) (string, error) {
 	return string(text), err
 }
 
-// Block is a fenced block of code.
+// Block is a fenced block of code, and the heading that it is below.
 type Block struct {
-	Page, Language, Text string
+	Page, Heading, Language, Text string
 }
 
-var fenced = regexp.MustCompile("(?ms)^```(\\w*)\n(.*?)^```$")
+var (
+	fenced   = regexp.MustCompile("(?ms)^```(\\w*)\n(.*?)^```$")
+	headings = regexp.MustCompile(`(?m)^##+ (.+)$`)
+)
 
 // Blocks returns the blocks of all pages in this language.
 func Blocks(language string) (blocks []Block, err error) {
@@ -43,10 +46,15 @@ func Blocks(language string) (blocks []Block, err error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, m := range fenced.FindAllStringSubmatch(text, -1) {
-			if m[1] == language {
-				blocks = append(blocks, Block{page, m[1], m[2]})
+		for _, at := range fenced.FindAllStringSubmatchIndex(text, -1) {
+			b := Block{Page: page, Language: text[at[2]:at[3]], Text: text[at[4]:at[5]]}
+			if b.Language != language {
+				continue
 			}
+			if above := headings.FindAllStringSubmatch(Prose(text[:at[0]]), -1); len(above) > 0 {
+				b.Heading = above[len(above)-1][1]
+			}
+			blocks = append(blocks, b)
 		}
 	}
 	return blocks, nil

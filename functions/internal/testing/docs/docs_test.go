@@ -325,6 +325,41 @@ func TestEveryAlarmIsExplained(t *testing.T) {
 	}
 }
 
+// The cost is worked out from as many metrics and alarms as there are.
+func TestTheCostAddsUp(t *testing.T) {
+	readme := page(t, "README.md")
+	metrics, alarms := 0, strings.Count(page(t, "template.yaml"), "Type: AWS::CloudWatch::Alarm\n")
+	for _, name := range firstColumn(section(t, readme, "Metrics and alarms")) {
+		if !strings.HasPrefix(name, "-") {
+			metrics++
+		}
+	}
+	rows := map[string][]float64{} // by their beginning, for 1, 100 and 300 tenants
+	for _, row := range regexp.MustCompile(`(?m)^\| ([^|]*) \| ([^|]*) \| ([^|]*) \| ([^|]*) \| ([^|]*) \|$`).FindAllStringSubmatch(section(t, readme, "Cost"), -1) {
+		for _, cell := range row[3:] {
+			if dollars, err := strconv.ParseFloat(strings.Trim(cell, "*"), 64); err == nil {
+				rows[row[1]] = append(rows[row[1]], dollars)
+			}
+		}
+	}
+	if metrics < 6 || alarms < 5 || len(rows) < 7 {
+		t.Fatalf("%d metrics, %d alarms, %v", metrics, alarms, rows)
+	}
+	for i, tenants := range []int{1, 100, 300} {
+		near := func(what string, want float64) {
+			if got := rows[what][i]; got < want-0.001 || got > want+0.001 {
+				t.Errorf("%s for %d tenants: %.2f, not %.2f", what, tenants, got, want)
+			}
+		}
+		few := 0.3 * float64(metrics)
+		near("Metrics", few*float64(1+tenants))
+		near("Alarms", 0.1*float64(alarms))
+		rest := rows["Lambda, arm64"][i] + rows["Secrets Manager calls"][i] + rows["Logs"][i] + rows["Alarms"][i]
+		near("**total**", rest+rows["Metrics"][i])
+		near("**total**, fewer metrics", rest+few)
+	}
+}
+
 func commands(t *testing.T, kind Kind) (blocks []Block) {
 	t.Helper()
 	all, err := Blocks("sh")

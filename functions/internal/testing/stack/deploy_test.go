@@ -41,12 +41,17 @@ func (c *cloud) prepare(t *testing.T) (path string) {
 		t.Fatal(err)
 	}
 	c.aws(t, "s3api", "create-bucket", "--bucket", "code")
-	// The end of a zip without files is a zip.
-	zip := filepath.Join(t.TempDir(), "bootstrap.zip")
-	if err := os.WriteFile(zip, []byte("PK\x05\x06"+strings.Repeat("\x00", 18)), 0o600); err != nil {
+	c.aws(t, "s3api", "put-object", "--bucket", "code", "--key", "bootstrap.zip", "--body", emptyZip(t))
+	return path
+}
+
+// emptyZip writes a zip without files, which is the end of one.
+func emptyZip(t *testing.T) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "bootstrap.zip")
+	if err := os.WriteFile(path, []byte("PK\x05\x06"+strings.Repeat("\x00", 18)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c.aws(t, "s3api", "put-object", "--bucket", "code", "--key", "bootstrap.zip", "--body", zip)
 	return path
 }
 
@@ -104,13 +109,14 @@ func (c *cloud) network(t *testing.T) network {
 	subnet := c.aws(t, "ec2", "create-subnet", "--vpc-id", vpc, "--cidr-block", "10.0.1.0/24")["Subnet"].(object)["SubnetId"].(string)
 	database := c.aws(t, "ec2", "create-security-group", "--group-name", "database", "--description", "database", "--vpc-id", vpc)["GroupId"].(string)
 	c.create(t, "network", root+"/infra/network.yaml", map[string]string{
-		"VpcId": vpc, "SubnetIds": subnet, "DatabaseSecurityGroupId": database, "VpcCidr": "10.0.0.0/16",
+		"VpcId": vpc, "SubnetIds": subnet, "DatabaseSecurityGroupId": database, "EndpointCidrs": "10.0.0.0/16",
 	})
 	stack := c.aws(t, "cloudformation", "describe-stacks", "--stack-name", "network")["Stacks"].([]any)[0].(object)
 	group := stack["Outputs"].([]any)[0].(object)["OutputValue"].(string)
 
 	endpoints := c.aws(t, "ec2", "describe-vpc-endpoints")["VpcEndpoints"].([]any)
-	if e := endpoints[0].(object); len(endpoints) != 1 || e["ServiceName"] != "com.amazonaws.us-east-1.secretsmanager" || e["VpcEndpointType"] != "Interface" {
+	endpoint := endpoints[0].(object)
+	if len(endpoints) != 1 || endpoint["ServiceName"] != "com.amazonaws.us-east-1.secretsmanager" || endpoint["VpcEndpointType"] != "Interface" {
 		t.Errorf("endpoints %s", pretty(endpoints))
 	}
 	in := c.aws(t, "ec2", "describe-security-groups", "--group-ids", database)["SecurityGroups"].([]any)[0].(object)["IpPermissions"].([]any)

@@ -91,8 +91,10 @@ func emitted(t *testing.T, variables object) (metrics, dimensions []string) {
 		for _, m := range line.AWS.CloudWatchMetrics[0].Metrics {
 			metrics = append(metrics, m.Name)
 		}
-		for _, d := range line.AWS.CloudWatchMetrics[0].Dimensions {
-			dimensions = append(dimensions, strings.Join(d, ","))
+		for _, directive := range line.AWS.CloudWatchMetrics {
+			for _, d := range directive.Dimensions {
+				dimensions = append(dimensions, strings.Join(d, ","))
+			}
 		}
 		return metrics, dimensions
 	}

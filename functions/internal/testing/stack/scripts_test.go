@@ -15,7 +15,13 @@ import (
 // script runs one of scripts/*.sh against the imitation.
 func (c *cloud) script(t *testing.T, name, stdin string, env ...string) (stdout, stderr string, err error) {
 	t.Helper()
-	command := exec.Command(root + "/scripts/" + name)
+	return c.run(t, name, nil, stdin, env...)
+}
+
+// run is the same for a script with arguments.
+func (c *cloud) run(t *testing.T, name string, args []string, stdin string, env ...string) (stdout, stderr string, err error) {
+	t.Helper()
+	command := exec.Command(root+"/scripts/"+name, args...)
 	command.Env = append(append(c.env(), "STAGE=test"), env...)
 	command.Stdin = strings.NewReader(stdin)
 	var out, errs bytes.Buffer
@@ -151,19 +157,39 @@ func TestScripts(t *testing.T) {
 		}
 	})
 
-	t.Run("deploy builds, then deploys where it said", func(t *testing.T) {
+	t.Run("pause switches the rule off, resume on again", func(t *testing.T) {
 		t.Parallel()
-		dir := t.TempDir()
-		if err := os.WriteFile(filepath.Join(dir, "sam"), []byte("#!/bin/sh\necho sam \"$@\"\n"), 0o700); err != nil {
+		const name, template = "purge-tokens-paused", `{
+			"Parameters": {"ScheduleState": {"Type": "String", "Default": "ENABLED"}},
+			"Resources": {"Schedule": {"Type": "AWS::Events::Rule",
+				"Properties": {"ScheduleExpression": "rate(30 minutes)", "State": {"Ref": "ScheduleState"}}}},
+			"Outputs": {"RuleName": {"Value": {"Ref": "Schedule"}}}}`
+		path := filepath.Join(t.TempDir(), "stack.json")
+		if err := os.WriteFile(path, []byte(template), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		stdout, stderr, err := c.script(t, "deploy.sh", "", "PATH="+dir+":"+c.path())
-		if err != nil || stderr != announced {
-			t.Errorf("%v\n%s", err, stderr)
+		c.create(t, name, path, map[string]string{"ScheduleState": "ENABLED"})
+		rule := c.list(t, "cloudformation", "describe-stacks", "--stack-name", name, "--query", "Stacks[0].Outputs[].OutputValue")[0].(string)
+		for _, step := range []struct {
+			action, state string
+			reminds       bool
+		}{{"pause", "DISABLED", true}, {"pause", "DISABLED", true}, {"resume", "ENABLED", false}} {
+			_, stderr, err := c.run(t, "schedule.sh", []string{step.action}, "", "STACK="+name)
+			if err != nil || !strings.Contains(stderr, "schedule  "+step.state+", rate(30 minutes)\n") ||
+				strings.Contains(stderr, "The stack says ScheduleState=ENABLED") != step.reminds {
+				t.Errorf("%s: %v\n%s", step.action, err, stderr)
+			}
+			if state := c.aws(t, "events", "describe-rule", "--name", rule)["State"]; state != step.state {
+				t.Errorf("%s: the rule is %v", step.action, state)
+			}
 		}
-		if lines := strings.Split(stdout, "\n"); len(lines) != 3 || lines[0] != "sam build --build-in-source" ||
-			!strings.HasPrefix(lines[1], "sam deploy ") || !strings.Contains(lines[1], "--config-env test --stack-name purge-tokens-test --region us-east-1") {
-			t.Errorf("%s", stdout)
+	})
+
+	t.Run("pause fails where there is no such stack", func(t *testing.T) {
+		t.Parallel()
+		_, stderr, err := c.run(t, "schedule.sh", []string{"pause"}, "", "STACK=purge-tokens-nowhere")
+		if err == nil || !strings.Contains(stderr, "no stack purge-tokens-nowhere") || strings.Contains(stderr, "schedule ") {
+			t.Errorf("%v\n%s", err, stderr)
 		}
 	})
 }

@@ -2,7 +2,6 @@ package stack
 
 import (
 	"encoding/json"
-	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -46,10 +45,15 @@ var others = map[string]string{
 	"LogLevel":               "DEBUG",
 	"LogRetentionDays":       "7",
 	"PermissionsBoundaryArn": "arn:aws:iam::123456789012:policy/boundary",
+	"Architecture":           "x86_64",
+	"UseFips":                "true",
+	"AlarmEmail":             "operations@example.org",
 	"AlarmTopicArn":          "arn:aws:sns:us-east-1:123456789012:operations",
-	"StaleHalfHours":         "48",
+	"StaleHours":             "25",
 	"MaxExpiredAge":          "7200",
 	"MetricsNamespace":       "Example/Tokens",
+	"MetricsPerDatabase":     "false",
+	"WithDashboard":          "false",
 }
 
 // together are parameters that only count with others.
@@ -89,7 +93,7 @@ func TestEveryParameterIsExplainedAndLimited(t *testing.T) {
 		if (p.Default == nil) != (required[name] != "") {
 			t.Errorf("%s: default %v", name, p.Default)
 		}
-		if p.AllowedPattern == "" && p.AllowedValues == nil && p.MinValue == nil && p.MaxLength == nil {
+		if p.AllowedPattern == "" && p.AllowedValues == nil {
 			t.Errorf("%s has no constraint", name)
 		}
 		if p.AllowedPattern != "" && (p.ConstraintDescription == "" || p.AllowedPattern[0] != '^' || !strings.HasSuffix(p.AllowedPattern, "$")) {
@@ -98,46 +102,103 @@ func TestEveryParameterIsExplainedAndLimited(t *testing.T) {
 	}
 }
 
+// What the function itself takes and refuses is in its own template_test.go; these
+// are the parameters that it never sees.
 func TestParametersRefuseWhatWouldNotWork(t *testing.T) {
 	stack := load(t)
-	for name, values := range map[string][]string{
-		"SecretArn":           {"", "purge", "arn:aws:secretsmanager:us-east-1:123456789012:secret:purge", "arn:aws:secretsmanager:us-east-1:123456789012:secret:*"},
-		"KmsKeyArn":           {"alias/purge", "arn:aws:kms:us-east-1:123456789012:alias/purge", "*"},
-		"DbEngine":            {"mysql"},
-		"DbHost":              {"host name", "host,1433"},
-		"DbPort":              {"0", "065", "65536", "65600", "66000", "70000", "100000", "x"},
-		"SubnetIds":           {"subnet-1, subnet-2", "vpc-1", "subnet-1,"},
-		"ScheduleExpression":  {"30 minutes", "at(2030-01-01T00:00:00)"},
-		"GracePeriod":         {"", "1", "1d", "-1h", "1 h"},
-		"LockTimeout":         {"", "1", "0s", "0m0s", "0.5ms", "00ms"},
-		"MaxRows":             {"-1"},
-		"BatchSize":           {"0", "1000001", "1e3"},
-		"ReservedConcurrency": {"0", "-1"},
-		"Timeout":             {"29", "901"},
-		"MemorySize":          {"64"},
-		"LogLevel":            {"WARN", "ERROR"},
-		"LogRetentionDays":    {"0", "2"},
-		"StaleHalfHours":      {"49"},
-		"MetricsNamespace":    {"", "a b", `a"b`},
-	} {
-		for _, value := range values {
-			if stack.Parameters[name].refuse(value) == nil {
+	table := map[string]struct{ takes, refuses []string }{
+		"SecretArn": {
+			[]string{required["SecretArn"], others["SecretArn"], "arn:aws-us-gov:secretsmanager:us-gov-west-1:123456789012:secret:edfi/admin-AbCdEf"},
+			[]string{"", "purge", "arn:aws:secretsmanager:us-east-1:123456789012:secret:purge", "arn:aws:secretsmanager:us-east-1:123456789012:secret:*"},
+		},
+		"KmsKeyArn": {
+			[]string{"", others["KmsKeyArn"], "arn:aws:kms:us-east-1:123456789012:key/mrk-00000000000000000000000000000000"},
+			[]string{"alias/purge", "arn:aws:kms:us-east-1:123456789012:alias/purge", "*"},
+		},
+		"DbCaLayerArn": {[]string{"", others["DbCaLayerArn"]}, []string{"rds-ca", "arn:aws:lambda:us-east-1:123456789012:layer:rds-ca"}},
+		"SubnetIds":    {[]string{"", "subnet-0a", "subnet-0a,subnet-0b"}, []string{"subnet-1, subnet-2", "vpc-1", "subnet-1,", "subnet-x"}},
+		"SecurityGroupId": {
+			[]string{"", "sg-0a"}, []string{"default", "sg-0a,sg-0b", "sg-0x"},
+		},
+		"UseFips": {[]string{"true", "false"}, []string{"", "yes", "True"}},
+		"ScheduleExpression": {
+			[]string{
+				"rate(1 minute)", "rate(30 minutes)", "rate(1 hour)", "rate(12 hours)", "rate(1 day)", "rate(7 days)",
+				"cron(0 3 * * ? *)", "cron(0/30 * ? * MON-FRI *)", "cron(15 10 ? * 6L 2026-2030)", "cron(0 3 1,15 * ? *)", "cron(0 3 LW * ? *)", "cron(0 3 ? * 2#1 *)",
+			},
+			[]string{
+				"", "30 minutes", "at(2030-01-01T00:00:00)", "rate(30minutes)", "rate(30 seconds)", "rate(1.5 hours)",
+				"rate(1 minutes)", "rate(1 hours)", "rate(2 minute)", "rate(0 minutes)", "rate(0 minute)", "rate(01 hour)", "rate(-5 minutes)", "rate(15",
+				"cron(0 3 * * *)", "cron(*/30 * * * *)", "cron(0 3 * * * *)", "cron(0 3 ? * ? *)", "cron(0 0 3 * * ? *)", "cron()", "cron(0 3 * * ? *", "cron(@daily)",
+			},
+		},
+		"ScheduleState": {[]string{"ENABLED", "DISABLED"}, []string{"", "enabled", "ON"}},
+		"Architecture":  {[]string{"arm64", "x86_64"}, []string{"", "amd64", "x86"}},
+		"Timeout":       {[]string{"30", "99", "100", "300", "899", "900"}, []string{"", "29", "901", "1000", "300.5", "5m", "0300"}},
+		"MemorySize": {
+			[]string{"128", "129", "130", "199", "200", "256", "999", "1000", "9999", "10000", "10199", "10239", "10240"},
+			[]string{"", "64", "127", "10241", "10300", "11000", "256.5", "256MB"},
+		},
+		"ReservedConcurrency": {[]string{"", "1", "999"}, []string{"0", "-1", "1000", "1.5"}},
+		"Tracing":             {[]string{"PassThrough", "Active"}, []string{"", "true"}},
+		"LogLevel":            {[]string{"INFO", "DEBUG", "TRACE"}, []string{"WARN", "ERROR", "info"}},
+		"LogRetentionDays":    {[]string{"1", "30", "3653"}, []string{"0", "2", "30.5"}},
+		"PermissionsBoundaryArn": {
+			[]string{"", others["PermissionsBoundaryArn"], "arn:aws-cn:iam::aws:policy/PowerUserAccess"}, []string{"boundary", "arn:aws:iam::123456789012:role/x"},
+		},
+		"AlarmEmail": {
+			[]string{"", "operations@example.org", "first.last+purge@mail.example.org"},
+			[]string{"operations", "a@b", "operations@example.org,other@example.org", "a b@example.org", "https://example.org"},
+		},
+		"AlarmTopicArn": {[]string{"", others["AlarmTopicArn"]}, []string{"operations", "arn:aws:sns:us-east-1:123456789012:operations.fifo", "arn:aws:sqs:us-east-1:123456789012:operations"}},
+		"StaleHours":    {[]string{"2", "9", "10", "25", "99", "100", "159", "160", "168"}, []string{"", "0", "1", "169", "170", "200", "1.5", "-2", "025"}},
+		"MaxExpiredAge": {[]string{"60", "99", "100", "21600", "691200"}, []string{"", "0", "59", "60.5", "6h"}},
+		"WithDashboard": {[]string{"true", "false"}, []string{"", "no"}},
+	}
+	tested := slices.Collect(maps.Keys(table))
+	for _, value := range stack.Resources["PurgeTokens"]["Properties"].(object)["Environment"].(object)["Variables"].(object) {
+		if name, ok := value.(object)["Ref"].(string); ok && table[name].takes == nil {
+			tested = append(tested, name)
+		}
+	}
+	slices.Sort(tested)
+	if all := slices.Sorted(maps.Keys(stack.Parameters)); !slices.Equal(tested, all) {
+		t.Errorf("tested are %q, of %q", tested, all)
+	}
+	for name, c := range table {
+		p := stack.Parameters[name]
+		for _, value := range c.takes {
+			if err := p.refuse(value); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		for _, value := range c.refuses {
+			if p.refuse(value) == nil {
 				t.Errorf("%s takes %q", name, value)
 			}
 		}
 	}
-	for name, values := range map[string][]string{
-		"DbPort":      {"", "1", "1433", "10000", "59999", "64999", "65499", "65529", "65535"},
-		"LockTimeout": {"1ms", "500ms", "2s", "1.5s", "10s", "1m0s"},
+}
+
+func TestTheRuleRefusesSubnetsWithoutAGroup(t *testing.T) {
+	stack := load(t)
+	for name, c := range map[string]struct {
+		values  map[string]string
+		refused bool
+	}{
+		"neither": {nil, false}, "both": {only("SubnetIds", "SecurityGroupId"), false},
+		"subnets": {only("SubnetIds"), true}, "a group": {only("SecurityGroupId"), true},
 	} {
-		for _, value := range values {
-			if err := stack.Parameters[name].refuse(value); err != nil {
-				t.Errorf("%s: %v", name, err)
+		r, refused := stack.resolver(t, c.values), false
+		for _, rule := range stack.Rules {
+			rule := rule.(object)
+			for _, assertion := range rule["Assertions"].([]any) {
+				refused = refused || r.condition(rule["RuleCondition"]) && !r.condition(assertion.(object)["Assert"])
 			}
 		}
-	}
-	if !strings.HasPrefix(stack.Parameters["MetricsNamespace"].AllowedPattern, "^(?!AWS/)") {
-		t.Error("MetricsNamespace takes AWS/")
+		if refused != c.refused {
+			t.Errorf("%s: refused %t", name, refused)
+		}
 	}
 }
 
@@ -173,6 +234,8 @@ func TestTheFunctionGetsEveryVariableThatItReads(t *testing.T) {
 	}
 }
 
+const tags = `"Tags": [{"Key": "version", "Value": "dev"}]`
+
 func TestTheFunction(t *testing.T) {
 	stack := load(t)
 	f := stack.with(t, nil)["PurgeTokens"]
@@ -183,8 +246,8 @@ func TestTheFunction(t *testing.T) {
 		"Code": {"S3Bucket": "code", "S3Key": "bootstrap.zip"},
 		"MemorySize": "256", "Timeout": "300", "Role": "<Role.Arn>", "TracingConfig": {"Mode": "PassThrough"},
 		"LoggingConfig": {"LogGroup": "<LogGroup>", "LogFormat": "JSON", "ApplicationLogLevel": "INFO", "SystemLogLevel": "INFO"},
-		"Tags": [{"Key": "lambda:createdBy", "Value": "SAM"}]}`)
-	same(t, "log group", stack.with(t, nil)["LogGroup"], `{"LogGroupName": "/aws/lambda/purge-tokens-test", "RetentionInDays": "30"}`)
+		"Tags": [{"Key": "lambda:createdBy", "Value": "SAM"}, {"Key": "version", "Value": "dev"}, {"Key": "commit", "Value": "unknown"}]}`)
+	same(t, "log group", stack.with(t, nil)["LogGroup"], `{"LogGroupName": "/aws/lambda/purge-tokens-test", "RetentionInDays": "30", `+tags+`}`)
 	if build := stack.Resources["PurgeTokens"]["Metadata"].(object)["BuildMethod"]; build != "makefile" {
 		t.Errorf("build method %v", build)
 	}
@@ -194,6 +257,8 @@ func TestTheFunction(t *testing.T) {
 	same(t, "layers", f["Layers"], `["arn:aws:lambda:us-east-1:123456789012:layer:rds-ca:1"]`)
 	same(t, "its file", f["Environment"].(object)["Variables"].(object)["DB_CA_BUNDLE"], `"/opt/ca.pem"`)
 	same(t, "reserve", f["ReservedConcurrentExecutions"], `"1"`)
+	same(t, "architecture", f["Architectures"], `["x86_64"]`)
+	same(t, "FIPS", f["Environment"].(object)["Variables"].(object)["AWS_USE_FIPS_ENDPOINT"], `"true"`)
 }
 
 func TestTheScheduleHandsOverAndItsFailuresAreKept(t *testing.T) {
@@ -201,7 +266,7 @@ func TestTheScheduleHandsOverAndItsFailuresAreKept(t *testing.T) {
 	r := stack.with(t, nil)
 	same(t, "rule", r["Schedule"], `{
 		"Description": "Purges expired tokens with purge-tokens-test",
-		"ScheduleExpression": "rate(30 minutes)", "State": "ENABLED",
+		"ScheduleExpression": "rate(30 minutes)", "State": "ENABLED", `+tags+`,
 		"Targets": [{"Id": "purge-tokens", "Arn": "<PurgeTokens.Arn>",
 			"RetryPolicy": {"MaximumRetryAttempts": 1, "MaximumEventAgeInSeconds": 1500},
 			"DeadLetterConfig": {"Arn": "<DeadLetters.Arn>"}}]}`)
@@ -211,7 +276,7 @@ func TestTheScheduleHandsOverAndItsFailuresAreKept(t *testing.T) {
 		"FunctionName": "<PurgeTokens>", "Qualifier": "$LATEST",
 		"MaximumRetryAttempts": 1, "MaximumEventAgeInSeconds": 1500,
 		"DestinationConfig": {"OnFailure": {"Destination": "<DeadLetters.Arn>"}}}`)
-	same(t, "queue", r["DeadLetters"], `{"MessageRetentionPeriod": 1209600, "SqsManagedSseEnabled": true}`)
+	same(t, "queue", r["DeadLetters"], `{"MessageRetentionPeriod": 1209600, "SqsManagedSseEnabled": true, `+tags+`}`)
 	same(t, "queue policy", r["DeadLettersPolicy"], `{"Queues": ["<DeadLetters>"], "PolicyDocument": {
 		"Version": "2012-10-17", "Statement": [{"Sid": "FromSchedule", "Effect": "Allow",
 			"Principal": {"Service": "events.amazonaws.com"}, "Action": "sqs:SendMessage", "Resource": "<DeadLetters.Arn>",
@@ -219,201 +284,185 @@ func TestTheScheduleHandsOverAndItsFailuresAreKept(t *testing.T) {
 	same(t, "rule, switched off", stack.with(t, others)["Schedule"]["State"], `"DISABLED"`)
 }
 
-// statements answers what the role may do, one line for each statement.
-func statements(t *testing.T, role object) []string {
-	t.Helper()
-	if role["ManagedPolicyArns"] != nil {
-		t.Error("managed policies")
-	}
-	list := func(v any) string { return strings.Trim(fmt.Sprint(v), "[]") }
-	var lines []string
-	for _, policy := range role["Policies"].([]any) {
-		for _, s := range policy.(object)["PolicyDocument"].(object)["Statement"].([]any) {
-			s := s.(object)
-			line := fmt.Sprintf("%s %s on %s", s["Effect"], list(s["Action"]), list(s["Resource"]))
-			if c, ok := s["Condition"]; ok {
-				text, _ := json.Marshal(c)
-				line += " if " + string(text)
-			}
-			lines = append(lines, line)
-		}
-	}
-	return lines
-}
-
-func TestTheRoleMayDoNothingElse(t *testing.T) {
+func TestDashboardAndAlarmsNameOnlyMetricsThatTheFunctionEmits(t *testing.T) {
 	stack := load(t)
-	only := func(names ...string) map[string]string {
-		values := map[string]string{}
-		for _, name := range names {
-			values[name] = others[name]
-		}
-		return values
-	}
-	least := []string{
-		"Allow secretsmanager:GetSecretValue on " + required["SecretArn"],
-		"Allow logs:CreateLogStream logs:PutLogEvents on <LogGroup.Arn>",
-		"Allow sqs:SendMessage on <DeadLetters.Arn>",
-	}
-	key := []string{
-		`Allow kms:Decrypt on ` + others["KmsKeyArn"] + ` if {"StringEquals":{` +
-			`"kms:EncryptionContext:SecretARN":"` + required["SecretArn"] + `",` +
-			`"kms:ViaService":"secretsmanager.us-east-1.amazonaws.com"}}`,
-	}
-	const ec2 = "arn:aws:ec2:us-east-1:123456789012:"
-	network := []string{
-		"Allow ec2:DescribeNetworkInterfaces ec2:DescribeSubnets on *",
-		"Allow ec2:CreateNetworkInterface ec2:DeleteNetworkInterface ec2:AssignPrivateIpAddresses ec2:UnassignPrivateIpAddresses" +
-			" on " + ec2 + "network-interface/* " + ec2 + "security-group/" + others["SecurityGroupId"] + " " + ec2 + "subnet/*",
-		`Deny ec2:* on * if {"ArnEquals":{"lambda:SourceFunctionArn":"arn:aws:lambda:us-east-1:123456789012:function:purge-tokens-test"}}`,
-	}
-	traces := []string{"Allow xray:PutTraceSegments xray:PutTelemetryRecords on *"}
-
 	for name, c := range map[string]struct {
 		values map[string]string
-		want   []string
+		by     string
 	}{
-		"least":        {nil, least},
-		"key":          {only("KmsKeyArn"), slices.Concat(least, key)},
-		"VPC":          {only("SubnetIds", "SecurityGroupId"), slices.Concat(least, network)},
-		"key and VPC":  {only("KmsKeyArn", "SubnetIds", "SecurityGroupId"), slices.Concat(least, key, network)},
-		"with tracing": {only("Tracing"), slices.Concat(least, traces)},
+		"a line for each database":     {nil, "FunctionName,Database"},
+		"one line, where none has any": {only("MetricsPerDatabase"), "FunctionName"},
 	} {
-		role := stack.with(t, c.values)["Role"]
-		if got := statements(t, role); !slices.Equal(got, c.want) {
-			t.Errorf("%s:\n got %s\nwant %s", name, strings.Join(got, "\n     "), strings.Join(c.want, "\n     "))
-		}
-		if _, ok := role["PermissionsBoundary"]; ok {
-			t.Errorf("%s: a boundary", name)
-		}
-	}
-	for name, resource := range stack.Resources {
-		if kind := resource["Type"].(string); strings.HasPrefix(kind, "AWS::IAM::") && name != "Role" {
-			t.Errorf("%s gives rights that this test does not look at", name)
-		}
-	}
-	same(t, "boundary", stack.with(t, others)["Role"]["PermissionsBoundary"], `"`+others["PermissionsBoundaryArn"]+`"`)
-}
-
-func TestAlarms(t *testing.T) {
-	r := load(t).with(t, nil)
-	const ofFunction = `"Dimensions": [{"Name": "FunctionName", "Value": "<PurgeTokens>"}]`
-	for name, want := range map[string]string{
-		"FailedAlarm": `{"AlarmName": "purge-tokens-test-failed", "Namespace": "AWS/Lambda", "MetricName": "Errors", ` + ofFunction + `,
-			"Statistic": "Sum", "Period": 300, "EvaluationPeriods": 1, "Threshold": 0,
-			"ComparisonOperator": "GreaterThanThreshold", "TreatMissingData": "notBreaching"}`,
-		"StaleAlarm": `{"AlarmName": "purge-tokens-test-stale", "EvaluationPeriods": "3", "Threshold": 1,
-			"ComparisonOperator": "LessThanThreshold", "TreatMissingData": "breaching", "Metrics": [
-				{"Id": "runs", "ReturnData": false, "MetricStat": {"Stat": "SampleCount", "Period": 1800,
-					"Metric": {"Namespace": "EdFi/TokenPurge", "MetricName": "Duration", ` + ofFunction + `}}},
-				{"Id": "filled", "Label": "Runs", "Expression": "FILL(runs, 0)"}]}`,
-		"BacklogAlarm": `{"AlarmName": "purge-tokens-test-backlog", "Namespace": "EdFi/TokenPurge", "MetricName": "OldestExpiredAge", ` + ofFunction + `,
-			"Statistic": "Maximum", "Period": 1800, "EvaluationPeriods": 2, "Threshold": "21600",
-			"ComparisonOperator": "GreaterThanThreshold", "TreatMissingData": "ignore"}`,
-		"DeadLettersAlarm": `{"AlarmName": "purge-tokens-test-dead-letters", "Namespace": "AWS/SQS", "MetricName": "ApproximateNumberOfMessagesVisible",
-			"Dimensions": [{"Name": "QueueName", "Value": "<DeadLetters.QueueName>"}],
-			"Statistic": "Maximum", "Period": 300, "EvaluationPeriods": 1, "Threshold": 0,
-			"ComparisonOperator": "GreaterThanThreshold", "TreatMissingData": "notBreaching"}`,
-	} {
-		if r[name]["AlarmDescription"] == "" {
-			t.Errorf("%s has no description", name)
-		}
-		delete(r[name], "AlarmDescription")
-		same(t, name, r[name], want)
-	}
-
-	topic := `["` + others["AlarmTopicArn"] + `"]`
-	for name, resource := range load(t).with(t, others) {
-		if strings.HasSuffix(name, "Alarm") {
-			same(t, name, resource["AlarmActions"], topic)
-			same(t, name, resource["OKActions"], topic)
-		}
-	}
-
-	// CloudWatch refuses an alarm that looks further back than a day.
-	if most := *load(t).Parameters["StaleHalfHours"].MaxValue; most*1800 > 86400 {
-		t.Errorf("StaleHalfHours up to %v", most)
-	}
-}
-
-func TestDashboardAndAlarmsNameOnlyMetricsThatTheFunctionEmits(t *testing.T) {
-	r := load(t).with(t, nil)
-	metrics, dimensions := emitted(t, r["PurgeTokens"]["Environment"].(object)["Variables"].(object))
-	check := func(where, metric, dimension string) {
-		t.Helper()
-		if !slices.Contains(metrics, metric) || !slices.Contains(dimensions, dimension) {
-			t.Errorf("%s: %s by %s; the function emits %q by %q", where, metric, dimension, metrics, dimensions)
-		}
-	}
-
-	var body struct {
-		Widgets []struct {
-			Type       string
-			Properties struct {
-				Title   string
-				Metrics [][]any
-				Alarms  []string
+		r := stack.with(t, c.values)
+		metrics, dimensions := emitted(t, r["PurgeTokens"]["Environment"].(object)["Variables"].(object))
+		check := func(where, metric, dimension string) {
+			t.Helper()
+			// A server that can't be reached tells no age.
+			if !slices.Contains(append(metrics, "OldestExpiredAge"), metric) || !slices.Contains(dimensions, dimension) {
+				t.Errorf("%s: %s: %s by %s; the function emits %q by %q", name, where, metric, dimension, metrics, dimensions)
 			}
 		}
-	}
-	text := r["Dashboard"]["DashboardBody"].(string)
-	if err := json.Unmarshal([]byte(text), &body); err != nil {
-		t.Fatalf("the dashboard is no JSON: %v\n%s", err, text)
-	}
-	search := regexp.MustCompile(`^SEARCH\('\{"([^"]+)","([^"]+)","([^"]+)"\} MetricName="([^"]+)" FunctionName="([^"]+)"', '(Sum|Maximum)', 1800\)$`)
-	searched, alarms := map[string]bool{}, 0
-	for _, w := range body.Widgets {
-		alarms += len(w.Properties.Alarms)
-		for _, m := range w.Properties.Metrics {
-			if e, ok := m[0].(map[string]any); ok {
-				s := search.FindStringSubmatch(e["expression"].(string))
+		var body struct {
+			Widgets []struct {
+				Type       string
+				Properties struct {
+					Title   string
+					Metrics [][]object
+					Alarms  []string
+				}
+			}
+		}
+		text := r["Dashboard"]["DashboardBody"].(string)
+		if err := json.Unmarshal([]byte(text), &body); err != nil {
+			t.Fatalf("%s: the dashboard is no JSON: %v\n%s", name, err, text)
+		}
+		search := regexp.MustCompile(`^SEARCH\('\{"([^"]+)","([^"]+)"(?:,"([^"]+)")?\} MetricName="([^"]+)" FunctionName="([^"]+)"', '(Sum|Maximum)', 1800\)$`)
+		var searched, alarms []string
+		for _, w := range body.Widgets {
+			alarms = append(alarms, w.Properties.Alarms...)
+			for _, m := range w.Properties.Metrics {
+				s := search.FindStringSubmatch(m[0]["expression"].(string))
 				if s == nil || s[1] != "EdFi/TokenPurge" || s[5] != "<PurgeTokens>" {
-					t.Errorf("%s: %v", w.Properties.Title, e)
+					t.Errorf("%s: %s: %v", name, w.Properties.Title, m)
 					continue
 				}
-				check(w.Properties.Title, s[4], s[2]+","+s[3])
-				searched[s[4]] = true
-				continue
+				by := strings.TrimSuffix(s[2]+","+s[3], ",")
+				if check(w.Properties.Title, s[4], by); by != c.by {
+					t.Errorf("%s: %s by %s", name, s[4], by)
+				}
+				searched = append(searched, s[4])
 			}
-			if m[0] != "EdFi/TokenPurge" || m[3] != "<PurgeTokens>" {
-				t.Errorf("%s: %v", w.Properties.Title, m)
+		}
+		slices.Sort(searched)
+		if want := []string{"DeletedRows", "Duration", "Failures", "Incomplete", "OldestExpiredAge"}; !slices.Equal(searched, want) {
+			t.Errorf("%s: the dashboard has %q", name, searched)
+		}
+		shown := 0
+		for resource := range r {
+			if strings.HasSuffix(resource, "Alarm") {
+				if shown++; !slices.ContainsFunc(alarms, func(arn string) bool { return strings.HasSuffix(arn, ":<"+resource+">") }) {
+					t.Errorf("%s: the dashboard lacks %s", name, resource)
+				}
 			}
-			check(w.Properties.Title, m[1].(string), m[2].(string))
+		}
+		if shown != len(alarms) {
+			t.Errorf("%s: %d alarms on the dashboard, %d in the stack", name, len(alarms), shown)
+		}
+		for _, alarm := range []string{"StaleAlarm", "BacklogAlarm", "IncompleteAlarm"} {
+			a := alarmOf(t, r[alarm])
+			if check(alarm, a.metric, "FunctionName"); a.namespace != "EdFi/TokenPurge" {
+				t.Errorf("%s: %s", alarm, a.namespace)
+			}
 		}
 	}
-	for _, name := range []string{"DeletedRows", "Duration", "Failures", "OldestExpiredAge"} {
-		if !searched[name] {
-			t.Errorf("the dashboard has no %s for each database", name)
-		}
+	if _, ok := stack.with(t, only("WithDashboard"))["Dashboard"]; ok {
+		t.Error("a dashboard that is not wanted")
 	}
-	if alarms != 4 {
-		t.Errorf("the dashboard shows %d alarms", alarms)
-	}
-
-	check("stale", r["StaleAlarm"]["Metrics"].([]any)[0].(object)["MetricStat"].(object)["Metric"].(object)["MetricName"].(string), "FunctionName")
-	check("backlog", r["BacklogAlarm"]["MetricName"].(string), "FunctionName")
 }
 
 func TestOutputs(t *testing.T) {
 	stack := load(t)
-	got := slices.Sorted(maps.Keys(stack.Outputs))
-	want := []string{"DashboardUrl", "DeadLetterQueueUrl", "FunctionArn", "FunctionName", "LogGroupName", "RuleName"}
-	if !slices.Equal(got, want) {
-		t.Errorf("outputs %q", got)
+	got := stack.outputs(t, nil)
+	want := []string{"AlarmsTell", "DashboardUrl", "DeadLetterQueueUrl", "FunctionArn", "FunctionName", "LogGroupName", "RuleName", "Version"}
+	if all := slices.Sorted(maps.Keys(got)); !slices.Equal(all, want) {
+		t.Errorf("outputs %q", all)
+	}
+	if got["Version"] != "dev (unknown)" {
+		t.Errorf("version %s, which is not what a plain sam deploy has", got["Version"])
+	}
+	if _, ok := stack.outputs(t, only("WithDashboard"))["DashboardUrl"]; ok {
+		t.Error("an address of a dashboard that is not there")
+	}
+	for partition, start := range map[string]string{
+		"aws": "https://console.aws.amazon.com/", "aws-us-gov": "https://console.amazonaws-us-gov.com/", "aws-cn": "https://console.amazonaws.cn/",
+	} {
+		if url := stack.outputs(t, map[string]string{"AWS::Partition": partition})["DashboardUrl"]; !strings.HasPrefix(url, start) {
+			t.Errorf("%s: %s", partition, url)
+		}
 	}
 }
 
-func TestOperatorsMayInvokeAndNoMore(t *testing.T) {
-	text, err := os.ReadFile(root + "/infra/iam-invoke.json")
-	if err != nil {
-		t.Fatal(err)
+func TestAlarmsTellWhoeverIsNamed(t *testing.T) {
+	stack := load(t)
+	for name, c := range map[string]struct {
+		values  map[string]string
+		actions string
+		says    []string
+	}{
+		"nobody":       {nil, `[]`, []string{"NOBODY"}},
+		"an address":   {only("AlarmEmail"), `["<AlarmTopic>"]`, []string{others["AlarmEmail"]}},
+		"a topic":      {only("AlarmTopicArn"), `["` + others["AlarmTopicArn"] + `"]`, []string{others["AlarmTopicArn"]}},
+		"both of them": {only("AlarmEmail", "AlarmTopicArn"), `["<AlarmTopic>", "` + others["AlarmTopicArn"] + `"]`, []string{others["AlarmEmail"], others["AlarmTopicArn"]}},
+	} {
+		r, alarms := stack.with(t, c.values), 0
+		for resource, properties := range r {
+			if strings.HasSuffix(resource, "Alarm") {
+				alarms++
+				same(t, name+": "+resource, []any{properties["AlarmActions"], properties["OKActions"]}, `[`+c.actions+`,`+c.actions+`]`)
+			}
+		}
+		if alarms != 5 {
+			t.Errorf("%d alarms", alarms)
+		}
+		for _, who := range c.says {
+			if tell := stack.outputs(t, c.values)["AlarmsTell"]; !strings.Contains(tell, who) {
+				t.Errorf("%s: the output says %s", name, tell)
+			}
+		}
+		_, topic := r["AlarmTopic"]
+		if subscription, ok := r["AlarmSubscription"]; topic != (c.values["AlarmEmail"] != "") || ok != topic {
+			t.Errorf("%s: topic %t, subscription %t", name, topic, ok)
+		} else if ok {
+			same(t, "subscription", subscription, `{"TopicArn": "<AlarmTopic>", "Protocol": "email", "Endpoint": "operations@example.org"}`)
+		}
 	}
-	var policy any
-	if err := json.Unmarshal(text, &policy); err != nil {
-		t.Fatal(err)
+}
+
+// The tags say which version made a thing; the deployment fills the mapping in.
+func TestEveryThingThatTakesATagHasTheVersion(t *testing.T) {
+	stack := load(t)
+	stack.Mappings["Build"]["This"] = object{"Version": "v1.2.3", "Commit": "0123456789ab"}
+	r := stack.with(t, only("AlarmEmail"))
+	for _, name := range []string{"PurgeTokens", "Role", "LogGroup", "DeadLetters", "AlarmTopic", "Schedule"} {
+		tags, _ := r[name]["Tags"].([]any)
+		if !slices.ContainsFunc(tags, func(tag any) bool { return tag.(object)["Key"] == "version" && tag.(object)["Value"] == "v1.2.3" }) {
+			t.Errorf("%s has the tags %v", name, tags)
+		}
 	}
-	same(t, "policy", policy, `{"Version": "2012-10-17", "Statement": [{"Sid": "InvokePurge", "Effect": "Allow",
-		"Action": "lambda:InvokeFunction", "Resource": "arn:aws:lambda:us-east-1:123456789012:function:purge-tokens-prod"}]}`)
+	if version := stack.outputs(t, nil)["Version"]; version != "v1.2.3 (0123456789ab)" {
+		t.Errorf("version %s", version)
+	}
+}
+
+// GovCloud and China are partitions with names and hosts of their own.
+func TestNothingIsTiedToOnePartition(t *testing.T) {
+	stack := load(t)
+	for _, p := range []struct{ partition, region, suffix string }{{"aws-us-gov", "us-gov-west-1", "amazonaws.com"}, {"aws-cn", "cn-north-1", "amazonaws.com.cn"}} {
+		values := map[string]string{"AWS::Partition": p.partition, "AWS::Region": p.region, "AWS::URLSuffix": p.suffix, "SecretArn": required["SecretArn"]}
+		maps.Copy(values, others)
+		delete(values, "WithDashboard")
+		for name, value := range values {
+			values[name] = strings.NewReplacer("arn:aws:", "arn:"+p.partition+":", region, p.region).Replace(value)
+		}
+		text := pretty(stack.with(t, values)) + pretty(stack.outputs(t, values))
+		for _, wrong := range []string{"arn:aws:", region, "console.aws.amazon.com"} {
+			if strings.Contains(text, wrong) {
+				t.Errorf("%s: %s", p.partition, wrong)
+			}
+		}
+		for _, right := range []string{"secretsmanager." + p.region + "." + p.suffix, "sqs." + p.region + "." + p.suffix} {
+			if !strings.Contains(text, `"`+right+`"`) {
+				t.Errorf("%s: no %s", p.partition, right)
+			}
+		}
+	}
+}
+
+func TestTheKeyEncryptsLogAndQueueAsWell(t *testing.T) {
+	stack := load(t)
+	r, key := stack.with(t, only("KmsKeyArn")), `"`+others["KmsKeyArn"]+`"`
+	same(t, "log group", r["LogGroup"]["KmsKeyId"], key)
+	same(t, "queue", []any{r["DeadLetters"]["KmsMasterKeyId"], r["DeadLetters"]["SqsManagedSseEnabled"]}, `[`+key+`, null]`)
 }
 
 // The example's values are accepted, and its stacks are those that the scripts

@@ -13,7 +13,6 @@ import (
 	"os/exec"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -32,6 +31,7 @@ type object = map[string]any
 // template is CloudFormation as JSON.
 type template struct {
 	Metadata   object
+	Mappings   map[string]map[string]object
 	Parameters map[string]parameter
 	Rules      object
 	Conditions object
@@ -40,13 +40,13 @@ type template struct {
 }
 
 type parameter struct {
-	Type                          string
-	Description                   string
-	Default                       any
-	AllowedPattern                string
-	AllowedValues                 []any
-	MinValue, MaxValue, MaxLength *float64
-	ConstraintDescription         string
+	Type                  string
+	Description           string
+	Default               any
+	AllowedPattern        string
+	AllowedValues         []any
+	MaxLength             *float64
+	ConstraintDescription string
 }
 
 // needTools skips the test where the Python tools are not installed.
@@ -91,6 +91,33 @@ var required = map[string]string{
 // attribute "<its name.attribute>".
 func (s template) with(t *testing.T, values map[string]string) map[string]object {
 	t.Helper()
+	r := s.resolver(t, values)
+	resources := map[string]object{}
+	for name, resource := range s.Resources {
+		if c, ok := resource["Condition"]; !ok || r.condition(c) {
+			resources[name] = r.resolve(resource["Properties"]).(object)
+		}
+	}
+	return resources
+}
+
+// outputs resolves the outputs as with does the resources.
+func (s template) outputs(t *testing.T, values map[string]string) map[string]string {
+	t.Helper()
+	r := s.resolver(t, values)
+	outputs := map[string]string{}
+	for name, output := range s.Outputs {
+		if c, ok := output["Condition"]; !ok || r.condition(c) {
+			outputs[name] = r.resolve(output["Value"]).(string)
+		}
+	}
+	return outputs
+}
+
+// resolver checks the values, some of which may be those of pseudo parameters, and
+// stands ready to resolve.
+func (s template) resolver(t *testing.T, values map[string]string) resolver {
+	t.Helper()
 	r := resolver{t, s, map[string]string{
 		"AWS::StackName": stackName, "AWS::Region": region, "AWS::AccountId": account,
 		"AWS::Partition": "aws", "AWS::URLSuffix": "amazonaws.com",
@@ -102,7 +129,7 @@ func (s template) with(t *testing.T, values map[string]string) map[string]object
 	}
 	maps.Copy(r.values, required)
 	for name, value := range values {
-		if _, ok := s.Parameters[name]; !ok {
+		if _, ok := s.Parameters[name]; !ok && !strings.HasPrefix(name, "AWS::") {
 			t.Fatalf("no parameter %s", name)
 		}
 		r.values[name] = value
@@ -112,32 +139,25 @@ func (s template) with(t *testing.T, values map[string]string) map[string]object
 			t.Fatalf("%s: %v", name, err)
 		}
 	}
-	resources := map[string]object{}
-	for name, resource := range s.Resources {
-		if c, ok := resource["Condition"]; !ok || r.condition(c) {
-			resources[name] = r.resolve(resource["Properties"]).(object)
-		}
-	}
-	return resources
+	return r
 }
 
-// refuse answers why the parameter does not take the value.
+// refuse returns why the parameter does not take the value. Go's patterns lack the
+// look ahead of Java's, which one parameter has.
 func (p parameter) refuse(value string) error {
-	// CloudFormation matches the whole value; all patterns say so themselves.
-	if p.AllowedPattern != "" && !regexp.MustCompile(strings.ReplaceAll(p.AllowedPattern, `(?!AWS/)`, ``)).MatchString(value) {
+	pattern, notAWS := strings.CutPrefix(p.AllowedPattern, `^(?!AWS/)`)
+	if notAWS {
+		pattern = "^" + pattern
+	}
+	switch {
+	case p.Type != "String" && p.AllowedValues == nil:
+		return fmt.Errorf("a %s without a list of values", p.Type)
+	case pattern != "" && !regexp.MustCompile(pattern).MatchString(value) || notAWS && strings.HasPrefix(value, "AWS/"):
 		return fmt.Errorf("%q does not match %s", value, p.AllowedPattern)
-	}
-	if p.AllowedValues != nil && !slices.ContainsFunc(p.AllowedValues, func(v any) bool { return fmt.Sprint(v) == value }) {
+	case p.AllowedValues != nil && !slices.ContainsFunc(p.AllowedValues, func(v any) bool { return fmt.Sprint(v) == value }):
 		return fmt.Errorf("%q is not one of %v", value, p.AllowedValues)
-	}
-	if p.MaxLength != nil && float64(len(value)) > *p.MaxLength {
+	case p.MaxLength != nil && float64(len(value)) > *p.MaxLength:
 		return fmt.Errorf("longer than %v", *p.MaxLength)
-	}
-	if p.Type == "Number" {
-		n, err := strconv.ParseFloat(value, 64)
-		if err != nil || p.MinValue != nil && n < *p.MinValue || p.MaxValue != nil && n > *p.MaxValue {
-			return fmt.Errorf("%q is no number in the range", value)
-		}
 	}
 	return nil
 }
@@ -199,9 +219,23 @@ func (r resolver) function(name string, argument any) any {
 			parts = append(parts, part)
 		}
 		return parts
+	case "Fn::FindInMap":
+		value, ok := r.stack.Mappings[r.resolve(list[0]).(string)][r.resolve(list[1]).(string)][r.resolve(list[2]).(string)]
+		if !ok {
+			r.t.Errorf("no %v in the mappings", list)
+		}
+		return value
 	case "Fn::Sub":
-		return regexp.MustCompile(`\$\{([^}]+)\}`).ReplaceAllStringFunc(argument.(string), func(m string) string {
-			return r.reference(m[2 : len(m)-1]).(string)
+		text, own := argument, object{}
+		if list != nil { // a text and values of its own
+			text, own = list[0], list[1].(object)
+		}
+		return regexp.MustCompile(`\$\{([^}]+)\}`).ReplaceAllStringFunc(text.(string), func(m string) string {
+			name := m[2 : len(m)-1]
+			if value, ok := own[name]; ok {
+				return r.resolve(value).(string)
+			}
+			return r.reference(name).(string)
 		})
 	}
 	r.t.Fatalf("the test knows no function %s", name)
