@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/bits"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -43,10 +44,13 @@ type pacer struct {
 	half   time.Duration // of the run's time; 0 is without end
 	sensor sensor
 	slots  *rate.Limiter // one for each batch of a throttled run
+
+	listening atomic.Bool
+	heard     chan struct{} // closed once it is known whether there are others
 }
 
 func newPacer(ctx context.Context, p Policy) *pacer {
-	pace := &pacer{target: p.BatchTarget, began: time.Now(), slots: rate.NewLimiter(rate.Inf, 1)}
+	pace := &pacer{target: p.BatchTarget, began: time.Now(), slots: rate.NewLimiter(rate.Inf, 1), heard: make(chan struct{})}
 	if deadline, limited := ctx.Deadline(); limited {
 		pace.half = max(1, time.Until(deadline)/2)
 	}
@@ -58,8 +62,17 @@ func (p *pacer) Throttled() bool {
 	return p.sensor.contended() && (p.half == 0 || time.Since(p.began) < p.half)
 }
 
-// Listen finds out whether there are others before anything is deleted.
+// Listen finds out whether there are others before anything is deleted. The first
+// database of a run does it for all of them, and the others wait for it.
 func (p *pacer) Listen(ctx context.Context, conn Conn) {
+	if p.listening.Swap(true) {
+		select {
+		case <-p.heard:
+		case <-ctx.Done():
+		}
+		return
+	}
+	defer close(p.heard)
 	p.sense(ctx, conn)
 	sleep(ctx, p.sensor.warmup())
 	p.sense(ctx, conn)
