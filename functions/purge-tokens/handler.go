@@ -39,6 +39,7 @@ type handler struct {
 	log     *slog.Logger
 	login   *secret.Login // nil is to be fetched
 	watch   *progress     // nil, but for local use
+	began   time.Time     // the invocation, which dates all its metrics
 }
 
 // The errorTypes, by which callers tell errors apart.
@@ -84,6 +85,7 @@ func (h *handler) serve(ctx context.Context, payload []byte) (purge.Result, erro
 
 // run does what req asks. Where databases failed, the result tells of the others.
 func (h *handler) run(ctx context.Context, req request) (result purge.Result, err error) {
+	h.began = time.Now()
 	// What can be refused without the secret is refused before it is read.
 	if err := req.refuse(h.config.policy, h.config.databases, true); err != nil {
 		return result, failure(invalidEvent, err)
@@ -289,7 +291,7 @@ func (h *handler) report(ctx context.Context, d purge.DatabaseResult) {
 // publish writes one metric line.
 func (h *handler) publish(ctx context.Context, run emf.Run) {
 	run.Namespace, run.FunctionName, run.PerDatabase = h.config.namespace, h.config.function, h.config.metricsPerDatabase
-	run.Time, run.Version = time.Now(), version
+	run.Time, run.Version = h.began, version
 	if lc, ok := lambdacontext.FromContext(ctx); ok {
 		run.RequestID = lc.AwsRequestID
 	}
