@@ -2,6 +2,7 @@ package purge
 
 import (
 	"context"
+	"log/slog"
 	"math/bits"
 	"sync"
 	"sync/atomic"
@@ -40,6 +41,7 @@ const ThrottleReason = "others write to the server"
 // pacer says when the next batch of a run may begin.
 type pacer struct {
 	target time.Duration // Policy.BatchTarget; 0 is never to make way
+	log    *slog.Logger
 	began  time.Time
 	half   time.Duration // of the run's time; 0 is without end
 	sensor sensor
@@ -49,8 +51,8 @@ type pacer struct {
 	heard     chan struct{} // closed once it is known whether there are others
 }
 
-func newPacer(ctx context.Context, p Policy) *pacer {
-	pace := &pacer{target: p.BatchTarget, began: time.Now(), slots: rate.NewLimiter(rate.Inf, 1), heard: make(chan struct{})}
+func newPacer(ctx context.Context, p Policy, log *slog.Logger) *pacer {
+	pace := &pacer{log: log, target: p.BatchTarget, began: time.Now(), slots: rate.NewLimiter(rate.Inf, 1), heard: make(chan struct{})}
 	if deadline, limited := ctx.Deadline(); limited {
 		pace.half = max(1, time.Until(deadline)/2)
 	}
@@ -108,9 +110,17 @@ func (p *pacer) interval() time.Duration {
 
 // sense asks the server about others, where it can tell and batches may adapt.
 func (p *pacer) sense(ctx context.Context, conn Conn) {
-	if counter, ok := conn.(WriteCounter); ok && p.target > 0 {
-		p.sensor.sense(func() (int64, error) { return counter.Writes(ctx) })
+	counter, ok := conn.(WriteCounter)
+	if !ok || p.target == 0 {
+		return
 	}
+	p.sensor.sense(func() (count int64, err error) {
+		err = recoverPanic(ctx, p.log, func() (err error) {
+			count, err = counter.Writes(ctx)
+			return err
+		})
+		return count, err
+	})
 }
 
 // sensor tells whether others write to the server at the same time: by the count

@@ -22,7 +22,7 @@ func Run(ctx context.Context, target Target, policy Policy, report func(Database
 	r := &run{
 		target: target, policy: policy, overrun: overrun,
 		quota:       newQuota(policy.MaxRows),
-		pacer:       newPacer(work, policy),
+		pacer:       newPacer(work, policy, target.Log),
 		schedule:    schedule{parallel: policy.Parallel},
 		connections: semaphore.NewWeighted(int64(policy.Parallel) * int64(policy.Concurrency)),
 	}
