@@ -44,7 +44,7 @@ var engines = []engine{{
 	catalogue: "postgres",
 	maxName:   postgres.MaxName, nameUnit: "bytes", units: func(name string) int { return len(name) },
 	connect: func(login secret.Login, c config, tls *tls.Config) server {
-		return postgres.Server{Host: login.Host, Port: login.Port, User: login.Username, Password: login.Password, TLS: tls, LockTimeout: c.lockTimeout}
+		return postgres.Server{Host: login.Host, Port: login.Port, User: login.Username, Password: login.Password, TLS: tls, LockTimeout: c.lockTimeout, Longest: c.policy.Longest()}
 	},
 }, {
 	name:    "sqlserver",
@@ -53,7 +53,7 @@ var engines = []engine{{
 	catalogue: "master", caseInsensitive: true,
 	maxName: sqlserver.MaxName, nameUnit: "characters", units: func(name string) int { return len(utf16.Encode([]rune(name))) },
 	connect: func(login secret.Login, c config, tls *tls.Config) server {
-		return sqlserver.Server{Host: login.Host, Port: login.Port, User: login.Username, Password: login.Password, TLS: tls, LockTimeout: c.lockTimeout}
+		return sqlserver.Server{Host: login.Host, Port: login.Port, User: login.Username, Password: login.Password, TLS: tls, LockTimeout: c.lockTimeout, Longest: c.policy.Longest()}
 	},
 }}
 

@@ -227,7 +227,7 @@ func (w watched) Open(ctx context.Context, database string, table purge.Table, l
 func count(ctx context.Context, conn purge.Conn, grace time.Duration) int64 {
 	ctx, cancel := context.WithTimeout(ctx, countPatience)
 	defer cancel()
-	rows, err := conn.Count(ctx, conn.Expired(conn.Facts().Now.Add(-grace)))
+	rows, err := conn.Count(ctx, conn.Expired(time.Time{}, conn.Facts().Now.Add(-grace)))
 	if err != nil {
 		return -1
 	}

@@ -68,9 +68,12 @@ func instant(t pgtype.Timestamp) time.Time {
 func page(number uint32) pgtype.TID { return pgtype.TID{BlockNumber: number, Valid: true} }
 
 // Expired implements [purge.Conn].
-func (c *conn) Expired(cutoff time.Time) purge.Window {
-	ever := pgtype.Timestamp{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
-	return window{from: ever, to: next(timestamp(cutoff.Truncate(time.Microsecond)))}
+func (c *conn) Expired(after, cutoff time.Time) purge.Window {
+	w := window{to: next(timestamp(cutoff.Truncate(time.Microsecond)))}
+	if w.from = next(timestamp(after.Truncate(time.Microsecond))); after.IsZero() {
+		w.from = pgtype.Timestamp{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
+	}
+	return w
 }
 
 // Oldest implements [purge.Conn].

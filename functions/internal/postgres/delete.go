@@ -20,13 +20,13 @@ const locksAhead = 8
 var errNoAnswer = errors.New("the connection ended before the answer")
 
 // Delete implements [purge.Conn].
-func (c *conn) Delete(ctx context.Context, b purge.Batch) (rows int64, err error) {
-	c.DeleteAll(ctx, []purge.Batch{b}, func(n int64, e error) { rows, err = n, e })
-	return rows, err
+func (c *conn) Delete(ctx context.Context, b purge.Batch) (gone purge.Deleted, err error) {
+	c.DeleteAll(ctx, []purge.Batch{b}, func(d purge.Deleted, e error) { gone, err = d, e })
+	return gone, err
 }
 
 // DeleteAll implements [purge.Pipeliner].
-func (c *conn) DeleteAll(ctx context.Context, batches []purge.Batch, done func(int64, error)) {
+func (c *conn) DeleteAll(ctx context.Context, batches []purge.Batch, done func(purge.Deleted, error)) {
 	for len(batches) > 0 {
 		alike := 1
 		for alike < len(batches) && isPhysical(batches[alike]) == isPhysical(batches[0]) {
@@ -43,7 +43,7 @@ func isPhysical(b purge.Batch) bool { return b.Window.(window).physical }
 // the answer to the one ahead of it, so that the server need not wait for the
 // link. It returns how many batches it got to before its limits had to be set
 // anew.
-func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, done func(int64, error)) int {
+func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, done func(purge.Deleted, error)) int {
 	plan, sql := byIndex, sqlDelete
 	if isPhysical(batches[0]) {
 		plan, sql = byPlace, c.physical(sqlDeletePhysical)
@@ -51,7 +51,7 @@ func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, done func
 	ahead := min(c.mostInFlight(ctx), len(batches))
 	if err := c.explain("delete", c.prepare(ctx, plan, sql, ahead)); err != nil {
 		for range batches {
-			done(0, purge.Uncommitted(err))
+			done(purge.Deleted{}, purge.Uncommitted(err))
 		}
 		return len(batches)
 	}
@@ -65,14 +65,14 @@ func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, done func
 			if p.failure == nil {
 				return p.sent
 			}
-			done(0, purge.Uncommitted(c.explain("delete", p.failure)))
+			done(purge.Deleted{}, purge.Uncommitted(c.explain("delete", p.failure)))
 			return p.sent + 1
 		}
 		rows, err := p.committed()
 		if err = c.explain("delete", err); errors.Is(err, purge.ErrLost) {
 			rows = batches[answered].Rows
 		}
-		done(rows, err)
+		done(purge.Deleted{Rows: rows}, err)
 		c.began = time.Now()
 	}
 }

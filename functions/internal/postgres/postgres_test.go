@@ -409,7 +409,7 @@ func TestAWindowIsReadThroughTheIndexAndARangeByItsPlace(t *testing.T) {
 	}
 	defer opened.Close()
 	c := opened.(*conn)
-	expired := c.Expired(db.Now(t)).(window)
+	expired := c.Expired(time.Time{}, db.Now(t)).(window)
 	physical := window{from: expired.from, to: expired.to, physical: true, lower: page(0), upper: page(10)}
 	emptied := window{from: expired.to, to: expired.to} // stands for the look over a table that is empty but for the live rows
 	for sql, part := range map[string]window{
@@ -475,7 +475,7 @@ func testLastLook(t *testing.T, s stage, fill, parts int) {
 	}
 	defer opened.Close()
 	c := opened.(*conn)
-	all := c.Expired(db.Now(t))
+	all := c.Expired(time.Time{}, db.Now(t))
 	var deleted int64
 	var trail purge.Trail
 	for rest := all; rest != nil; {
@@ -483,8 +483,8 @@ func testLastLook(t *testing.T, s stage, fill, parts int) {
 		if cut, rest, err = c.Cut(t.Context(), rest, 5000, deadRows/5000); err != nil {
 			t.Fatal(err)
 		}
-		c.DeleteAll(t.Context(), cut, func(rows int64, err error) {
-			if deleted += rows; err != nil {
+		c.DeleteAll(t.Context(), cut, func(gone purge.Deleted, err error) {
+			if deleted += gone.Rows; err != nil {
 				t.Fatal(err)
 			}
 		})
@@ -630,7 +630,7 @@ func TestAColumnThatBecomesTimestamptzWhileARunDeletesCostsNoLiveToken(t *testin
 		}
 		defer opened.Close()
 		var batches []purge.Batch
-		for left := opened.Expired(now); left != nil; {
+		for left := opened.Expired(time.Time{}, now); left != nil; {
 			var cut []purge.Batch
 			if cut, left, err = opened.Cut(t.Context(), left, 1, 1); err != nil {
 				t.Fatal(err)
@@ -639,8 +639,8 @@ func TestAColumnThatBecomesTimestamptzWhileARunDeletesCostsNoLiveToken(t *testin
 		}
 		var deleted int64
 		for _, b := range batches {
-			rows, err := opened.Delete(t.Context(), b)
-			if deleted += rows; err != nil {
+			gone, err := opened.Delete(t.Context(), b)
+			if deleted += gone.Rows; err != nil {
 				t.Error(err)
 			}
 			if deleted == 1 {
@@ -799,7 +799,7 @@ func TestACanceledStatementReachesTheServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer opened.Close()
-	cut, _, err := opened.Cut(t.Context(), opened.Expired(db.Now(t)), 10, 1)
+	cut, _, err := opened.Cut(t.Context(), opened.Expired(time.Time{}, db.Now(t)), 10, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -813,8 +813,8 @@ func TestACanceledStatementReachesTheServer(t *testing.T) {
 		cancel()
 	}()
 	start := time.Now()
-	if rows, err := opened.Delete(ctx, cut[0]); rows != 0 || err == nil || time.Since(start) > 20*time.Second {
-		t.Errorf("%d rows, %v after %s", rows, err, time.Since(start))
+	if gone, err := opened.Delete(ctx, cut[0]); gone.Rows != 0 || err == nil || time.Since(start) > 20*time.Second {
+		t.Errorf("%d rows, %v after %s", gone.Rows, err, time.Since(start))
 	}
 	if n := one[int](t, db.conn, active); n != 0 {
 		t.Errorf("the server still runs %d statements", n)

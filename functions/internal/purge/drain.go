@@ -1,6 +1,7 @@
 package purge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -165,10 +166,10 @@ func (t *turn) delete(ctx context.Context, conn Conn, batches []*batch) (took ti
 	defer sensor.end()
 	last, done := began, 0
 	err := recoverPanic(ctx, t.log, func() error {
-		deleteAll(ctx, conn, batches, func(rows int64, err error) {
+		deleteAll(ctx, conn, batches, func(gone Deleted, err error) {
 			now, b := time.Now(), batches[done]
-			b.deleted, b.took, b.err = rows, now.Sub(last), err
-			if rows > 0 || err != nil { // else it wrote nothing
+			b.deleted, b.took, b.err = gone.Rows, cmp.Or(gone.Took, now.Sub(last)), err
+			if gone.Rows > 0 || err != nil { // else it wrote nothing
 				sensor.wrote()
 			}
 			last = now
@@ -183,7 +184,7 @@ func (t *turn) delete(ctx context.Context, conn Conn, batches []*batch) (took ti
 }
 
 // deleteAll deletes batches over conn, ahead of the answers where it can.
-func deleteAll(ctx context.Context, conn Conn, batches []*batch, done func(rows int64, err error)) {
+func deleteAll(ctx context.Context, conn Conn, batches []*batch, done func(Deleted, error)) {
 	pipeliner, ok := conn.(Pipeliner)
 	if !ok || len(batches) == 1 {
 		for _, b := range batches {

@@ -74,7 +74,7 @@ func (m member) Close() {
 	m.open--
 }
 
-func (m member) Delete(ctx context.Context, b Batch) (int64, error) {
+func (m member) Delete(ctx context.Context, b Batch) (Deleted, error) {
 	m.mu.Lock()
 	m.now++
 	m.crowd.most = max(m.crowd.most, m.now)
@@ -164,10 +164,10 @@ type timed struct {
 
 func (f *timed) Open(context.Context, string, Table, bool) (Conn, error) { return f, nil }
 
-func (f *timed) Delete(ctx context.Context, b Batch) (int64, error) {
+func (f *timed) Delete(ctx context.Context, b Batch) (Deleted, error) {
 	if f.locked > 0 {
 		f.locked--
-		return 0, ErrLocked
+		return Deleted{}, ErrLocked
 	}
 	rows := b.Window.(stretch).len()
 	f.batches = append(f.batches, rows)
@@ -216,12 +216,12 @@ type slow struct{ timed }
 
 func (f *slow) Open(context.Context, string, Table, bool) (Conn, error) { return f, nil }
 
-func (f *slow) Delete(ctx context.Context, b Batch) (int64, error) {
+func (f *slow) Delete(ctx context.Context, b Batch) (Deleted, error) {
 	deadline, _ := ctx.Deadline()
 	limit := time.Until(deadline) / 8 * 7
 	if takes := time.Duration(b.Window.(stretch).len()) * f.perRow; takes > limit {
 		sleep(ctx, limit)
-		return 0, ErrTimeout
+		return Deleted{}, ErrTimeout
 	}
 	return f.timed.Delete(ctx, b)
 }
@@ -320,17 +320,17 @@ func (f *pipelined) Open(context.Context, string, Table, bool) (Conn, error) {
 	return f, nil
 }
 
-func (f *pipelined) DeleteAll(ctx context.Context, batches []Batch, done func(int64, error)) {
+func (f *pipelined) DeleteAll(ctx context.Context, batches []Batch, done func(Deleted, error)) {
 	f.trips = append(f.trips, len(batches))
 	for i, b := range batches {
 		switch lost := f.lost > 0 && len(f.trips) >= f.lost; {
 		case !lost:
 			done(f.Delete(ctx, b))
 		case i == 0:
-			rows, _ := f.Delete(ctx, b) // the server committed it
-			done(rows, ErrLost)
+			gone, _ := f.Delete(ctx, b) // the server committed it
+			done(gone, ErrLost)
 		default:
-			done(0, Uncommitted(ErrLost))
+			done(Deleted{}, Uncommitted(ErrLost))
 		}
 	}
 }

@@ -47,7 +47,7 @@ func (s *server) Writes(context.Context) (int64, error) {
 
 func (t *busy) Writes(ctx context.Context) (int64, error) { return t.server.Writes(ctx) }
 
-func (t *busy) Delete(ctx context.Context, b Batch) (int64, error) {
+func (t *busy) Delete(ctx context.Context, b Batch) (Deleted, error) {
 	began := time.Since(t.server.began)
 	rows := b.Window.(stretch).len()
 	sleep(ctx, time.Duration(rows)*t.perRow)

@@ -73,6 +73,12 @@ type Policy struct {
 	Parallel    int           // databases served at once; below 1 counts as 1
 }
 
+// longest is how many times BatchTarget a statement that deletes may take.
+const longest = 8
+
+// Longest returns how long a statement that deletes may take; 0 is no bound.
+func (p Policy) Longest() time.Duration { return longest * p.BatchTarget }
+
 // Target is what one run works on.
 type Target struct {
 	Engine    Engine
@@ -104,8 +110,9 @@ type Engine interface {
 type Conn interface {
 	// Facts returns what Open learned, at no cost.
 	Facts() Facts
-	// Expired returns the window of all rows with an expiration <= cutoff, at no cost.
-	Expired(cutoff time.Time) Window
+	// Expired returns the window of all rows with after < expiration <= cutoff, at no
+	// cost; a zero after is no limit.
+	Expired(after, cutoff time.Time) Window
 	// Oldest returns the expiration of the oldest row in w, and what is left of w
 	// when all before that row is cut off: nil when w holds no row. The trail says
 	// where a sweep has deleted before.
@@ -116,12 +123,11 @@ type Conn interface {
 	// w. rest is what follows them, nil at the end. A batch may turn out to be
 	// empty. One that is Indivisible comes alone.
 	Cut(ctx context.Context, w Window, size, batches int) (cut []Batch, rest Window, err error)
-	// Delete deletes the rows of b in one statement that is committed by itself, and
-	// returns how many went. With ErrLocked others hold a row, nothing was deleted,
-	// and a later try may succeed. With ErrLost nobody knows whether the server
-	// committed, and rows is how many went if it did, 0 where that is not known
-	// either; with ErrUncommitted it did not.
-	Delete(ctx context.Context, b Batch) (rows int64, err error)
+	// Delete deletes the rows of b in one statement that is committed by itself. With
+	// any error nothing was deleted, but with ErrLost, where nobody knows whether the
+	// server committed: then Rows is how many went if it did, 0 where that is not
+	// known either. With ErrUncommitted beside it the server did not.
+	Delete(ctx context.Context, b Batch) (Deleted, error)
 	// Check returns what an operator should know of the database, and as errors
 	// what a purge would fail for. Findings that others need more rights for are
 	// left out. The error is NotPurgeable, beside the findings, where Open with lock
@@ -137,7 +143,15 @@ type Pipeliner interface {
 	// DeleteAll deletes each of the batches, in their order, as Delete does, and
 	// calls done for each, in the same order. An error of one says nothing of the
 	// next.
-	DeleteAll(ctx context.Context, batches []Batch, done func(rows int64, err error))
+	DeleteAll(ctx context.Context, batches []Batch, done func(Deleted, error))
+}
+
+// SlowLook is a Conn that can say why a look for expired rows took long although an
+// index finds them.
+type SlowLook interface {
+	// WhySlow returns what holds up the clearing away of deleted rows, as far as the
+	// login may see it.
+	WhySlow(ctx context.Context) ([]Finding, error)
 }
 
 // WriteCounter is a Conn whose server tells how much is written to it.
@@ -161,10 +175,26 @@ type Window any
 // Batch is a Window that one statement may delete.
 type Batch struct {
 	Window Window
-	Rows   int64 // when it was cut; 0 where that is not known
+	Rows   int64 // exactly, when it was cut; 0 where that is not known
 	// Indivisible marks rows that can't be told apart with the rights at hand, so
 	// that they go together or not at all, however many they are.
 	Indivisible bool
+	// Most is how many rows the statement may delete. Where it finds more, as rows
+	// arrived after the cut, it deletes none and the error is ErrOverfull. 0 is no
+	// limit.
+	Most int64
+	// Patient gives the statement all the time that there is, and not only the few
+	// times its target that any other may take.
+	Patient bool
+}
+
+// Deleted is what a batch did.
+type Deleted struct {
+	Rows int64         // that are gone, whatever a trigger did beside
+	Took time.Duration // by the server's clock, without the link; 0 where it does not tell
+	// Writes is how many of those that WriteCounter counts were the batch's own; below
+	// 0 where that is not known.
+	Writes int64
 }
 
 // Trail is where sweeps have deleted so far. What they leave behind until VACUUM
@@ -177,7 +207,10 @@ type Trail struct {
 // Errors that an adapter tells apart for the loop; wrapped, for errors.Is.
 var (
 	ErrAlreadyRunning = errors.New("another run is purging this database")
-	ErrLocked         = errors.New("rows are locked by another session")
+	ErrLocked         = errors.New("rows are locked by another session") // a later try may succeed
+	ErrOverfull       = errors.New("the batch holds more rows than it may delete")
+	ErrRefused        = errors.New("the database refuses to delete a row") // a foreign key, a trigger
+	ErrChanged        = errors.New("the table is not any more what it was when the run examined it")
 	ErrTimeout        = errors.New("the statement ran out of time")
 	ErrLogin          = errors.New("the server refused the login")
 	ErrLost           = errors.New("no connection to the server") // none any more, or none yet

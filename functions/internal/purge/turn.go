@@ -253,7 +253,7 @@ func (t *turn) work(ctx context.Context) error {
 	if t.result.Cutoff == nil { // else this is another turn of the same run
 		t.result.Cutoff, t.result.Grace = instant(facts.Now.Add(-t.run.policy.Grace)), t.run.policy.Grace
 	}
-	t.expired = t.conn.Expired(t.result.Cutoff.Time)
+	t.expired = t.conn.Expired(time.Time{}, t.result.Cutoff.Time)
 	if t.run.policy.Action == Check {
 		return t.check(ctx, facts)
 	}
@@ -350,7 +350,7 @@ func (t *turn) inspectHeld(ctx context.Context) error {
 	defer conn.Close()
 	cutoff := conn.Facts().Now.Add(-t.run.policy.Grace)
 	t.result.Cutoff, t.result.Grace = instant(cutoff), t.run.policy.Grace
-	oldest, found, err := conn.Oldest(ctx, conn.Expired(cutoff), Trail{})
+	oldest, found, err := conn.Oldest(ctx, conn.Expired(time.Time{}, cutoff), Trail{})
 	if err != nil {
 		return err
 	}

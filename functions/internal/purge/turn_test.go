@@ -49,7 +49,7 @@ func (f *fake) Check(context.Context) ([]Finding, error) { return nil, nil }
 
 func (f *fake) Facts() Facts { return Facts{Now: time.Now().UTC().Add(f.skew), Indexed: true} }
 
-func (f *fake) Expired(time.Time) Window { return stretch{0, f.rows} }
+func (f *fake) Expired(time.Time, time.Time) Window { return stretch{0, f.rows} }
 
 func (f *fake) Oldest(ctx context.Context, w Window, _ Trail) (time.Time, Window, error) {
 	f.mu.Lock()
@@ -76,9 +76,9 @@ func (f *fake) Cut(_ context.Context, w Window, size, batches int) (cut []Batch,
 	return cut, s, nil
 }
 
-func (f *fake) Delete(ctx context.Context, b Batch) (int64, error) {
+func (f *fake) Delete(ctx context.Context, b Batch) (Deleted, error) {
 	if sleep(ctx, f.takes); ctx.Err() != nil {
-		return 0, ctx.Err()
+		return Deleted{}, ctx.Err()
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -87,7 +87,7 @@ func (f *fake) Delete(ctx context.Context, b Batch) (int64, error) {
 		panic("hunter2")
 	}
 	if f.err != nil {
-		return 0, f.err
+		return Deleted{}, f.err
 	}
 	if f.gone == nil {
 		f.gone = map[int]bool{}
@@ -96,7 +96,7 @@ func (f *fake) Delete(ctx context.Context, b Batch) (int64, error) {
 	for i := b.Window.(stretch).from; i < b.Window.(stretch).to; i++ {
 		f.gone[i] = true
 	}
-	return int64(len(f.gone) - before), nil
+	return Deleted{Rows: int64(len(f.gone) - before), Writes: 1}, nil
 }
 
 func (f *fake) left() int { return f.rows - len(f.gone) }
@@ -175,12 +175,12 @@ type failing struct {
 
 func (f *failing) Open(context.Context, string, Table, bool) (Conn, error) { return f, nil }
 
-func (f *failing) Delete(ctx context.Context, b Batch) (int64, error) {
+func (f *failing) Delete(ctx context.Context, b Batch) (Deleted, error) {
 	f.mu.Lock()
 	broken := f.deletes >= f.after
 	f.mu.Unlock()
 	if broken {
-		return 0, errors.New("broken")
+		return Deleted{}, errors.New("broken")
 	}
 	return f.fake.Delete(ctx, b)
 }
@@ -503,7 +503,7 @@ func (l *lossy) Open(context.Context, string, Table, bool) (Conn, error) {
 	return l, nil
 }
 
-func (l *lossy) Delete(ctx context.Context, b Batch) (int64, error) {
+func (l *lossy) Delete(ctx context.Context, b Batch) (Deleted, error) {
 	l.mu.Lock()
 	if l.every > 0 && l.deletes%l.every == l.every-1 {
 		l.deletes++
@@ -512,7 +512,7 @@ func (l *lossy) Delete(ctx context.Context, b Batch) (int64, error) {
 	lost := l.gone > 0
 	l.mu.Unlock()
 	if lost {
-		return 0, fmt.Errorf("delete: %w", ErrLost)
+		return Deleted{}, fmt.Errorf("delete: %w", ErrLost)
 	}
 	return l.fake.Delete(ctx, b)
 }

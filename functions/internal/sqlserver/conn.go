@@ -59,6 +59,9 @@ type Server struct {
 	Password    redact.Secret
 	TLS         *tls.Config   // nil is no TLS; verification is up to the caller
 	LockTimeout time.Duration // longest wait for a lock
+	// Longest bounds a statement that deletes, unless its batch is Patient; 0 is no
+	// bound but the time left.
+	Longest time.Duration
 }
 
 // Open implements [purge.Engine].

@@ -57,9 +57,12 @@ func datetime(t time.Time) time.Time {
 func next(t time.Time) time.Time { return datetime(t.Add(4 * time.Millisecond)) }
 
 // Expired implements [purge.Conn].
-func (c *conn) Expired(cutoff time.Time) purge.Window {
-	ever := time.Date(1753, time.January, 1, 0, 0, 0, 0, time.UTC)
-	return window{from: ever, to: next(datetime(cutoff))}
+func (c *conn) Expired(after, cutoff time.Time) purge.Window {
+	w := window{from: time.Date(1753, time.January, 1, 0, 0, 0, 0, time.UTC), to: next(datetime(cutoff))}
+	if !after.IsZero() {
+		w.from = next(datetime(after))
+	}
+	return w
 }
 
 // Oldest implements [purge.Conn]. It has no use for the trail: SQL Server clears the

@@ -9,30 +9,30 @@ import (
 )
 
 // Delete implements [purge.Conn].
-func (c *conn) Delete(ctx context.Context, b purge.Batch) (int64, error) {
+func (c *conn) Delete(ctx context.Context, b purge.Batch) (purge.Deleted, error) {
 	ctx, cancel, err := c.prepare(ctx)
 	if err != nil {
-		return 0, purge.Uncommitted(c.explain("delete", err))
+		return purge.Deleted{}, purge.Uncommitted(c.explain("delete", err))
 	}
 	defer cancel()
 	// The server can't tell by itself that the time is over, and one that is told
 	// may have deleted already. Nothing is committed here without its count.
 	tx, err := c.session.BeginTx(context.WithoutCancel(ctx), nil)
 	if err != nil {
-		return 0, purge.Uncommitted(c.explain("delete", late(ctx, err)))
+		return purge.Deleted{}, purge.Uncommitted(c.explain("delete", late(ctx, err)))
 	}
 	defer tx.Rollback() //nolint:errcheck // where it was not committed, the server does the same
 	deleted, err := c.delete(ctx, tx, b.Window.(window))
 	if err != nil {
-		return 0, purge.Uncommitted(c.explain("delete", late(ctx, err)))
+		return purge.Deleted{}, purge.Uncommitted(c.explain("delete", late(ctx, err)))
 	}
 	if err = c.explain("delete", tx.Commit()); errors.Is(err, purge.ErrLost) {
-		return deleted, err // it may have come through
+		return purge.Deleted{Rows: deleted}, err // it may have come through
 	} else if err != nil {
-		return 0, err
+		return purge.Deleted{}, err
 	}
 	c.deleteVerified = c.deleteVerified || deleted > 0
-	return deleted, nil
+	return purge.Deleted{Rows: deleted}, nil
 }
 
 // delete deletes the rows of w, and returns how many are gone once tx is committed.

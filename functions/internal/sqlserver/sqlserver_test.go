@@ -70,12 +70,12 @@ func TestNoStatementDeletesMoreThanItsBatch(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		cut, rest, err := conn.Cut(t.Context(), conn.Expired(db.Now(t)), 3, 1)
+		cut, rest, err := conn.Cut(t.Context(), conn.Expired(time.Time{}, db.Now(t)), 3, 1)
 		if err != nil || rest != nil || len(cut) != 1 {
 			t.Fatal(cut, rest, err)
 		}
 		db.Insert(t, at.Add(time.Second), at.Add(2*time.Second)) // behind its back
-		if deleted, err := conn.Delete(t.Context(), cut[0]); deleted != 3 || err != nil {
+		if deleted, err := conn.Delete(t.Context(), cut[0]); deleted.Rows != 3 || err != nil {
 			t.Errorf("index %t: %d rows deleted, %v", index, deleted, err)
 		}
 		if left := len(db.Expirations(t)); left != 2 {

@@ -292,17 +292,17 @@ func TestACanceledDeleteIsUndone(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	cut, _, err := conn.Cut(t.Context(), conn.Expired(time.Now()), 10, 1)
+	cut, _, err := conn.Cut(t.Context(), conn.Expired(time.Time{}, time.Now()), 10, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if deleted, err := conn.Delete(ctx, cut[0]); deleted != 0 || !errors.Is(err, purge.ErrTimeout) {
+	if deleted, err := conn.Delete(ctx, cut[0]); deleted.Rows != 0 || !errors.Is(err, purge.ErrTimeout) {
 		t.Errorf("%d rows deleted, %v", deleted, err)
 	}
 	if sent := s.statements(); !slices.Contains(sent, attention) || !slices.Contains(sent, rollback) || slices.Contains(sent, commit) {
 		t.Errorf("the server got %v", sent)
 	}
-	if _, found, err := conn.Oldest(t.Context(), conn.Expired(time.Now()), purge.Trail{}); found == nil || err != nil {
+	if _, found, err := conn.Oldest(t.Context(), conn.Expired(time.Time{}, time.Now()), purge.Trail{}); found == nil || err != nil {
 		t.Errorf("the connection is of no use afterwards: %v, %v", found, err)
 	}
 }

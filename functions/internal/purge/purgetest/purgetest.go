@@ -187,16 +187,16 @@ func (h hookedConn) Facts() purge.Facts {
 	return facts
 }
 
-func (h hookedConn) Delete(ctx context.Context, b purge.Batch) (int64, error) {
-	rows, err := h.Conn.Delete(ctx, b)
+func (h hookedConn) Delete(ctx context.Context, b purge.Batch) (purge.Deleted, error) {
+	gone, err := h.Conn.Delete(ctx, b)
 	h.called()
-	return rows, err
+	return gone, err
 }
 
 // DeleteAll implements purge.Pipeliner for the engines that do.
-func (h hookedConn) DeleteAll(ctx context.Context, batches []purge.Batch, done func(int64, error)) {
+func (h hookedConn) DeleteAll(ctx context.Context, batches []purge.Batch, done func(purge.Deleted, error)) {
 	if p, ok := h.Conn.(purge.Pipeliner); ok {
-		p.DeleteAll(ctx, batches, func(rows int64, err error) { h.called(); done(rows, err) })
+		p.DeleteAll(ctx, batches, func(gone purge.Deleted, err error) { h.called(); done(gone, err) })
 		return
 	}
 	for _, b := range batches {
