@@ -71,6 +71,9 @@ type Policy struct {
 	BatchTarget time.Duration // time that a batch aims at, by its size below BatchSize; 0 is BatchSize always
 	Concurrency int           // connections that delete at once in one database; below 1 counts as 1
 	Parallel    int           // databases served at once; below 1 counts as 1
+	// ConnectTimeout is how long a run waits, once for all databases, for a server that
+	// takes connections and does not serve yet; 0 is not at all.
+	ConnectTimeout time.Duration
 }
 
 // longest is how many times BatchTarget a statement that deletes may take.
@@ -213,9 +216,11 @@ var (
 	ErrChanged        = errors.New("the table is not any more what it was when the run examined it")
 	ErrTimeout        = errors.New("the statement ran out of time")
 	ErrLogin          = errors.New("the server refused the login")
-	ErrLost           = errors.New("no connection to the server") // none any more, or none yet
-	ErrUnreached      = fmt.Errorf("%w", ErrLost)                 // which could not even be reached
-	ErrUncommitted    = errors.New("nothing was committed")       // beside ErrLost: it was lost before it could commit the batch
+	ErrLost           = errors.New("no connection to the server")           // none any more, or none yet
+	ErrUnreached      = fmt.Errorf("%w", ErrLost)                           // which could not even be reached
+	ErrNotYet         = errors.New("the server does not serve yet")         // it starts, wakes or fails over: a later try may succeed
+	ErrNoSlot         = errors.New("the server has no connection to spare") // now; for server, database or login
+	ErrUncommitted    = errors.New("nothing was committed")                 // beside ErrLost: it was lost before it could commit the batch
 )
 
 // Uncommitted marks a lost connection as one that was lost before the server could
