@@ -128,7 +128,7 @@ func (h *handler) run(ctx context.Context, req request) (result purge.Result, er
 	}
 	if h.watch != nil {
 		target.Engine = h.watch.over(access, policy, len(target.Databases))
-		target.Deleted = h.watch.deletedRows
+		target.Deleted, target.Waiting = h.watch.deletedRows, h.watch.waits
 	}
 
 	h.log.InfoContext(ctx, "start", "version", version, "commit", commit, "action", policy.Action, "engine", target.Name, "server", target.Server,
@@ -137,6 +137,9 @@ func (h *handler) run(ctx context.Context, req request) (result purge.Result, er
 	h.log.InfoContext(ctx, "end", "action", result.Action, "status", result.Status, "deletedRows", result.DeletedRows,
 		"databases", len(result.Databases), "durationMs", result.DurationMs)
 	if err := result.Err(); err != nil {
+		if !slices.ContainsFunc(result.Databases, func(d purge.DatabaseResult) bool { return d.Status != purge.Skipped }) { // none has a metric line
+			h.publish(ctx, emf.Run{Failed: true, Incomplete: true, StopReason: string(purge.Errored), Engine: target.Name})
+		}
 		return result, failure(purgeFailed, err)
 	}
 	login, _ = access.login() // it has worked
@@ -268,7 +271,10 @@ func (h *handler) report(ctx context.Context, d purge.DatabaseResult) {
 	}
 	attrs := []any{
 		"database", d.Database, "status", d.Status, "stopReason", d.StopReason, "deletedRows", d.DeletedRows,
-		"expiredRows", d.ExpiredRows, "batches", d.Batches, "durationMs", d.DurationMs,
+		"batches", d.Batches, "durationMs", d.DurationMs,
+	}
+	if d.ExpiredRows != nil {
+		attrs = append(attrs, "expiredRows", *d.ExpiredRows)
 	}
 	if d.Cutoff != nil {
 		attrs = append(attrs, "cutoff", d.Cutoff)

@@ -181,7 +181,7 @@ func TestADryRunAndACheckDeleteNothing(t *testing.T) {
 	db := newDatabase(t, 70, 5)
 	f := db.start(t)
 	reply, lines := f.invoke(t, `{"action":"dry-run"}`)
-	if r := db.result(t, reply); r.Status != "complete" || r.StopReason != "dry-run" || r.ExpiredRows != 70 || r.DeletedRows != 0 {
+	if r := db.result(t, reply); r.Status != "complete" || r.StopReason != "dry-run" || r.ExpiredRows == nil || *r.ExpiredRows != 70 || r.DeletedRows != 0 {
 		t.Errorf("%+v", r)
 	}
 	if m := oneMetric(t, lines); m.OldestExpiredAge < 85_000 || m.StopReason != "dry-run" {

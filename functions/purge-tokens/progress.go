@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -43,12 +45,13 @@ type progress struct {
 	uncounted bool            // of one database the rows are not known
 	total     int64           // rows to delete in the databases counted so far
 	deleted   int64
-	began     time.Time // when deleting did
+	began     time.Time         // when deleting did
+	waiting   map[string]string // what databases wait for
 	grace     time.Duration
 }
 
 func newProgress(out *os.File) *progress {
-	return &progress{out: out, terminal: term.IsTerminal(int(out.Fd())), done: make(chan struct{}), counted: map[string]bool{}}
+	return &progress{out: out, terminal: term.IsTerminal(int(out.Fd())), done: make(chan struct{}), counted: map[string]bool{}, waiting: map[string]string{}}
 }
 
 // widthOf returns the columns of a terminal, and 0 for anything else.
@@ -141,9 +144,13 @@ func (p *progress) line(columns int) string {
 	if elapsed := time.Since(p.began); p.deleted > 0 && elapsed > rateAfter {
 		rate := float64(p.deleted) / elapsed.Seconds()
 		parts = append(parts, perSecond(rate))
-		if left := float64(total-p.deleted) / rate; known && left >= 0 {
+		// A run that waits has a rate that says nothing of what is to come.
+		if left := float64(total-p.deleted) / rate; known && left >= 0 && len(p.waiting) == 0 {
 			parts = append(parts, (time.Duration(left+1)*time.Second).String()+" left")
 		}
+	}
+	if why := p.waitsFor(); why != "" {
+		parts = append(parts, why)
 	}
 	text := strings.Join(parts, "  ")
 	if columns <= 0 {
@@ -153,6 +160,33 @@ func (p *progress) line(columns int) string {
 		text = bar(min(1, float64(p.deleted)/float64(total)), text, columns)
 	}
 	return text[:min(len(text), columns)]
+}
+
+// waitsFor says what the run waits for, if it does.
+func (p *progress) waitsFor() string {
+	if len(p.waiting) == 0 {
+		return ""
+	}
+	database := slices.Min(slices.Collect(maps.Keys(p.waiting)))
+	switch why := p.waiting[database]; {
+	case p.databases == 1:
+		return "waits: " + why
+	case len(p.waiting) == 1:
+		return database + " waits: " + why
+	default:
+		return fmt.Sprintf("%d databases wait: %s", len(p.waiting), why)
+	}
+}
+
+// waits takes in what a database waits for; "" is nothing any more.
+func (p *progress) waits(database, why string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if why == "" {
+		delete(p.waiting, database)
+	} else {
+		p.waiting[database] = why
+	}
 }
 
 // part says which part of the run is done.

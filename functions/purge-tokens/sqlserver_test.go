@@ -91,7 +91,7 @@ func TestTheFunctionPurgesSQLServer(t *testing.T) {
 	f := start(t, append(db.env, "DATABASES="+db.name, "BATCH_SIZE=9000")...)
 
 	reply, _ := f.invoke(t, `{"action":"dry-run"}`)
-	if r := parse(t, reply).Databases[0]; r.ExpiredRows != 9_000 || r.Engine != "sqlserver" {
+	if r := parse(t, reply).Databases[0]; r.ExpiredRows == nil || *r.ExpiredRows != 9_000 || r.Engine != "sqlserver" {
 		t.Errorf("%+v", r)
 	}
 	db.expect(t, 9_000, 300)

@@ -21,10 +21,16 @@ func writeTable(w io.Writer, result purge.Result, columns int) {
 		fmt.Fprintf(w, "%s on %s at %s\n\n", result.Action, result.Databases[0].Engine, result.Databases[0].Server)
 	}
 	if len(rows) > 1 {
-		total := purge.DatabaseResult{DurationMs: result.DurationMs, DeletedRows: result.DeletedRows}
+		total := purge.DatabaseResult{DurationMs: result.DurationMs, DeletedRows: result.DeletedRows, ExpiredRows: new(int64)}
 		for _, d := range result.Databases {
 			total.Batches += d.Batches
-			total.ExpiredRows += d.ExpiredRows
+			switch {
+			case d.Status == purge.Skipped:
+			case d.ExpiredRows == nil:
+				total.ExpiredRows = nil // a sum of what is not known is not known
+			case total.ExpiredRows != nil:
+				*total.ExpiredRows += *d.ExpiredRows
+			}
 		}
 		rows = append(rows, append([]string{fmt.Sprintf("%d databases", len(rows)), string(result.Status)}, cells(total)...))
 	}
@@ -51,7 +57,11 @@ func tableColumns(action purge.Action) (heads []string, cells func(purge.Databas
 			if d.OldestExpiration != nil {
 				oldest = d.OldestExpiration.UTC().Format("2006-01-02 15:04")
 			}
-			return []string{thousands(d.ExpiredRows), oldest, seconds(d.DurationMs)}
+			expired := "not counted"
+			if d.ExpiredRows != nil {
+				expired = thousands(*d.ExpiredRows)
+			}
+			return []string{expired, oldest, seconds(d.DurationMs)}
 		}
 	default:
 		return []string{"TIME"}, func(d purge.DatabaseResult) []string { return []string{seconds(d.DurationMs)} }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -11,10 +12,13 @@ import (
 )
 
 const (
-	// A batch that met a lock, or took longer than there was time, is tried again
-	// in pieces of this part of its size, so that four tries isolate one locked row
-	// among 5,000.
+	// A batch that met a lock, was refused or took longer than it may is tried again,
+	// after all others, in pieces of this part of its size, so that four tries isolate
+	// one such row among 5,000.
 	splitInto = 10
+	// mostRefused is how many rows in turn are tried one by one and refused, before the
+	// others that are left count as refused too.
+	mostRefused = 1000
 	// prefetch is how many batches are cut in one reading, and prefetchRows how many
 	// rows they have: reading where they end then takes the time of one delete.
 	prefetch     = 8
@@ -32,6 +36,28 @@ var (
 	errOverQuota = errors.New("more rows than the cap go together or not at all")
 )
 
+// refusedError ends a sweep that left rows which the database refuses to delete.
+type refusedError struct {
+	rows  int64 // at least
+	more  bool  // that were not tried one by one
+	cause error // of the first
+}
+
+// Error says how many rows stay, and why.
+func (r refusedError) Error() string {
+	rows := fmt.Sprintf("%d rows stay", r.rows)
+	switch {
+	case r.more:
+		rows = fmt.Sprintf("more than %d rows stay", r.rows)
+	case r.rows == 1:
+		rows = "1 row stays"
+	}
+	return fmt.Sprintf("%s, and all others are deleted: %s", rows, r.cause)
+}
+
+// Unwrap returns the cause.
+func (r refusedError) Unwrap() error { return r.cause }
+
 // part is a stretch of the table still to be cut.
 type part struct {
 	window Window
@@ -44,9 +70,11 @@ type batch struct {
 	Batch
 	size     int   // most rows it was cut at
 	reserved int64 // rows of the quota
+	retried  bool
 	locked   bool
 	deleted  int64
 	took     time.Duration
+	writes   int64 // as Deleted has it
 	err      error
 }
 
@@ -54,12 +82,20 @@ type batch struct {
 // rows.
 func (b *batch) again(size int, locked bool) part { return part{b.Window, size, locked} }
 
+// anew returns b as a part to be cut as it was.
+func (b *batch) anew() part {
+	if b.retried {
+		return b.again(b.size, b.locked)
+	}
+	return b.again(0, b.locked)
+}
+
 // backlog is what one database still has to delete. Workers pull batches from it,
 // and it takes in what came of them.
 type backlog struct {
 	policy  Policy
 	quota   *quota
-	size    func() int       // rows that a batch has now
+	sizer   *sizer
 	yields  func() bool      // whether the run makes way for others
 	deleted func(rows int64) // is told of each batch that deleted rows
 	log     *slog.Logger
@@ -81,14 +117,20 @@ type backlog struct {
 	batches        int   // that deleted rows
 	trail          Trail
 	unmarked       int64         // rows since the last checkpoint
+	refused        refusedError  // what this sweep leaves for that
+	refusals       int           // in turn
 	throttled      time.Duration // that workers waited for others, all together
 	findings       []Finding
 }
 
-// Begin begins a sweep of w.
-func (b *backlog) Begin(w Window) {
-	b.todo, b.aside = []part{{window: w}}, nil
+// Begin begins a sweep of windows, in their order.
+func (b *backlog) Begin(windows []Window) {
+	b.todo, b.aside = nil, nil
+	for _, w := range windows {
+		b.todo = append(b.todo, part{window: w})
+	}
 	b.failure, b.short, b.overQuota, b.cut, b.large = nil, false, false, 0, false
+	b.refused, b.refusals = refusedError{}, 0
 }
 
 // End ends the sweep once no worker has a batch any more. It returns why it stopped
@@ -97,10 +139,24 @@ func (b *backlog) End() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.aside, b.todo = append(b.aside, b.todo...), nil
-	if b.failure == nil && b.overQuota {
+	switch {
+	case b.failure != nil:
+		return b.failure
+	case b.refused.rows > 0:
+		return b.refused
+	case b.overQuota:
 		return errMaxRows
 	}
-	return b.failure
+	return nil
+}
+
+// size returns how many rows a batch has that is cut now.
+func (b *backlog) size() int {
+	size := b.sizer.Next()
+	if b.yields() {
+		size = min(size, minBatchSize)
+	}
+	return size
 }
 
 // Left returns what the last sweep left: nil when it was done, or never begun.
@@ -217,6 +273,9 @@ func (b *backlog) read(ctx context.Context, conn Conn, p part, wait bool) (cut [
 		size = min(size, p.size)
 	}
 	most := max(1, min(prefetch, prefetchRows/size))
+	if b.sizer.Learning() && p.size == 0 {
+		most = 1
+	}
 	reserved := b.quota.Reserve(int64(size)*int64(most), wait)
 	if reserved == 0 {
 		return nil, nil, errMaxRows
@@ -232,7 +291,8 @@ func (b *backlog) read(ctx context.Context, conn Conn, p part, wait bool) (cut [
 		return nil, nil, err
 	}
 	for _, c := range batches {
-		cut = append(cut, &batch{Batch: c, size: size, reserved: int64(size), locked: p.locked})
+		c.Most, c.Patient = int64(size), size == 1 || c.Indivisible
+		cut = append(cut, &batch{Batch: c, size: size, reserved: int64(size), retried: p.size > 0, locked: p.locked})
 		reserved -= int64(size)
 	}
 	if batches[0].Indivisible {
@@ -254,6 +314,7 @@ func (b *backlog) reserveIndivisible(ctx context.Context, conn Conn, c *batch) e
 		b.find(UnboundedBatch.Found("more rows than a batch may hold share one expiration, and the role may not read what tells them apart: they go in one statement, and where MAX_ROWS is less they stay. GRANT SELECT on the table to the role to have them deleted in batches"))
 	}
 	c.reserved += b.quota.Reserve(rows-c.reserved, false)
+	c.Most = c.reserved
 	switch {
 	case err != nil:
 	case c.reserved >= rows:
@@ -355,15 +416,33 @@ func (b *backlog) Done(ctx context.Context, c *batch) {
 		return
 	case errors.Is(c.err, ErrLocked): // the others first, then this in smaller pieces
 		b.todo = append(b.todo, c.again(max(1, c.size/splitInto), true))
-	case errors.Is(c.err, ErrTimeout) && ctx.Err() == nil && c.size > 1: // what little time is left takes a little
+	case errors.Is(c.err, ErrOverfull):
+		b.todo = slices.Insert(b.todo, 0, c.anew())
+	case errors.Is(c.err, ErrRefused) && c.size == 1:
+		b.refuse(c)
+	case errors.Is(c.err, ErrRefused) && c.retried: // all that was not tried yet has gone
 		b.todo = slices.Insert(b.todo, 0, c.again(max(1, c.size/splitInto), c.locked))
+	case errors.Is(c.err, ErrRefused), errors.Is(c.err, ErrTimeout) && ctx.Err() == nil && c.size > 1:
+		b.todo = append(b.todo, c.again(max(1, c.size/splitInto), c.locked))
 	case c.err != nil:
 		b.aside = append(b.aside, c.again(0, c.locked))
 		b.stop(c.err)
 	default:
+		b.refusals = 0
 		b.count(c.deleted)
 	}
 	b.back(c)
+}
+
+// refuse leaves rows aside that the database refuses to delete.
+func (b *backlog) refuse(c *batch) {
+	b.aside = append(b.aside, c.again(0, c.locked))
+	b.refused.rows += max(1, c.Rows)
+	b.refused.cause = cmp.Or(b.refused.cause, c.err)
+	if b.refusals++; b.refusals >= mostRefused {
+		b.refused.more = true
+		b.stop(b.refused)
+	}
 }
 
 // count adds a committed batch.

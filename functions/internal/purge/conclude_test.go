@@ -12,6 +12,10 @@ func TestEachEndingOfATurnHasOneVerdict(t *testing.T) {
 	reader := NotPurgeable{Kind: ReaderEndpoint, Message: "take the writer's", Server: true}
 	lost := fmt.Errorf("delete: %w", ErrLost)
 	slow := fmt.Errorf("delete: %w", ErrTimeout)
+	noRight := NotPurgeable{Kind: NoDeleteRight, Message: "grant it"}
+	passing := func(err error) verdict {
+		return verdict{status: Failed, reason: Errored, err: err, reconnect: true}
+	}
 	failed := func(err error) verdict { return verdict{status: Failed, reason: Errored, err: err} }
 	for name, c := range map[string]struct {
 		ending
@@ -22,9 +26,14 @@ func TestEachEndingOfATurnHasOneVerdict(t *testing.T) {
 		"an error":                      {ending{err: broken, opened: true, wasOpen: true}, failed(broken)},
 		"no table, by a pattern":        {ending{err: noTable, matched: true}, verdict{status: Skipped, reason: SkippedReason, err: noTable}},
 		"no table, by name":             {ending{err: noTable}, failed(noTable)},
-		"a reader, by a pattern":        {ending{err: reader, matched: true}, failed(reader)},
-		"another run":                   {ending{err: ErrAlreadyRunning}, verdict{status: Partial, reason: AlreadyRunning, inspect: true}},
-		"a session of its own":          {ending{err: ErrAlreadyRunning, stale: true}, verdict{status: Failed, reason: Errored, err: ErrAlreadyRunning, reconnect: true}},
+		"no table, but it was open":     {ending{err: noTable, matched: true, wasOpen: true}, failed(noTable)},
+		"no rights, by a pattern":       {ending{err: noRight, matched: true}, failed(noRight)},
+		"a reader":                      {ending{err: reader, matched: true}, passing(reader)},
+		"a server that starts":          {ending{err: ErrNotYet}, passing(ErrNotYet)},
+		"a table that changed":          {ending{err: ErrChanged, opened: true, wasOpen: true}, passing(ErrChanged)},
+		"no connection free":            {ending{err: ErrNoSlot, overrun: Deadline}, verdict{status: Partial, reason: Deadline, err: ErrNoSlot, reconnect: true}},
+		"another run":                   {ending{err: ErrAlreadyRunning}, verdict{status: Partial, reason: AlreadyRunning, err: ErrAlreadyRunning, inspect: true}},
+		"a session of its own":          {ending{err: ErrAlreadyRunning, stale: true}, verdict{status: Partial, reason: AlreadyRunning, err: ErrAlreadyRunning, inspect: true, reconnect: true}},
 		"the cap":                       {ending{err: errMaxRows, opened: true}, verdict{status: Partial, reason: MaxRows}},
 		"canceled":                      {ending{err: broken, canceled: true}, verdict{status: Partial, reason: Canceled}},
 		"the cap, and canceled":         {ending{err: errMaxRows, canceled: true}, verdict{status: Partial, reason: MaxRows}},

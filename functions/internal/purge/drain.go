@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 )
@@ -17,8 +18,13 @@ const (
 	// maxPipelined is how many batches at most go to the server at once.
 	maxPipelined = 8
 	// firstLookShare is the part of the time left that a look may take before
-	// anything is deleted, where it has to read the whole table.
+	// anything is deleted.
 	firstLookShare = 8
+	// youngest is how old the rows are that a sweep begins with where that look took
+	// too long: the deleted rows of earlier runs, which make it long, are older.
+	youngest = time.Hour
+	// eldest is from where on rows need no windows of their own.
+	eldest = 1 << 18 * time.Hour // 30 years
 )
 
 // errKept is for rows that DELETE leaves where they are.
@@ -27,14 +33,14 @@ var errKept = errors.New("rows have expired that DELETE does not remove: look fo
 // drain deletes what had expired at the cut-off. Only a look that finds nothing
 // proves that nothing is left; rows inserted behind a sweep are found by the next.
 func (t *turn) drain(ctx context.Context) error {
-	found, err := t.firstLook(ctx)
-	for stalled := 0; err == nil && found != nil; found, err = t.look(ctx) {
+	windows, err := t.firstLook(ctx)
+	for stalled := 0; err == nil && windows != nil; windows, err = t.look(ctx) {
 		// Once can be another cleaner that was faster; twice can't.
 		if stalled == 2 {
 			return errKept
 		}
 		before := t.backlog.rows
-		if err := t.sweep(ctx, found); err != nil {
+		if err := t.sweep(ctx, windows); err != nil {
 			return err
 		}
 		if stalled++; t.backlog.rows > before {
@@ -44,25 +50,39 @@ func (t *turn) drain(ctx context.Context) error {
 	return err
 }
 
-// firstLook looks for expired rows. A look that takes too long is no gate: what the
-// whole window holds is swept without it.
-func (t *turn) firstLook(ctx context.Context) (Window, error) {
+// firstLook looks for expired rows. A look that takes too long is no gate: all that
+// may hold any is swept without it.
+func (t *turn) firstLook(ctx context.Context) ([]Window, error) {
 	deadline, limited := ctx.Deadline()
-	if t.conn.Facts().Indexed || !limited {
+	if !limited {
 		return t.look(ctx)
 	}
 	brief, cancel := context.WithTimeout(ctx, time.Until(deadline)/firstLookShare)
 	defer cancel()
 	found, err := t.look(brief)
 	if errors.Is(err, ErrTimeout) || err != nil && brief.Err() != nil && ctx.Err() == nil {
-		return t.expired, nil
+		return t.youngestFirst(), nil
 	}
 	return found, err
 }
 
-// look looks for the oldest of all expired rows, and returns what is left of the
-// window from there; nil when none is left.
-func (t *turn) look(ctx context.Context) (Window, error) {
+// youngestFirst returns all that may be deleted. Where an index finds rows, those that
+// expired last come first, each window twice as long as all before it.
+func (t *turn) youngestFirst() (windows []Window) {
+	if !t.conn.Facts().Indexed {
+		return []Window{t.expired}
+	}
+	to := t.result.Cutoff.Time
+	for long := youngest; long < eldest; long *= 2 {
+		after := t.result.Cutoff.Add(-long)
+		windows, to = append(windows, t.conn.Expired(after, to)), after
+	}
+	return append(windows, t.conn.Expired(time.Time{}, to))
+}
+
+// look looks for the oldest of all expired rows, and returns what is left to sweep from
+// there; nil when none is left.
+func (t *turn) look(ctx context.Context) ([]Window, error) {
 	oldest, found, err := t.oldest(ctx, t.expired)
 	if err != nil {
 		return nil, err
@@ -75,14 +95,14 @@ func (t *turn) look(ctx context.Context) (Window, error) {
 	if t.result.OldestExpiration == nil || oldest.Before(t.result.OldestExpiration.Time) {
 		t.result.OldestExpiration = instant(oldest)
 	}
-	return found, nil
+	return []Window{found}, nil
 }
 
-// sweep deletes the rows of w batch by batch, with a worker for each connection. A
-// large backlog gets more connections, once.
-func (t *turn) sweep(ctx context.Context, w Window) error {
+// sweep deletes the rows of windows batch by batch, with a worker for each connection.
+// A large backlog gets more connections, once.
+func (t *turn) sweep(ctx context.Context, windows []Window) error {
 	t.run.pacer.Listen(ctx, t.conn)
-	t.backlog.Begin(w)
+	t.backlog.Begin(windows)
 	var workers sync.WaitGroup
 	begin := func(conns []Conn) {
 		for _, conn := range conns {
@@ -97,6 +117,7 @@ func (t *turn) sweep(ctx context.Context, w Window) error {
 		workers.Go(func() { t.backlog.Prefetch(ctx, t.prefetcher) })
 	}
 	workers.Wait()
+	t.waits(ctx, "")
 	return t.backlog.End()
 }
 
@@ -115,6 +136,9 @@ func (t *turn) deleteBatches(ctx context.Context, conn Conn) {
 		throttled := t.run.pacer.Wait(ctx, conn)
 		if throttled {
 			t.backlog.Waited(time.Since(waiting))
+			t.waits(ctx, ThrottleReason)
+		} else if rest == 0 {
+			t.waits(ctx, "")
 		}
 		if batches = t.backlog.GiveBack(batches); len(batches) == 0 {
 			rest = 0
@@ -126,16 +150,20 @@ func (t *turn) deleteBatches(ctx context.Context, conn Conn) {
 			trip, rest = 1, t.run.pacer.Rest(took)
 		}
 		for _, b := range batches {
-			t.sizer.Observe(b.size, b.deleted, b.took, b.err)
+			t.backlog.sizer.Observe(b.size, b.deleted, b.took, b.err)
 			switch {
 			case errors.Is(b.err, ErrLocked):
 				trip, rest = 1, lockedRest/2+rand.N(lockedRest/2)
+				t.waits(ctx, ErrLocked.Error())
 			case b.deleted > 0:
 				rest = max(rest, t.run.policy.Pause)
 			}
 			t.log.LogAttrs(ctx, slog.LevelDebug, "batch", slog.Int64("rows", b.deleted),
 				slog.Duration("took", b.took), slog.Bool("failed", b.err != nil))
 			t.backlog.Done(ctx, b)
+		}
+		if slices.ContainsFunc(batches, func(b *batch) bool { return b.writes < 0 }) {
+			t.run.pacer.Absorb(ctx, conn)
 		}
 	}
 }
@@ -168,10 +196,11 @@ func (t *turn) delete(ctx context.Context, conn Conn, batches []*batch) (took ti
 	err := recoverPanic(ctx, t.log, func() error {
 		deleteAll(ctx, conn, batches, func(gone Deleted, err error) {
 			now, b := time.Now(), batches[done]
-			b.deleted, b.took, b.err = gone.Rows, cmp.Or(gone.Took, now.Sub(last)), err
-			if gone.Rows > 0 || err != nil { // else it wrote nothing
-				sensor.wrote()
+			b.deleted, b.took, b.writes, b.err = gone.Rows, cmp.Or(gone.Took, now.Sub(last)), gone.Writes, err
+			if err != nil { // it may have taken one
+				b.writes = 1
 			}
+			sensor.wrote(max(0, b.writes))
 			last = now
 			done++
 		})

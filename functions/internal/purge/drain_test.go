@@ -157,21 +157,27 @@ func TestAServerWithFewConnectionsToSpareIsNoFailure(t *testing.T) {
 // timed takes some time for each row, and keeps the sizes of its batches.
 type timed struct {
 	fake
-	perRow  time.Duration
-	batches []int
-	locked  int // so many deletes meet a lock first
+	perRow   time.Duration
+	batches  []int
+	locked   int           // after so many batches one meets a lock; 0 is none
+	slowly   time.Duration // for each row from slowFrom on
+	slowFrom int
 }
 
 func (f *timed) Open(context.Context, string, Table, bool) (Conn, error) { return f, nil }
 
 func (f *timed) Delete(ctx context.Context, b Batch) (Deleted, error) {
-	if f.locked > 0 {
-		f.locked--
+	if f.locked > 0 && len(f.batches) >= f.locked {
+		f.locked = 0
 		return Deleted{}, ErrLocked
 	}
 	rows := b.Window.(stretch).len()
 	f.batches = append(f.batches, rows)
-	sleep(ctx, time.Duration(rows)*f.perRow)
+	perRow := f.perRow
+	if f.slowly > 0 && b.Window.(stretch).from >= f.slowFrom {
+		perRow = f.slowly
+	}
+	sleep(ctx, time.Duration(rows)*perRow)
 	return f.fake.Delete(ctx, b)
 }
 
@@ -183,13 +189,13 @@ func TestBatchesTakeTheTimeAimedAt(t *testing.T) {
 	}{
 		"fast":               {time.Microsecond, 5000, 5000, 5000},
 		"slow":               {50 * time.Microsecond, 5000, 500, 2000},
-		"very slow":          {10 * time.Millisecond, 5000, minBatchSize, minBatchSize},
-		"with a low ceiling": {10 * time.Millisecond, 40, 40, 40},
+		"very slow":          {10 * time.Millisecond, 5000, 2, 10},
+		"with a low ceiling": {100 * time.Microsecond, 40, 40, 40},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			f := &timed{fake: fake{rows: 60 * c.most}, perRow: c.perRow}
 			r := runAll(t.Context(), f, Policy{BatchSize: c.most, BatchTarget: 50 * time.Millisecond}, "a")
-			if r.Status != Complete || r.DeletedRows != int64(60*c.most) || slices.Max(f.batches) > c.most || f.batches[0] != c.most {
+			if r.Status != Complete || r.DeletedRows != int64(60*c.most) || slices.Max(f.batches) > c.most || f.batches[0] != min(c.most, minBatchSize) {
 				t.Errorf("%s: %+v", name, r)
 			}
 			settled := f.batches[len(f.batches)/2 : len(f.batches)-1]
@@ -202,9 +208,10 @@ func TestBatchesTakeTheTimeAimedAt(t *testing.T) {
 
 func TestBatchesThatWereCutAheadAreCutAgainWhereTheyTakeTooLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &timed{fake: fake{rows: 100_000}, perRow: time.Millisecond}
+		f := &timed{fake: fake{rows: 200_000}, perRow: time.Microsecond, slowly: time.Millisecond, slowFrom: 100_000}
 		r := runAll(t.Context(), f, Policy{BatchSize: 5000, BatchTarget: time.Second}, "a")
-		if r.Status != Complete || r.DeletedRows != 100_000 || f.batches[0] != 5000 || slices.Max(f.batches[1:]) > 2000 {
+		first := slices.Index(f.batches, 5000) + 100_000/5000
+		if r.Status != Complete || r.DeletedRows != 200_000 || first < 20 || slices.Max(f.batches[first+maxPipelined:]) > 2000 {
 			t.Errorf("%s, %d rows, batches of %v", r.Status, r.DeletedRows, f.batches)
 		}
 	})
@@ -282,10 +289,10 @@ func TestRowsThatGoTogetherGoWhereTheCapAllowsAndHoldUpNoOthers(t *testing.T) {
 
 func TestBatchesGrowBackAndShrinkAtOnceAtALock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &timed{fake: fake{rows: 40_000}, perRow: time.Microsecond, locked: 1}
+		f := &timed{fake: fake{rows: 40_000}, perRow: time.Microsecond, locked: 10}
 		runAll(t.Context(), f, Policy{BatchSize: 1000, BatchTarget: 50 * time.Millisecond}, "a")
 		half := slices.Index(f.batches, 500)
-		if half < 0 || half > 2*prefetch || slices.Index(f.batches[half:], 1000) < 0 {
+		if half < 10 || half > 10+2*prefetch || slices.Index(f.batches[half:], 1000) < 0 {
 			t.Errorf("%v", f.batches)
 		}
 	})
@@ -299,10 +306,30 @@ func TestBatchesGrowBackAndShrinkAtOnceAtALock(t *testing.T) {
 		t.Errorf("without a target, %d rows where there was no time for more", s.Next())
 	}
 	s = newSizer(Policy{BatchSize: 1000, BatchTarget: time.Second})
+	s.Observe(100, 100, time.Millisecond, nil)
+	s.Observe(400, 400, time.Millisecond, nil)
 	s.Observe(1000, 1000, 3*time.Second, nil)
 	s.Observe(1000, 1000, 3*time.Second, nil) // cut before
 	if s.Observe(1000, 0, 0, ErrLocked); s.Next() != 333 {
 		t.Errorf("a third once, then %d rows", s.Next())
+	}
+}
+
+func TestABatchIsNotMadeSmallerForATimeThatItsRowsDoNotTake(t *testing.T) {
+	s := newSizer(Policy{BatchSize: 100, BatchTarget: 50 * time.Millisecond})
+	for range 20 {
+		size := s.Next()
+		s.Observe(size, int64(size), 300*time.Millisecond, nil) // of each statement
+	}
+	if s.Next() < 50 {
+		t.Errorf("%d rows", s.Next())
+	}
+	for range 20 {
+		size := s.Next()
+		s.Observe(size, int64(size), time.Duration(size)*20*time.Millisecond, nil)
+	}
+	if s.Next() > 5 {
+		t.Errorf("%d rows that take 20 ms each", s.Next())
 	}
 }
 

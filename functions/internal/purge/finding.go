@@ -115,6 +115,18 @@ var (
 		Code: "reader-endpoint", Level: LevelError,
 		Mend: "the server or the database is read-only: give the writer's endpoint as `DB_HOST` or in the secret",
 	})
+	RefusedRows = kind(Kind{
+		Code: "refused-rows", Level: LevelError,
+		Mend: "a foreign key or a trigger refuses to let rows go, so they stay, and all others are deleted: mend what the message names; a check lists triggers and foreign keys with the statements that end them",
+	})
+	Throttled = kind(Kind{
+		Code: "throttled", Level: LevelInfo,
+		Mend: "others wrote to the server, so the run made way for them: nothing to do, unless the status stays `partial`",
+	})
+	NoSlot = kind(Kind{
+		Code: "no-connection-free", Level: LevelWarning,
+		Mend: "the server, the database or the login had no connection to spare until the run ended: raise the limit in the message, or lower `PARALLEL_DATABASES` and `CONCURRENCY`",
+	})
 	ClockSkew = kind(Kind{
 		Code: "clock-skew", Level: LevelError,
 		Mend: "the clocks of database and function are more than five minutes apart, so nothing is deleted: set the wrong one; the message has both",

@@ -99,6 +99,14 @@ func (p *pacer) Rest(took time.Duration) time.Duration {
 	return p.interval() / minInterval * max(minInterval, min(took, p.target))
 }
 
+// Absorb takes what was written since the last count for the run's own, after a batch
+// that can't tell how much of it was.
+func (p *pacer) Absorb(ctx context.Context, conn Conn) {
+	if count := p.counter(ctx, conn); count != nil {
+		p.sensor.absorb(count)
+	}
+}
+
 // interval is the least time between two batches of a throttled run.
 func (p *pacer) interval() time.Duration {
 	step := slowStartStep
@@ -110,17 +118,24 @@ func (p *pacer) interval() time.Duration {
 
 // sense asks the server about others, where it can tell and batches may adapt.
 func (p *pacer) sense(ctx context.Context, conn Conn) {
+	if count := p.counter(ctx, conn); count != nil {
+		p.sensor.sense(count)
+	}
+}
+
+// counter returns what asks the server; nil where it can't tell, or need not.
+func (p *pacer) counter(ctx context.Context, conn Conn) func() (int64, error) {
 	counter, ok := conn.(WriteCounter)
 	if !ok || p.target == 0 {
-		return
+		return nil
 	}
-	p.sensor.sense(func() (count int64, err error) {
+	return func() (count int64, err error) {
 		err = recoverPanic(ctx, p.log, func() (err error) {
 			count, err = counter.Writes(ctx)
 			return err
 		})
 		return count, err
-	})
+	}
 }
 
 // sensor tells whether others write to the server at the same time: by the count
@@ -131,6 +146,7 @@ type sensor struct {
 	deleting      int       // connections that are at it
 	sensed        time.Time // last
 	since         tally     // what the next count is held against
+	others        int64     // writes of others from then to the last count
 	throttleUntil time.Time
 }
 
@@ -163,13 +179,28 @@ func (s *sensor) sense(count func() (int64, error)) {
 	defer s.mu.Unlock()
 	seen.all = all
 	ours := s.own - s.since.own + int64(maxUncounted*max(deleting, s.deleting))
-	switch others := all - s.since.all - ours; {
+	s.others = max(0, all-s.since.all-ours)
+	switch {
 	case s.since.at.IsZero(): // the first count
-		s.since = seen
-	case others > noiseFloor:
-		s.since, s.throttleUntil = seen, now.Add(throttleFor)
-	case now.Sub(s.since.at) >= throttleFor:
-		s.since = seen
+	case s.others > noiseFloor:
+		s.throttleUntil = now.Add(throttleFor)
+	case now.Sub(s.since.at) < throttleFor:
+		return
+	}
+	s.since, s.others = seen, 0
+}
+
+// absorb has count ask the server, and takes for the run's own what came to it since
+// others were counted last.
+func (s *sensor) absorb(count func() (int64, error)) {
+	all, err := count()
+	if err != nil || all == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.since.at.IsZero() {
+		s.own += max(0, all-s.since.all-(s.own-s.since.own)-s.others)
 	}
 }
 
@@ -194,8 +225,8 @@ func (s *sensor) warmup() time.Duration {
 func (s *sensor) begin() { s.add(1, 0) }
 func (s *sensor) end()   { s.add(-1, 0) }
 
-// wrote counts a transaction of the run's own.
-func (s *sensor) wrote() { s.add(0, 1) }
+// wrote counts so many writes of the run's own.
+func (s *sensor) wrote(n int64) { s.add(0, n) }
 
 func (s *sensor) add(deleting int, wrote int64) {
 	s.mu.Lock()

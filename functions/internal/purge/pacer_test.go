@@ -3,6 +3,7 @@ package purge
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,9 +12,10 @@ import (
 // server counts the transactions that write to it: those of its tables, and what
 // others come to in the time since it began.
 type server struct {
-	began  time.Time
-	others func(time.Duration) int64
-	tables map[string]*busy
+	began   time.Time
+	others  func(time.Duration) int64
+	tables  map[string]*busy
+	numbers int64 // that each batch takes; 0 is one, and the batch knows it
 }
 
 // busy is a table of a server, which takes some time for each row.
@@ -24,7 +26,7 @@ type busy struct {
 }
 
 func newServer(rows int, others func(time.Duration) int64, names ...string) *server {
-	s := &server{time.Now(), others, map[string]*busy{}}
+	s := &server{began: time.Now(), others: others, tables: map[string]*busy{}}
 	for _, name := range names {
 		s.tables[name] = &busy{timed{fake: fake{rows: rows}, perRow: 10 * time.Microsecond}, s, nil}
 	}
@@ -39,7 +41,7 @@ func (s *server) Writes(context.Context) (int64, error) {
 	count := 1000 + s.others(time.Since(s.began))
 	for _, t := range s.tables {
 		t.mu.Lock()
-		count += int64(t.deletes)
+		count += int64(t.deletes) * max(1, s.numbers)
 		t.mu.Unlock()
 	}
 	return count, nil
@@ -55,11 +57,14 @@ func (t *busy) Delete(ctx context.Context, b Batch) (Deleted, error) {
 	t.batches, t.began = append(t.batches, rows), append(t.began, began)
 	t.mu.Unlock()
 	gone, err := t.fake.Delete(ctx, b)
+	if t.server.numbers > 0 {
+		gone.Writes = -1
+	}
 	sleep(ctx, 3*time.Millisecond) // it is committed, and the answer on its way
 	return gone, err
 }
 
-// small answers how many rows went in throttled batches.
+// small returns how many rows went in throttled batches, and in the first one.
 func (t *busy) small() (rows int) {
 	for _, n := range t.batches {
 		if n <= minBatchSize {
@@ -96,21 +101,21 @@ func TestARunListensBeforeItsFirstBatch(t *testing.T) {
 		policy Policy
 		others func(time.Duration) int64
 		first  time.Duration // batch begins
-		rows   int           // of it
+		rows   int           // of the largest
 	}{
 		{"others", adapting, often, senseInterval, minBatchSize},
-		{"nobody", adapting, never, senseInterval, 1_000},
-		{"nobody can be heard", adapting, func(time.Duration) int64 { return -1000 }, 0, 1_000},
+		{"nobody", adapting, never, senseInterval, 500},
+		{"nobody can be heard", adapting, func(time.Duration) int64 { return -1000 }, 0, 500},
 		{"batches that don't adapt", whole, often, 0, 1_000},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newServer(1_000, c.others, "a")
 			if c.name == "nobody can be heard" {
-				s.tables["a"].server = &server{s.began, c.others, nil}
+				s.tables["a"].server = &server{began: s.began, others: c.others}
 			}
 			runAll(t.Context(), s, c.policy, "a")
-			if a := s.tables["a"]; a.began[0] != c.first || a.batches[0] != c.rows {
-				t.Errorf("%s: the first batch has %d rows and begins after %v", c.name, a.batches[0], a.began[0])
+			if a := s.tables["a"]; a.began[0] != c.first || slices.Max(a.batches) != c.rows {
+				t.Errorf("%s: batches have up to %d rows and begin after %v", c.name, slices.Max(a.batches), a.began[0])
 			}
 		})
 	}
@@ -178,7 +183,7 @@ func TestARunIsNotAnotherToItself(t *testing.T) {
 				t.Errorf("%+v", r)
 			}
 			for _, name := range names {
-				if small := s.tables[name].small(); small > 0 {
+				if small := s.tables[name].small(); small > concurrency*minBatchSize {
 					t.Errorf("%d: %d rows of %s in small batches", concurrency, small, name)
 				}
 			}
@@ -197,16 +202,16 @@ func TestARunIsNotThrottledForEver(t *testing.T) {
 		others func(time.Duration) int64
 		small  [2]int // rows, at least and at most
 	}{
-		{"when others have gone", adapting, func(d time.Duration) int64 { return often(min(d, time.Second)) }, [2]int{2_000, 6_000}},
+		{"when others have gone", adapting, func(d time.Duration) int64 { return often(min(d, time.Second)) }, [2]int{1_500, 6_000}},
 		{"when half of the time is over", limited, often, [2]int{5_000, 15_000}},
 		{"where batches don't adapt", whole, often, [2]int{0, 0}},
-		{"where the server does not tell", adapting, func(d time.Duration) int64 { return -1000 }, [2]int{0, 0}},
-		{"for a heartbeat", adapting, func(d time.Duration) int64 { return d.Milliseconds() / 500 }, [2]int{0, 0}},
+		{"where the server does not tell", adapting, func(d time.Duration) int64 { return -1000 }, [2]int{minBatchSize, minBatchSize}},
+		{"for a heartbeat", adapting, func(d time.Duration) int64 { return d.Milliseconds() / 500 }, [2]int{minBatchSize, minBatchSize}},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newServer(200_000, c.others, "a")
 			if c.name == "where the server does not tell" {
-				s.tables["a"].server = &server{s.began, c.others, nil}
+				s.tables["a"].server = &server{began: s.began, others: c.others}
 			}
 			r := runAll(t.Context(), s, c.policy, "a")
 			if small := s.tables["a"].small(); small < c.small[0] || small > c.small[1] {

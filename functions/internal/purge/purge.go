@@ -94,6 +94,9 @@ type Target struct {
 	// Deleted, where it is set, is told of each committed batch, by several
 	// goroutines at a time.
 	Deleted func(database string, rows int64)
+	// Waiting, where it is set, is told what the run waits for in a database, and ""
+	// when it goes on, by several goroutines at a time.
+	Waiting func(database, why string)
 }
 
 // Engine opens connections to the databases of one server.

@@ -45,6 +45,11 @@ type Result struct {
 	Databases   []DatabaseResult `json:"databases"`
 }
 
+// allSkipped tells whether the run had nothing to work on.
+func (r Result) allSkipped() bool {
+	return len(r.Databases) > 0 && !slices.ContainsFunc(r.Databases, func(d DatabaseResult) bool { return d.Status != Skipped })
+}
+
 // Group is a finding, and in how many databases it was made.
 type Group struct {
 	Finding       // the worst of them, of the first database that has it
@@ -80,8 +85,8 @@ type DatabaseResult struct {
 	StopReason       StopReason `json:"stopReason"`
 	Error            string     `json:"error,omitempty"`
 	DeletedRows      int64      `json:"deletedRows"`
-	ExpiredRows      int64      `json:"expiredRows"` // a dry run: what a purge would delete
-	Batches          int        `json:"batches"`     // statements that deleted rows
+	ExpiredRows      *int64     `json:"expiredRows,omitempty"` // a dry run: what a purge would delete; nil where it is not known
+	Batches          int        `json:"batches"`               // statements that deleted rows
 	Cutoff           *Instant   `json:"cutoff,omitempty"`
 	OldestExpiration *Instant   `json:"oldestExpiration,omitempty"` // of the rows found
 	DurationMs       int64      `json:"durationMs"`
@@ -150,7 +155,7 @@ func (i Instant) String() string {
 	return string(text)
 }
 
-// Err answers nil, or an error that names each failed database, its cause and
+// Err returns nil, or an error that names each failed database, its cause and
 // the rows that had left it by then. Databases with the same cause stand together.
 func (r Result) Err() error {
 	var causes []string
@@ -166,7 +171,10 @@ func (r Result) Err() error {
 		}
 		names[d.Error] = append(names[d.Error], fmt.Sprintf("%s (%d rows deleted)", d.Database, d.DeletedRows))
 	}
-	if failed == 0 {
+	switch {
+	case r.allSkipped():
+		return fmt.Errorf("none of the %d databases that DATABASES matches has the table", len(r.Databases))
+	case failed == 0:
 		return nil
 	}
 	for i, cause := range causes {

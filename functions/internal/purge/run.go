@@ -20,19 +20,19 @@ func Run(ctx context.Context, target Target, policy Policy, report func(Database
 	work, overrun, cancel := withStopDeadline(ctx, policy, start)
 	defer cancel()
 	r := &run{
-		target: target, policy: policy, overrun: overrun,
+		target: target, policy: policy, overrun: overrun, began: start,
 		quota:       newQuota(policy.MaxRows),
 		pacer:       newPacer(work, policy, target.Log),
 		schedule:    schedule{parallel: policy.Parallel},
 		connections: semaphore.NewWeighted(int64(policy.Parallel) * int64(policy.Concurrency)),
 	}
 	noTime := work.Err() != nil && ctx.Err() == nil && overrun == Deadline
+	if noTime {
+		r.target.Findings = append(r.findings(), NoTime.Found("less time was left than STOP_BEFORE when the run began: raise the function's timeout or lower STOP_BEFORE"))
+	}
 	turns := make([]*turn, len(target.Databases))
 	for i, d := range target.Databases {
 		turns[i] = newTurn(r, d)
-		if noTime {
-			turns[i].find(NoTime.Found("less time was left than STOP_BEFORE when the run began: raise the function's timeout or lower STOP_BEFORE"))
-		}
 	}
 	r.schedule.shuffle(turns)
 
@@ -57,6 +57,9 @@ func Run(ctx context.Context, target Target, policy Policy, report func(Database
 	for i, t := range turns {
 		result.add(i, t.result)
 	}
+	if result.allSkipped() {
+		result.Status = Failed
+	}
 	result.DurationMs = time.Since(start).Milliseconds()
 	return result
 }
@@ -66,10 +69,16 @@ type run struct {
 	target      Target
 	policy      Policy
 	overrun     StopReason // what it means that the time is over
+	began       time.Time
 	quota       *quota
 	pacer       *pacer
 	connections *semaphore.Weighted // that may be open at once
 	schedule    schedule
+}
+
+// findings returns those that each database has.
+func (r *run) findings() []Finding {
+	return append([]Finding{}, r.target.Findings...) // [] in JSON
 }
 
 // withStopDeadline derives the context that ends when the run must stop, and says

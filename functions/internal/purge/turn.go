@@ -23,15 +23,19 @@ const (
 	// openTimeout is how long a database that can be reached takes to open at most.
 	// It has that time even where its share is less.
 	openTimeout = 2 * time.Second
+	// slowLook is from when on a look is worth a word although an index serves it.
+	slowLook = time.Second
 )
 
 // A connection that is lost in the middle of a run is opened anew, first after
 // minBackoff, then after twice that and so on, for reconnectTimeout: a server that
-// restarts or fails over is back by then.
+// restarts or fails over is back by then. One that is lost mostLosses times without a
+// batch committed in between is given up: it may be this very work that ends it.
 const (
 	minBackoff       = 200 * time.Millisecond
 	maxBackoff       = 10 * time.Second
 	reconnectTimeout = 2 * time.Minute
+	mostLosses       = 5
 )
 
 // turn is the work in one database. It may take several turns: when its share of the
@@ -41,51 +45,41 @@ type turn struct {
 	database Database
 	log      *slog.Logger
 	result   DatabaseResult
-	sizer    *sizer
 	backlog  *backlog
 	expired  Window // all that may be deleted; nil before the cut-off is known
 	connections
 	disconnection
-	opening     time.Duration // what the last connection took to open
-	tableLocked bool          // a look met a lock on the whole table, and none got through since
+	tableLocked bool // a look met a lock on the whole table, and none got through since
+	waiting     waiting
 }
 
 // connections are those of one turn.
 type connections struct {
-	conn       Conn   // holds the database's lock
-	more       []Conn // that delete as well
-	prefetcher Conn   // that cuts ahead, if there is one to spare
-	scaledOut  bool   // there are as many as there can be
+	conn       Conn          // holds the database's lock
+	more       []Conn        // that delete as well
+	prefetcher Conn          // that cuts ahead, if there is one to spare
+	scaledOut  bool          // there are as many as there can be
+	opening    time.Duration // what the first took
 }
 
-// disconnection is for how long there has been no connection.
+// disconnection is for how long there has been no connection, and how often that was.
 type disconnection struct {
 	disconnectedAt time.Time // zero while there is one
 	backoff        time.Duration
+	losses         int // without a batch committed in between
+	batches        int // committed until the last of them
 }
 
 func newTurn(r *run, d Database) *turn {
-	t := &turn{run: r, database: d, log: r.target.Log.With("database", d.Name), sizer: newSizer(r.policy)}
-	t.result = DatabaseResult{Database: d.Name, Engine: r.target.Name, Server: r.target.Server, Findings: slices.Clone(r.target.Findings)}
-	if t.result.Findings == nil {
-		t.result.Findings = []Finding{} // [] in JSON
-	}
-	t.backlog = &backlog{policy: r.policy, quota: r.quota, size: t.batchSize, yields: r.pacer.Throttled, log: t.log, deleted: func(rows int64) {
+	t := &turn{run: r, database: d, log: r.target.Log.With("database", d.Name)}
+	t.result = DatabaseResult{Database: d.Name, Engine: r.target.Name, Server: r.target.Server, Findings: r.findings()}
+	t.backlog = &backlog{policy: r.policy, quota: r.quota, sizer: newSizer(r.policy), yields: r.pacer.Throttled, log: t.log, deleted: func(rows int64) {
 		if r.target.Deleted != nil {
 			r.target.Deleted(d.Name, rows)
 		}
 	}}
 	t.backlog.changed.L = &t.backlog.mu
 	return t
-}
-
-// batchSize returns how many rows a batch has that is cut now.
-func (t *turn) batchSize() int {
-	size := t.sizer.Next()
-	if t.run.pacer.Throttled() {
-		size = min(size, minBatchSize)
-	}
-	return size
 }
 
 // serve gives the database a turn of so much time; 0 is as much as there is. work
@@ -147,30 +141,50 @@ type verdict struct {
 	inspect   bool  // another run holds it; what that leaves is to be seen
 }
 
+// mayPass tells whether a later try to connect may succeed: the connection was lost, or
+// the server starts, wakes, fails over or has none to spare.
+func (e ending) mayPass() bool {
+	unfit, notPurgeable := errors.AsType[NotPurgeable](e.err)
+	switch {
+	case errors.Is(e.err, ErrNotYet), errors.Is(e.err, ErrNoSlot):
+		return true
+	case notPurgeable: // after a fail-over the old writer is a reader
+		return unfit.Kind.Code == ReaderEndpoint.Code
+	case errors.Is(e.err, ErrChanged):
+		return true
+	default:
+		return e.wasOpen && errors.Is(e.err, ErrLost)
+	}
+}
+
+// nothingToPurge tells whether the database has nothing that this run is for, so that
+// it may be left out where only a pattern matched it.
+func (e ending) nothingToPurge() bool {
+	unfit, ok := errors.AsType[NotPurgeable](e.err)
+	return ok && unfit.Kind.Code == NoTable.Code && e.matched && !e.wasOpen
+}
+
 var doneReason = map[Action]StopReason{Purge: Drained, DryRun: DryRunDone, Check: CheckDone}
 
 // conclude judges how a turn ended. Nothing else does.
 func conclude(e ending) verdict {
-	unfit, notPurgeable := errors.AsType[NotPurgeable](e.err)
-	held := errors.Is(e.err, ErrAlreadyRunning)
 	switch {
 	case e.err == nil:
 		return verdict{status: Complete, reason: doneReason[e.action]}
-	case notPurgeable && e.matched && !unfit.Server:
+	case e.nothingToPurge():
 		return verdict{status: Skipped, reason: SkippedReason, err: e.err}
-	case held && !e.stale:
-		return verdict{status: Partial, reason: AlreadyRunning, inspect: true}
+	case errors.Is(e.err, ErrAlreadyRunning):
+		return verdict{status: Partial, reason: AlreadyRunning, inspect: true, err: e.err, reconnect: e.stale}
 	case errors.Is(e.err, errMaxRows):
 		return verdict{status: Partial, reason: MaxRows}
 	case e.canceled:
 		return verdict{status: Partial, reason: Canceled}
 	case e.timeout:
 		return verdict{status: Partial, reason: e.overrun, again: e.shareOver}
+	case errors.Is(e.err, ErrNoSlot): // no fault of the database's: it waits for its turn
+		return verdict{status: Partial, reason: e.overrun, err: e.err, reconnect: true}
 	default:
-		return verdict{
-			status: Failed, reason: Errored, err: e.err, again: e.shareOver,
-			reconnect: held || e.wasOpen && errors.Is(e.err, ErrLost),
-		}
+		return verdict{status: Failed, reason: Errored, err: e.err, again: e.shareOver, reconnect: e.mayPass()}
 	}
 }
 
@@ -179,19 +193,37 @@ func conclude(e ending) verdict {
 func (t *turn) apply(work context.Context, v verdict) (again bool) {
 	t.end(v.status, v.reason)
 	unfit, notPurgeable := errors.AsType[NotPurgeable](v.err)
+	if notPurgeable && v.status == Failed {
+		unfit = t.excludable(unfit)
+		v.err = unfit
+	}
 	switch {
 	case v.status == Failed:
 		if t.result.Error = v.err.Error(); notPurgeable {
-			t.find(unfit.Kind.Found(unfit.Message))
+			t.find(unfit.Kind.At(LevelError, unfit.Message))
 		}
 	case notPurgeable:
 		t.find(unfit.Kind.At(LevelInfo, unfit.Message))
-	case v.inspect:
-		recoverPanic(work, t.log, func() error { return t.inspectHeld(work) }) //nolint:errcheck // logged; the status stands
+	case errors.Is(v.err, ErrNoSlot):
+		t.find(NoSlot.Found(v.err.Error()))
 	case v.status == Partial && t.tableLocked && t.run.policy.Action != Purge: // a purge looks once more
 		t.find(lockedRows)
 	}
-	return v.again || v.reconnect && t.backoffAfterDisconnect(work, v.err)
+	if v.again || v.reconnect && t.backoffAfterDisconnect(work, v.err) {
+		return true
+	}
+	if v.inspect {
+		recoverPanic(work, t.log, func() error { return t.inspectHeld(work) }) //nolint:errcheck // logged; the status stands
+	}
+	return false
+}
+
+// excludable adds to what a matched database fails for how to leave it out.
+func (t *turn) excludable(unfit NotPurgeable) NotPurgeable {
+	if t.database.Matched && !unfit.Server {
+		unfit.Message += fmt.Sprintf("; or exclude the database: add !%s to DATABASES", t.database.Name)
+	}
+	return unfit
 }
 
 // connect opens the connection that holds the database's lock.
@@ -211,6 +243,7 @@ func (t *turn) connect(work context.Context, share time.Duration) ending {
 	t.opening = time.Since(start)
 	if e.opened = e.err == nil; e.opened {
 		e.wasOpen = true
+		t.result.Findings = t.run.findings() // of this turn
 		return e
 	}
 	// A database that was open before is there, unless it was lost, and one that is
@@ -223,7 +256,7 @@ func (t *turn) connect(work context.Context, share time.Duration) ending {
 	cut := patience.Err() != nil
 	e.timeout, e.shareOver = cut && there, cut && work.Err() == nil
 	if cut && t.disconnectedAt.IsZero() { // the server may still be about to let it in
-		t.disconnectedAt, t.backoff = time.Now(), minBackoff
+		t.disconnectedAt = time.Now()
 	}
 	e.stale = t.isOwnStaleSession()
 	return e
@@ -231,7 +264,7 @@ func (t *turn) connect(work context.Context, share time.Duration) ending {
 
 // perform does what the policy says, on the connection that there is now.
 func (t *turn) perform(work context.Context, share time.Duration, e *ending) {
-	t.disconnectedAt = time.Time{}
+	t.disconnectedAt = time.Time{} // the back-off is forgiven by progress alone
 	ctx, cancel := withOptionalTimeout(work, share, share > 0)
 	defer cancel()
 	e.err = recoverPanic(ctx, t.log, func() error { return t.work(ctx) })
@@ -241,6 +274,12 @@ func (t *turn) perform(work context.Context, share time.Duration, e *ending) {
 	t.result.ThrottledMs = (t.backlog.throttled / time.Duration(1+len(t.more))).Milliseconds()
 	for _, f := range t.backlog.findings {
 		t.find(f)
+	}
+	if t.result.ThrottledMs > 0 {
+		t.find(Throttled.Found(fmt.Sprintf("%s, and this run made way for %s", ThrottleReason, time.Duration(t.result.ThrottledMs)*time.Millisecond)))
+	}
+	if refused := t.backlog.refused; refused.rows > 0 {
+		t.find(RefusedRows.Found(refused.Error()))
 	}
 }
 
@@ -277,6 +316,7 @@ func (t *turn) dryRun(ctx context.Context) error {
 		return err
 	}
 	if t.result.looked(nil); found == nil {
+		t.result.ExpiredRows = new(int64)
 		return nil
 	}
 	t.result.OldestExpiration = instant(oldest)
@@ -285,21 +325,42 @@ func (t *turn) dryRun(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t.result.ExpiredRows = t.run.quota.Reserve(rows, false)
-	t.run.quota.Release(t.result.ExpiredRows, t.result.ExpiredRows)
-	if t.result.ExpiredRows < rows {
-		t.find(MaxRowsReached.Found(fmt.Sprintf("%d rows have expired; MAX_ROWS lets one run delete %d of them here", rows, t.result.ExpiredRows)))
+	goes := t.run.quota.Reserve(rows, false)
+	t.run.quota.Release(goes, goes)
+	if t.result.ExpiredRows = &goes; goes < rows {
+		t.find(MaxRowsReached.Found(fmt.Sprintf("%d rows have expired; MAX_ROWS lets one run delete %d of them here", rows, goes)))
 	}
 	return nil
 }
 
 // oldest looks for the oldest row of w, and waits while the table is locked.
 func (t *turn) oldest(ctx context.Context, w Window) (at time.Time, found Window, err error) {
+	var took time.Duration
 	err = t.unlocked(ctx, func() (err error) {
+		start := time.Now()
 		at, found, err = t.conn.Oldest(ctx, w, t.backlog.trail)
+		took = time.Since(start)
 		return err
 	})
+	if took > slowLook && !errors.Is(err, ErrLost) {
+		t.whySlow(ctx)
+	}
 	return at, found, err
+}
+
+// whySlow finds what made a look take long, where the connection can tell.
+func (t *turn) whySlow(ctx context.Context) {
+	conn, ok := t.conn.(SlowLook)
+	if !ok || !t.conn.Facts().Indexed { // or it reads the whole table, which is known
+		return
+	}
+	recoverPanic(ctx, t.log, func() error { //nolint:errcheck // logged; it is but a hint
+		findings, err := conn.WhySlow(ctx)
+		for _, f := range findings {
+			t.find(f)
+		}
+		return err
+	})
 }
 
 // count counts the rows of w, and waits while the table is locked.
@@ -315,7 +376,13 @@ func (t *turn) count(ctx context.Context, w Window) (rows int64, err error) {
 // stayed so.
 func (t *turn) unlocked(ctx context.Context, do func() error) error {
 	met := error(nil)
-	err := retryWhileLocked(ctx, func() error { met = do(); return met })
+	err := retryWhileLocked(ctx, func() error {
+		if met = do(); errors.Is(met, ErrLocked) {
+			t.waits(ctx, "the table is locked by another session")
+		}
+		return met
+	})
+	t.waits(ctx, "")
 	switch {
 	case errors.Is(met, ErrLocked):
 		t.tableLocked = true
@@ -400,16 +467,34 @@ func (t *turn) isOwnStaleSession() bool {
 // backoffAfterDisconnect rests before another try to connect, and tells whether there
 // is patience for one.
 func (t *turn) backoffAfterDisconnect(work context.Context, err error) bool {
-	if t.disconnectedAt.IsZero() {
-		t.disconnectedAt, t.backoff = time.Now(), minBackoff
+	if t.backlog.batches > t.batches { // there was progress
+		t.batches, t.losses, t.backoff = t.backlog.batches, 0, 0
 	}
-	if time.Since(t.disconnectedAt) > reconnectTimeout {
+	if t.disconnectedAt.IsZero() {
+		t.disconnectedAt = time.Now()
+		t.losses++
+	}
+	if t.losses > mostLosses || !t.patient(err) {
 		return false
 	}
-	t.log.WarnContext(work, "connection lost", "error", err.Error(), "againInMs", t.backoff.Milliseconds())
+	t.backoff = min(max(2*t.backoff, minBackoff), maxBackoff)
+	t.log.WarnContext(work, "no connection", "error", err.Error(), "againInMs", t.backoff.Milliseconds())
+	t.waits(work, err.Error())
 	sleep(work, t.backoff)
-	t.backoff = min(2*t.backoff, maxBackoff)
+	t.waits(work, "")
 	return work.Err() == nil
+}
+
+// patient tells whether there is time for another try to connect after err.
+func (t *turn) patient(err error) bool {
+	switch wasOpen := t.result.Cutoff != nil; {
+	case errors.Is(err, ErrNoSlot): // as long as there is time at all
+		return true
+	case wasOpen || errors.Is(err, ErrAlreadyRunning):
+		return time.Since(t.disconnectedAt) < reconnectTimeout
+	default: // once for all databases
+		return time.Since(t.run.began) < t.run.policy.ConnectTimeout
+	}
 }
 
 // open opens a connection to the table.
@@ -467,6 +552,27 @@ func (t *turn) close(ctx context.Context) {
 	closing.Wait()
 	t.run.connections.Release(int64(len(all) - 1)) // the first is its turn's
 	t.connections = connections{}
+}
+
+// waiting is what a turn waits for; "" is nothing.
+type waiting struct {
+	mu  sync.Mutex
+	why string
+}
+
+// waits tells of a wait that begins, and with "" of its end.
+func (t *turn) waits(ctx context.Context, why string) {
+	t.waiting.mu.Lock()
+	defer t.waiting.mu.Unlock()
+	if t.waiting.why == why {
+		return
+	}
+	if t.waiting.why = why; why != "" {
+		t.log.InfoContext(ctx, "waiting", "for", why)
+	}
+	if t.run.target.Waiting != nil {
+		t.run.target.Waiting(t.database.Name, why)
+	}
 }
 
 // recoverPanic makes a panic in do an error: of this database, and of no other.
