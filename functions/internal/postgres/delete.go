@@ -72,7 +72,7 @@ func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, done func
 		if err = c.explain("delete", err); errors.Is(err, purge.ErrLost) {
 			rows = batches[answered].Rows
 		}
-		done(purge.Deleted{Rows: rows}, err)
+		done(purge.Deleted{Rows: rows, Writes: min(1, rows)}, err)
 		c.began = time.Now()
 	}
 }
