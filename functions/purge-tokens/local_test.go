@@ -190,7 +190,7 @@ func TestInAPipeThereAreLinesAndNoControlCharacters(t *testing.T) {
 	t.Parallel()
 	db := newDatabase(t, 150, 3)
 	db.slow(t, "40ms") // for longer than the first line of progress takes
-	stdout, stderr, code := piped(t, db.command(t, "purge", "BATCH_SIZE=10"))
+	stdout, stderr, code := piped(t, db.command(t, "purge", "BATCH_SIZE=10", "BATCH_TARGET=0s"))
 	if code != 0 || strings.ContainsAny(stdout+stderr, "\r\x1b") {
 		t.Errorf("%d\n%q\n%q", code, stdout, stderr)
 	}
@@ -209,7 +209,7 @@ func TestOnATerminalThereIsABarThatFits(t *testing.T) {
 	for _, columns := range []int{60, 80} {
 		db := newDatabase(t, 150, 3)
 		db.slow(t, "10ms")
-		screen, state := onTerminal(t, db.command(t, "purge", "BATCH_SIZE=10"), uint16(columns)).end()
+		screen, state := onTerminal(t, db.command(t, "purge", "BATCH_SIZE=10", "BATCH_TARGET=0s"), uint16(columns)).end()
 		lines := redrawn(screen)
 		for _, line := range lines {
 			if len(line) > columns {

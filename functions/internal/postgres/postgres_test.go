@@ -372,8 +372,10 @@ func TestARunTellsItsOwnWritesFromThoseOfOthers(t *testing.T) {
 		}
 		return batches
 	}
-	if batches := purgeThree("Alone"); batches != 60 {
-		t.Errorf("alone: %d batches, want 60", batches)
+	// Each database begins with batches of 100 and 400 rows, of which each of two
+	// connections may have one.
+	if batches := purgeThree("Alone"); batches < 60 || batches > 60+3*2*2 {
+		t.Errorf("alone: %d batches, want about 60", batches)
 	}
 	var others sync.WaitGroup
 	defer others.Wait()
