@@ -48,7 +48,7 @@ soak: ## inserts, runs and faults at random for SOAK=10m; SEED=n makes the same 
 lint: ## what .golangci.yml says, the format of Go included; FIX=1 mends what it can
 	@$(TOOLS) golangci-lint run $(if $(filter 1,$(FIX)),--fix) ./...
 
-bench: build bin/host/bootstrap ## measure against one plain DELETE and others; writes BENCHMARKS.md
+bench: build bin/host/bootstrap ## measure against one plain DELETE and others; writes docs/benchmarks.md
 	@set -o pipefail; $(BENCH) -bench='Purge/rows=1M$$|Link' -count=9 $(BENCHARGS) | tee bin/bench.txt
 	@set -o pipefail; $(BENCH) -bench=. -skip='Purge/rows=1M$$|Link' -count=6 $(BENCHARGS) | tee -a bin/bench.txt
 	@scripts/benchmarks.sh bin/bench.txt

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes what make bench measured into BENCHMARKS.md, by benchstat:
+# Writes what make bench measured into docs/benchmarks.md, by benchstat:
 #
 #     scripts/benchmarks.sh bin/bench.txt
 set -euo pipefail
@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 # The machine is told once, and a mean of unlike things means nothing.
 stat() { go tool -modfile=scripts/tools/go.mod benchstat -ignore postgres,goos,goarch,cpu,pkg "$@" | grep -v '^geomean'; }
 {
-    sed '/make bench wrote from here/q' BENCHMARKS.md
+    sed '/make bench wrote from here/q' docs/benchmarks.md
     printf '\n```text\ndate: %s\n' "$(date -u +%F)"
     grep -E '^(postgres|goos|goarch|cpu): ' "$1" | sort -u
     printf '\n'
@@ -16,6 +16,6 @@ stat() { go tool -modfile=scripts/tools/go.mod benchstat -ignore postgres,goos,g
     printf '\n'
     stat -filter '-.name:(Purge OR Link)' -row .name,/by,/databases "$1"
     printf '```\n\n'
-    sed -n '/<!-- to here -->/,$p' BENCHMARKS.md
-} >bin/BENCHMARKS.md
-cat bin/BENCHMARKS.md >BENCHMARKS.md # keeps its mode
+    sed -n '/<!-- to here -->/,$p' docs/benchmarks.md
+} >bin/benchmarks.md
+cat bin/benchmarks.md >docs/benchmarks.md # keeps its mode

@@ -30,7 +30,7 @@ step checkov
 
 step 'go test ./functions/internal/testing/stack'
 for program in psql setsid openssl; do
-    command -v "$program" >/dev/null || step "THE README'S WAY TO DEPLOY IS NOT TRIED: $program is not installed"
+    command -v "$program" >/dev/null || step "THE DOCUMENTED WAY TO DEPLOY IS NOT TRIED: $program is not installed"
 done
 STACK_TOOLS=required STACK_ALL="${1:-}" go test -count=1 -parallel=8 ./functions/internal/testing/stack # reads what go does not watch
 

@@ -17,8 +17,8 @@ import (
 	"edfi-token-purge/functions/internal/secret"
 )
 
-// config is the function's environment, read once at cold start. README.md
-// says what each variable means.
+// config is the function's environment, read once at cold start.
+// docs/configuration.md says what each variable means.
 type config struct {
 	secretID    string
 	login       secret.Login     // of DATABASE_URL, where there is no secretID

@@ -105,8 +105,8 @@ func FuzzParseEvent(f *testing.F) {
 	})
 }
 
-func TestTheReadmesEventsAreAccepted(t *testing.T) {
-	page, err := docs.Page("README.md")
+func TestTheDocumentedEventsAreAccepted(t *testing.T) {
+	page, err := docs.Page("docs/configuration.md")
 	if err != nil {
 		t.Fatal(err)
 	}

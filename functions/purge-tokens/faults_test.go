@@ -23,7 +23,7 @@ import (
 
 // Faults between the function and the database in the middle of a run: the real
 // binary, a real PostgreSQL, and a relay in between that makes the faults.
-// RELIABILITY.md lists these tests.
+// docs/reliability.md lists these tests.
 
 const (
 	faultExpired = 2000

@@ -3,7 +3,7 @@
 --
 --     psql --dbname EdFi_Admin --file infra/postgres/role.sql
 --
--- README.md, Deploy, has the commands for all databases, and for the password. It
+-- docs/deploy.md has the commands for all databases, and for the password. It
 -- can be run again. Set the password afterwards, where no log keeps it:
 --
 --     \password edfi_token_purge

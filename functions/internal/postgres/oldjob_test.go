@@ -58,7 +58,7 @@ func TestTheOldJobsStopAndNoOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// How the README has one see them: anything that names the table.
+	// How docs/moving-over.md has one see them: anything that names the table.
 	queries := map[string]int64{}
 	blocks, err := docs.Blocks("sql")
 	if err != nil {
@@ -72,7 +72,7 @@ func TestTheOldJobsStopAndNoOthers(t *testing.T) {
 		}
 	}
 	if len(queries) != 2 {
-		t.Errorf("the README has %d queries", len(queries))
+		t.Errorf("there are %d queries", len(queries))
 	}
 	jobs := []string{
 		`pgAgent: disabled step "delete" of job 1 "expired", and the job, which has no other`,

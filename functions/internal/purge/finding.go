@@ -2,7 +2,7 @@ package purge
 
 import "slices"
 
-//go:generate go run edfi-token-purge/functions/internal/testing/findings ../../../README.md
+//go:generate go run edfi-token-purge/functions/internal/testing/findings ../../../docs/findings.md
 
 // Finding is something that an operator should know or mend.
 type Finding struct {
@@ -26,13 +26,13 @@ func bySeverity(a, b Finding) int {
 	return slices.Index(Levels, a.Level) - slices.Index(Levels, b.Level)
 }
 
-// Kind is one finding that there can be. The README's list is made of all of them.
+// Kind is one finding that there can be. docs/findings.md lists all of them.
 type Kind struct {
 	Code  string
 	Level string // that it has, unless At gives another
 	Or    string // that it has elsewhere, if any
 	Check bool   // only a check looks for it
-	Mend  string // what it means and what to do, for the README
+	Mend  string // what it means and what to do, for docs/findings.md
 }
 
 // Found returns a finding of this kind, at its level.
@@ -41,7 +41,7 @@ func (k Kind) Found(message string) Finding { return k.At(k.Level, message) }
 // At returns a finding of this kind at another level.
 func (k Kind) At(level, message string) Finding { return Finding{level, k.Code, message} }
 
-// Kinds are all that there are, in the README's order.
+// Kinds are all that there are, in the order of docs/findings.md.
 var Kinds []Kind
 
 func kind(k Kind) Kind {
@@ -141,7 +141,7 @@ var (
 	})
 	OtherCleaner = kind(Kind{
 		Code: "other-cleaner", Level: LevelWarning, Check: true,
-		Mend: "an enabled job of pgAgent, pg_cron or SQL Server Agent deletes tokens too: stop it, as [moving over](#moving-over) says",
+		Mend: "an enabled job of pgAgent, pg_cron or SQL Server Agent deletes tokens too: stop it, as [moving over](moving-over.md) says",
 	})
 	NoTLS = kind(Kind{
 		Code: "no-tls", Level: LevelWarning, Check: true,
@@ -181,7 +181,7 @@ var (
 	})
 	OtherCleanerUnseen = kind(Kind{
 		Code: "other-cleaner-unseen", Level: LevelInfo, Check: true,
-		Mend: "the login may not see all jobs: look for other cleaners as an administrator, as [moving over](#moving-over) says",
+		Mend: "the login may not see all jobs: look for other cleaners as an administrator, as [moving over](moving-over.md) says",
 	})
 	Connected       = kind(Kind{Code: "connected", Level: LevelInfo, Check: true, Mend: asItIs})
 	Clock           = kind(Kind{Code: "clock", Level: LevelInfo, Check: true, Mend: asItIs})
@@ -194,7 +194,7 @@ var (
 	NoOtherCleaner  = kind(Kind{Code: "no-other-cleaner", Level: LevelInfo, Check: true, Mend: asItIs})
 )
 
-// What several kinds say. They share a row of the README's table.
+// What several kinds say. They share a row of the table.
 const (
 	grantIt = "the login lacks a right: run the `GRANT` in the message, or `infra/*/role.sql`, in that database"
 	notEdFi = "the database does not have Ed-Fi's table, or the login may not see it: exclude the database in `DATABASES` if it is no Ed-Fi admin database, else run `infra/*/role.sql` in it"

@@ -63,7 +63,7 @@ func TestNoEmbeddedRootExpiresWithinAYear(t *testing.T) {
 	}
 }
 
-// The README says what the head of the file says, and that is true of the
+// docs/tls.md says what the head of the file says, and that is true of the
 // certificates.
 func TestSourceDateAndNumberAreStatedAndTrue(t *testing.T) {
 	all := embedded(t)
@@ -87,15 +87,15 @@ func TestSourceDateAndNumberAreStatedAndTrue(t *testing.T) {
 			t.Errorf("%s is younger than the bundle, %s", root.Subject.CommonName, read)
 		}
 	}
-	page := readme(t)
+	page := tlsPage(t)
 	for _, fact := range []string{number + " certificates", source, first} {
 		if !strings.Contains(page, fact) {
-			t.Errorf("the README does not say %q", fact)
+			t.Errorf("docs/tls.md does not say %q", fact)
 		}
 	}
 }
 
-func TestTheReadmeNamesTheRegionsThatAreBuiltInAndThoseThatAreNot(t *testing.T) {
+func TestThePageNamesTheRegionsThatAreBuiltInAndThoseThatAreNot(t *testing.T) {
 	var covered, lacking []string
 	for _, root := range embedded(t) {
 		m := regexp.MustCompile(`^Amazon RDS ([a-z]+-[a-z-]+-\d) Root CA \S+ G\d$`).FindStringSubmatch(root.Subject.CommonName)
@@ -112,7 +112,7 @@ func TestTheReadmeNamesTheRegionsThatAreBuiltInAndThoseThatAreNot(t *testing.T) 
 			lacking = append(lacking, region)
 		}
 	}
-	page := readme(t)
+	page := tlsPage(t)
 	for title, want := range map[string][]string{"Built in": covered, "Not built in": lacking} {
 		_, list, _ := strings.Cut(page, "- **"+title+":**")
 		list, _, _ = strings.Cut(list, ".")
@@ -123,15 +123,15 @@ func TestTheReadmeNamesTheRegionsThatAreBuiltInAndThoseThatAreNot(t *testing.T) 
 		slices.Sort(want)
 		slices.Sort(got)
 		if !slices.Equal(got, want) {
-			t.Errorf("%s: the README has %q, true is %q", title, got, want)
+			t.Errorf("%s: docs/tls.md has %q, true is %q", title, got, want)
 		}
 	}
 }
 
-// readme returns the README with each paragraph on one line.
-func readme(t *testing.T) string {
+// tlsPage returns docs/tls.md with each paragraph on one line.
+func tlsPage(t *testing.T) string {
 	t.Helper()
-	page, err := docs.Page("README.md")
+	page, err := docs.Page("docs/tls.md")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -195,7 +195,7 @@ const expired = "expiration <= now() AT TIME ZONE 'utc'"
 // plain is what all are measured against, and what Ed-Fi's API runs.
 var plain = statement("DELETE FROM dbo.clientaccesstokens WHERE "+expired, 0)
 
-// peers are other cleaners, by what their batches delete; BENCHMARKS.md says whose.
+// peers are other cleaners, by what their batches delete; docs/benchmarks.md says whose.
 var peers = map[string]string{
 	"id-in":        "id IN (SELECT id FROM dbo.clientaccesstokens WHERE " + expired + " LIMIT 5000)",
 	"id-in-by-id":  "id IN (SELECT id FROM dbo.clientaccesstokens WHERE " + expired + " ORDER BY id LIMIT 5000)",

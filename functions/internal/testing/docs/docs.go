@@ -1,9 +1,9 @@
-// Package docs reads README.md and the pages beside it, so that tests can compare
+// Package docs reads README.md and the pages in docs/, so that tests can compare
 // them with the source. Its own tests check links, lists and local commands; the
 // tests of package stack run the commands that need AWS, and the tests of
 // functions/purge-tokens run the queries.
 //
-// It also writes the README's tables of findings.
+// It also writes the tables of findings.
 package docs
 
 import (
@@ -11,11 +11,21 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 )
 
-// Pages are the documents, from the root of the repository.
-var Pages = []string{"README.md", "RUNBOOK.md", "RELIABILITY.md"}
+// Pages are the documents for users, from the root of the repository.
+var Pages = pages()
+
+func pages() []string {
+	all := []string{"README.md"}
+	found, _ := filepath.Glob(filepath.Join(Root(), "docs", "*.md")) // the pattern is a good one
+	for _, path := range found {
+		all = append(all, "docs/"+filepath.Base(path))
+	}
+	return all
+}
 
 // Root is the root of the repository.
 func Root() string {
@@ -39,8 +49,8 @@ var (
 	headings = regexp.MustCompile(`(?m)^##+ (.+)$`)
 )
 
-// Blocks returns the blocks of all pages in this language.
-func Blocks(language string) (blocks []Block, err error) {
+// Blocks returns the blocks of all pages in these languages, page by page.
+func Blocks(languages ...string) (blocks []Block, err error) {
 	for _, page := range Pages {
 		text, err := Page(page)
 		if err != nil {
@@ -48,7 +58,7 @@ func Blocks(language string) (blocks []Block, err error) {
 		}
 		for _, at := range fenced.FindAllStringSubmatchIndex(text, -1) {
 			b := Block{Page: page, Language: text[at[2]:at[3]], Text: text[at[4]:at[5]]}
-			if b.Language != language {
+			if !slices.Contains(languages, b.Language) {
 				continue
 			}
 			if above := headings.FindAllStringSubmatch(Prose(text[:at[0]]), -1); len(above) > 0 {
@@ -58,6 +68,15 @@ func Blocks(language string) (blocks []Block, err error) {
 		}
 	}
 	return blocks, nil
+}
+
+// Commands returns the blocks of commands that bash runs: those for every shell,
+// marked sh, and those for bash and zsh, which have a twin for PowerShell.
+func Commands() ([]Block, error) { return Blocks("sh", "bash") }
+
+// DeployStep tells whether the block is of one of the numbered steps of docs/deploy.md.
+func (b Block) DeployStep() bool {
+	return b.Page == "docs/deploy.md" && len(b.Heading) > 1 && b.Heading[0] >= '1' && b.Heading[0] <= '9'
 }
 
 // Kind tells where the commands of a block can run.
@@ -73,7 +92,7 @@ const (
 // Kind returns where the block's commands run.
 func (b Block) Kind() Kind {
 	switch {
-	case strings.Contains(b.Text, "bin/purge-tokens"):
+	case strings.Contains(b.Text, "bin/purge-tokens"), strings.Contains(b.Text, "DATABASE_URL="):
 		return Local
 	case strings.Contains(b.Text, "make demo"):
 		return CI

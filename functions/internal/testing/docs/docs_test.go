@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -60,8 +61,8 @@ func TestLinksLeadSomewhere(t *testing.T) {
 			if to.IsAbs() {
 				continue
 			}
-			target := to.Path
-			if target == "" {
+			target := path.Join(path.Dir(from), to.Path)
+			if to.Path == "" {
 				target = from
 			}
 			if _, err := os.Stat(filepath.Join(Root(), target)); err != nil {
@@ -73,6 +74,35 @@ func TestLinksLeadSomewhere(t *testing.T) {
 		if len(links) == 0 {
 			t.Errorf("%s has no links at all", from)
 		}
+	}
+}
+
+// Whoever looks a thing up finds the page from the README, the section from the
+// page's head, and the way back.
+func TestEveryPageIsLinkedHasAListOfContentsAndLeadsBack(t *testing.T) {
+	for _, p := range Pages {
+		text := Prose(page(t, p))
+		if p != "README.md" {
+			if !strings.Contains(page(t, "README.md"), "]("+p+")") {
+				t.Errorf("the README does not link to %s", p)
+			}
+			if !strings.Contains(text, "](../README.md)") {
+				t.Errorf("%s does not lead back to the README", p)
+			}
+		}
+		first := heading.FindStringIndex(text)
+		for _, section := range regexp.MustCompile(`(?m)^## (.+)$`).FindAllStringSubmatchIndex(text, -1) {
+			anchor := anchors(text[section[0]:section[1]])[0]
+			if at := strings.Index(text, "](#"+anchor+")"); first == nil || at < 0 {
+				t.Errorf("%s: no list of contents has %s", p, text[section[2]:section[3]])
+			}
+		}
+	}
+}
+
+func TestTheReadmeIsOnePage(t *testing.T) {
+	if lines := strings.Count(page(t, "README.md"), "\n"); lines > 180 {
+		t.Errorf("%d lines, of 180: move something to docs/", lines)
 	}
 }
 
@@ -141,14 +171,14 @@ func name(e ast.Expr) string {
 	return ""
 }
 
-func TestTheReadmeListsTheFindingsAsTheyAre(t *testing.T) {
-	readme := page(t, "README.md")
-	want, err := WithFindings(readme)
+func TestThePageListsTheFindingsAsTheyAre(t *testing.T) {
+	written := page(t, "docs/findings.md")
+	want, err := WithFindings(written)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want != readme {
-		t.Error("README.md is stale: go generate ./functions/internal/purge")
+	if want != written {
+		t.Error("docs/findings.md is stale: go generate ./functions/internal/purge")
 	}
 }
 
@@ -221,8 +251,8 @@ func TestEveryFindingIsFoundSomewhere(t *testing.T) {
 	}
 }
 
-func TestTheReadmeListsEverySetting(t *testing.T) {
-	listed := firstColumn(section(t, page(t, "README.md"), "Configure"))
+func TestThePageListsEverySetting(t *testing.T) {
+	listed := firstColumn(section(t, page(t, "docs/configuration.md"), "Settings"))
 	read := 0
 	source(t, func(file *ast.File) {
 		ast.Inspect(file, func(n ast.Node) bool {
@@ -263,7 +293,7 @@ func TestTroubleshootingGoesByErrorsThatThereAre(t *testing.T) {
 		})
 	})
 	all := strings.ReplaceAll(texts.String(), "table ... does", "table dbo.clientaccesstokens does")
-	errors := firstColumn(section(t, page(t, "README.md"), "Troubleshooting"))
+	errors := firstColumn(section(t, page(t, "docs/findings.md"), "Errors, by their text"))
 	for _, e := range errors {
 		for part := range strings.SplitSeq(e, "...") {
 			if part = strings.TrimSpace(part); !strings.Contains(all, part) && !slices.Contains(othersErrors, e) {
@@ -276,14 +306,14 @@ func TestTroubleshootingGoesByErrorsThatThereAre(t *testing.T) {
 	}
 }
 
-func TestTheReadmeJustifiesEveryDependency(t *testing.T) {
-	passage := section(t, page(t, "README.md"), "Build")
+func TestEveryDependencyIsJustified(t *testing.T) {
+	passage := section(t, page(t, "CONTRIBUTING.md"), "Build")
 	direct := regexp.MustCompile(`(?m)^\t(\S+) v\S+$`).FindAllStringSubmatch(page(t, "go.mod"), -1)
 	for _, m := range direct {
 		// A module is known by the last part of its path that is no version.
 		name := filepath.Base(regexp.MustCompile(`/v\d+$`).ReplaceAllString(m[1], ""))
 		if !regexp.MustCompile("`([^`]*/)?" + regexp.QuoteMeta(name) + "`").MatchString(passage) {
-			t.Errorf("the README does not say what %s is for", m[1])
+			t.Errorf("CONTRIBUTING.md does not say what %s is for", m[1])
 		}
 	}
 	if len(direct) < 5 {
@@ -291,14 +321,14 @@ func TestTheReadmeJustifiesEveryDependency(t *testing.T) {
 	}
 }
 
-// What the README says of the bench is what make bench wrote last.
-func TestTheReadmeTellsTheNumbersOfTheLastBench(t *testing.T) {
-	_, measured, _ := strings.Cut(page(t, "BENCHMARKS.md"), "wrote from here")
+// What the pages say of the bench is what make bench wrote last.
+func TestThePageTellsTheNumbersOfTheLastBench(t *testing.T) {
+	_, measured, _ := strings.Cut(page(t, "docs/benchmarks.md"), "wrote from here")
 	measured = strings.Join(strings.Fields(measured), " ") // benchstat aligns with blanks
-	told := regexp.MustCompile(`\d+\.\d+ (\([\d.]+ to [\d.]+\)|± \d+%)`).FindAllString(section(t, page(t, "README.md"), "Against one plain `DELETE`"), -1)
+	told := regexp.MustCompile(`\d+\.\d+ (\([\d.]+ to [\d.]+\)|± \d+%)`).FindAllString(section(t, page(t, "docs/how-it-works.md"), "Against one plain `DELETE`"), -1)
 	for _, number := range told {
 		if !strings.Contains(measured, number) {
-			t.Errorf("BENCHMARKS.md does not say %s", number)
+			t.Errorf("docs/benchmarks.md does not say %s", number)
 		}
 	}
 	if len(told) < 4 {
@@ -308,16 +338,16 @@ func TestTheReadmeTellsTheNumbersOfTheLastBench(t *testing.T) {
 
 func TestEveryAlarmIsExplained(t *testing.T) {
 	alarms := regexp.MustCompile(`AlarmName: !Sub \$\{AWS::StackName\}-(\S+)`).FindAllStringSubmatch(page(t, "template.yaml"), -1)
-	listed := firstColumn(section(t, page(t, "README.md"), "Metrics and alarms"))
+	listed := firstColumn(section(t, page(t, "docs/deploy.md"), "Alarms"))
 	for _, m := range alarms {
-		explained := section(t, page(t, "RUNBOOK.md"), m[1])
+		explained := section(t, page(t, "docs/runbook.md"), m[1])
 		for _, part := range []string{"**Means:**", "**Look:**", "```insights", "**Do:**"} {
 			if !strings.Contains(strings.Replace(explained, "**Do,**", "**Do:**", 1), part) {
 				t.Errorf("the runbook for %s lacks %s", m[1], part)
 			}
 		}
 		if !slices.Contains(listed, "-"+m[1]) {
-			t.Errorf("the README lists no alarm -%s", m[1])
+			t.Errorf("docs/deploy.md lists no alarm -%s", m[1])
 		}
 	}
 	if len(alarms) < 4 {
@@ -327,15 +357,10 @@ func TestEveryAlarmIsExplained(t *testing.T) {
 
 // The cost is worked out from as many metrics and alarms as there are.
 func TestTheCostAddsUp(t *testing.T) {
-	readme := page(t, "README.md")
-	metrics, alarms := 0, strings.Count(page(t, "template.yaml"), "Type: AWS::CloudWatch::Alarm\n")
-	for _, name := range firstColumn(section(t, readme, "Metrics and alarms")) {
-		if !strings.HasPrefix(name, "-") {
-			metrics++
-		}
-	}
+	metrics := len(firstColumn(section(t, page(t, "docs/configuration.md"), "Metrics")))
+	alarms := strings.Count(page(t, "template.yaml"), "Type: AWS::CloudWatch::Alarm\n")
 	rows := map[string][]float64{} // by their beginning, for 1, 100 and 300 tenants
-	for _, row := range regexp.MustCompile(`(?m)^\| ([^|]*) \| ([^|]*) \| ([^|]*) \| ([^|]*) \| ([^|]*) \|$`).FindAllStringSubmatch(section(t, readme, "Cost"), -1) {
+	for _, row := range regexp.MustCompile(`(?m)^\| ([^|]*) \| ([^|]*) \| ([^|]*) \| ([^|]*) \| ([^|]*) \|$`).FindAllStringSubmatch(section(t, page(t, "docs/faq.md"), "What does it cost?"), -1) {
 		for _, cell := range row[3:] {
 			if dollars, err := strconv.ParseFloat(strings.Trim(cell, "*"), 64); err == nil {
 				rows[row[1]] = append(rows[row[1]], dollars)
@@ -362,7 +387,7 @@ func TestTheCostAddsUp(t *testing.T) {
 
 func commands(t *testing.T, kind Kind) (blocks []Block) {
 	t.Helper()
-	all, err := Blocks("sh")
+	all, err := Commands()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -389,7 +414,7 @@ func TestWhatTheReadmeHasOneTryIsWhatCIRuns(t *testing.T) {
 	}
 }
 
-// The URL in the README's commands. The test replaces it with its server's.
+// The URL in the commands. The test replaces it with its server's.
 const exampleURL = "postgres://edfi_token_purge:password@db.example.org:5432/EdFi_Admin"
 
 func TestTheLocalCommandsWorkAsWritten(t *testing.T) {
@@ -400,7 +425,7 @@ func TestTheLocalCommandsWorkAsWritten(t *testing.T) {
 	}
 	defer server.Stop() //nolint:errcheck // the test has spoken
 	// Others may use the server too, and it may outlive the test.
-	database, role := fmt.Sprintf("EdFi_Admin_README_%d", os.Getpid()), fmt.Sprintf("purge_readme_%d", os.Getpid())
+	database, role := fmt.Sprintf("EdFi_Admin_Docs_%d", os.Getpid()), fmt.Sprintf("purge_docs_%d", os.Getpid())
 	defer func() {
 		admin, err := pgx.Connect(ctx, server.URL("postgres"))
 		if err != nil {
@@ -438,26 +463,28 @@ func TestTheLocalCommandsWorkAsWritten(t *testing.T) {
 		Scheme: "postgres", User: url.UserPassword(role, "pass/word"),
 		Host: fmt.Sprintf("%s:%d", server.Host, server.Port), Path: database, RawQuery: "sslmode=disable",
 	}
+	script := "" // one of all blocks, because a block uses what another one set
 	for _, b := range commands(t, Local) {
-		if !strings.Contains(b.Text, exampleURL) {
-			t.Fatalf("the commands don't name %s", exampleURL)
-		}
-		// The run with a cap stops there and exits with 3.
-		script := strings.ReplaceAll(b.Text, exampleURL, u.String())
-		script = regexp.MustCompile(`(?m)^(bin/purge-tokens purge -max-rows \S+).*$`).ReplaceAllString(script, "$1 || test $$? = 3")
-		command := exec.Command("bash", "-euo", "pipefail", "-c", script)
-		command.Dir = Root()
-		out, err := command.CombinedOutput()
-		if err != nil {
-			t.Errorf("%v\n%s", err, out)
-		}
-		for _, want := range []string{
-			`complete +12,345  20\d\d-`, // dry-run
-			`partial +1,000 `, `complete +11,345 `,
-		} {
-			if !regexp.MustCompile(want).Match(out) {
-				t.Errorf("no %s in\n%s", want, out)
-			}
+		script += b.Text
+	}
+	if !strings.Contains(script, exampleURL) {
+		t.Fatalf("the commands don't name %s", exampleURL)
+	}
+	// The run with a cap stops there and exits with 3.
+	script = strings.ReplaceAll(script, exampleURL, u.String())
+	script = regexp.MustCompile(`(?m)^(bin/purge-tokens purge -max-rows \S+)$`).ReplaceAllString(script, "$1 || test $$? = 3")
+	command := exec.Command("bash", "-euo", "pipefail", "-c", "make --no-print-directory local\n"+script)
+	command.Dir = Root()
+	out, err := command.CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	for _, want := range []string{
+		`complete +12,345  20\d\d-`, // dry-run
+		`partial +1,000 `, `complete +11,345 `,
+	} {
+		if !regexp.MustCompile(want).Match(out) {
+			t.Errorf("no %s in\n%s", want, out)
 		}
 	}
 	if expired, live, err := edfi.Counts(ctx, conn); err != nil || expired != 0 || live != 55 {
@@ -492,7 +519,7 @@ func TestReliabilityNamesTestsThatThereAre(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	named := regexp.MustCompile("`(Test[^`]*)`").FindAllStringSubmatch(page(t, "RELIABILITY.md"), -1)
+	named := regexp.MustCompile("`(Test[^`]*)`").FindAllStringSubmatch(page(t, "docs/reliability.md"), -1)
 	for _, m := range named {
 		test, sub, _ := strings.Cut(m[1], "/")
 		known := func(s string) bool { return strings.HasPrefix(s, sub) }

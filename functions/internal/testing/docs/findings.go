@@ -7,22 +7,22 @@ import (
 	"edfi-token-purge/functions/internal/purge"
 )
 
-// WithFindings returns the README's text with its two tables of findings made anew
+// WithFindings returns a page's text with its two tables of findings made anew
 // from purge.Kinds. Each table stands between two comments.
-func WithFindings(readme string) (string, error) {
+func WithFindings(page string) (string, error) {
 	for _, table := range []struct {
 		name  string
 		check bool
 	}{{"run", false}, {"check", true}} {
 		begin, end := "<!-- findings: "+table.name+" -->\n", "<!-- end of findings -->\n"
-		before, rest, ok := strings.Cut(readme, begin)
+		before, rest, ok := strings.Cut(page, begin)
 		_, after, closed := strings.Cut(rest, end)
 		if !ok || !closed {
 			return "", fmt.Errorf("no table between %q and %q", begin, end)
 		}
-		readme = before + begin + "\n" + findings(table.check) + "\n" + end + after
+		page = before + begin + "\n" + findings(table.check) + "\n" + end + after
 	}
-	return readme, nil
+	return page, nil
 }
 
 // findings returns one of the tables. Neighbours that say the same share a row.

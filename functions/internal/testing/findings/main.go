@@ -1,4 +1,4 @@
-// Findings writes the README's tables of findings from purge.Kinds, by go generate.
+// Findings writes a page's tables of findings from purge.Kinds, by go generate.
 package main
 
 import (
@@ -10,7 +10,7 @@ import (
 
 func main() {
 	if len(os.Args) != 2 {
-		fail("usage: findings README.md")
+		fail("usage: findings PAGE")
 	}
 	if err := write(os.Args[1]); err != nil {
 		fail(err)
@@ -23,11 +23,11 @@ func fail(why any) {
 }
 
 func write(path string) error {
-	readme, err := os.ReadFile(path)
+	page, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	text, err := docs.WithFindings(string(readme))
+	text, err := docs.WithFindings(string(page))
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}

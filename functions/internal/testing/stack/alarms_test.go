@@ -453,7 +453,7 @@ func TestEveryAlarmSaysWhatItMeansAndWhatToDo(t *testing.T) {
 			continue
 		}
 		text, short := r[name]["AlarmDescription"].(string), strings.TrimPrefix(r[name]["AlarmName"].(string), stackName+"-")
-		if !strings.Contains(text, " Do: ") || !strings.Contains(text, "see "+short+" in RUNBOOK.md") || len(text) > 1024 {
+		if !strings.Contains(text, " Do: ") || !strings.Contains(text, "see "+short+" in docs/runbook.md") || len(text) > 1024 {
 			t.Errorf("%s: %s", name, text)
 		}
 	}

@@ -231,9 +231,9 @@ func TestTheRoleMayDoNothingElse(t *testing.T) {
 	same(t, "boundary", stack.with(t, others)["Role"]["PermissionsBoundary"], `"`+others["PermissionsBoundaryArn"]+`"`)
 }
 
-// The README's list of rights has each action once for each occasion on which the
+// The list of rights in docs/deploy.md has each action once for each occasion on which the
 // role may do it, and no other.
-func TestTheReadmeListsTheRolesRights(t *testing.T) {
+func TestThePageListsTheRolesRights(t *testing.T) {
 	stack := load(t)
 	type right struct{ action, when string }
 	given := map[right]bool{}
@@ -252,12 +252,12 @@ func TestTheReadmeListsTheRolesRights(t *testing.T) {
 		}
 	}
 
-	page, err := docs.Page("README.md")
+	page, err := docs.Page("docs/deploy.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, section, _ := strings.Cut(page, "\n### Rights\n")
-	section, _, _ = strings.Cut(section, "\n### ")
+	_, section, _ := strings.Cut(page, "\n## Rights in AWS\n")
+	section, _, _ = strings.Cut(section, "\n## ")
 	listed := map[right]bool{}
 	for _, row := range regexp.MustCompile("(?m)^\\| (`[^|]+) \\|[^|]+\\| ([^|]+) \\|$").FindAllStringSubmatch(section, -1) {
 		for _, span := range regexp.MustCompile("`([a-z0-9]+:[A-Za-z]+)`").FindAllStringSubmatch(row[1], -1) {
@@ -265,7 +265,7 @@ func TestTheReadmeListsTheRolesRights(t *testing.T) {
 		}
 	}
 	if !maps.Equal(listed, given) {
-		t.Errorf("README.md lists\n%v\nthe role has\n%v", listed, given)
+		t.Errorf("docs/deploy.md lists\n%v\nthe role has\n%v", listed, given)
 	}
 }
 
@@ -557,13 +557,13 @@ func TestThePoliciesHaveWhatTheScriptsAndTheRunbookCall(t *testing.T) {
 	}
 	// The one command whose name the script chooses.
 	scheduled := strings.NewReplacer(`events "$action"`, "events disable-rule; aws events enable-rule").Replace(read("scripts/schedule.sh"))
-	blocks, err := docs.Blocks("sh")
+	blocks, err := docs.Commands()
 	if err != nil {
 		t.Fatal(err)
 	}
 	runbook := ""
 	for _, b := range blocks {
-		if b.Page == "RUNBOOK.md" {
+		if b.Page == "docs/runbook.md" {
 			runbook += b.Text
 		}
 	}

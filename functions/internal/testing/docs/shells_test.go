@@ -1,0 +1,102 @@
+package docs
+
+import (
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+var (
+	// "$(a command)" is the same in all three shells, and so are quotes without what
+	// one of them would look into.
+	substitution = regexp.MustCompile(`"\$\(((?:[^()"']|"[^"]*"|'[^']*')*)\)"`)
+	quoted       = regexp.MustCompile("\"[^\"$`\\\\!]*\"|'[^'\"]*'")
+	plainWords   = regexp.MustCompile(`^[a-z][A-Za-z0-9_./-]*( [A-Za-z0-9_./:=+-]+)*$`)
+)
+
+// portable tells whether a line does the same in bash, zsh and PowerShell. It is
+// strict: no variable, no pipe, no comment (an interactive zsh knows none), no
+// comma or wildcard without quotes, no continued line.
+func portable(line string) bool {
+	for _, m := range substitution.FindAllStringSubmatch(line, -1) {
+		if !portable(m[1]) {
+			return false
+		}
+	}
+	return plainWords.MatchString(quoted.ReplaceAllString(substitution.ReplaceAllString(line, "Q"), "Q"))
+}
+
+func TestPortableTellsTheShellsApart(t *testing.T) {
+	for line, want := range map[string]bool{
+		`make deploy STAGE=prod`: true,
+		`aws a --query "Stacks[0].Outputs[?OutputKey=='X'].OutputValue" --output text`: true,
+		`aws b --name "$(aws a --query "Stacks[0]" --output text)" --other-name c`:     true,
+		`psql --command '\password me'`:                                                true,
+		`make demo # a comment`:                                                        false,
+		`aws a "!b"`:                                                                   false,
+		`aws a --query Stacks[0]`:                                                      false,
+		`aws a A=b,c`:                                                                  false,
+		`aws a \`:                                                                      false,
+		`aws a "$B"`:                                                                   false,
+		`A=b aws a`:                                                                    false,
+		`export A=b`:                                                                   true, // the next test refuses it
+		`aws a '{"a": 1}'`:                                                             false,
+		`aws a && aws b`:                                                               false,
+		`aws b --name "$(aws a $B)"`:                                                   false,
+	} {
+		if portable(line) != want {
+			t.Errorf("%s: %v", line, !want)
+		}
+	}
+}
+
+func TestEveryCommandPastesIntoEveryShell(t *testing.T) {
+	blocks, err := Blocks("sh", "bash", "powershell")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := 0
+	for i, b := range blocks {
+		switch b.Language {
+		case "sh":
+			for line := range strings.Lines(b.Text) {
+				lines++
+				if line = strings.TrimSuffix(line, "\n"); !portable(line) || strings.HasPrefix(line, "export ") {
+					t.Errorf("%s, %s: not the same in bash, zsh and PowerShell: %s", b.Page, b.Heading, line)
+				}
+			}
+		case "bash":
+			if i+1 == len(blocks) || blocks[i+1].Language != "powershell" || blocks[i+1].Heading != b.Heading {
+				t.Errorf("%s, %s: commands for bash, and none for PowerShell after them:\n%s", b.Page, b.Heading, b.Text)
+			}
+		case "powershell":
+			if i == 0 || blocks[i-1].Language != "bash" {
+				t.Errorf("%s, %s: commands for PowerShell, and none for bash before them:\n%s", b.Page, b.Heading, b.Text)
+			}
+		}
+	}
+	if lines < 10 {
+		t.Errorf("only %d lines", lines)
+	}
+}
+
+func TestTheShellsReadTheCommands(t *testing.T) {
+	blocks, err := Commands()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, shell := range []string{"bash", "zsh"} {
+		if _, err := exec.LookPath(shell); err != nil {
+			t.Logf("no %s here", shell)
+			continue
+		}
+		for _, b := range blocks {
+			check := exec.Command(shell, "-n")
+			check.Stdin = strings.NewReader(b.Text)
+			if out, err := check.CombinedOutput(); err != nil {
+				t.Errorf("%s, %s: %s: %v\n%s", b.Page, b.Heading, shell, err, out)
+			}
+		}
+	}
+}
