@@ -174,7 +174,8 @@ func execute(c command) int {
 		text, _ := json.MarshalIndent(result, "", "  ") // nothing in it can fail
 		fmt.Printf("%s\n", text)
 	} else {
-		writeTable(os.Stdout, result, widthOf(os.Stdout))
+		columns := widthOf(os.Stdout)
+		view{columns, c.verbose, columns > 0 && os.Getenv("NO_COLOR") == ""}.write(os.Stdout, result)
 	}
 	switch result.Status {
 	case purge.Complete:

@@ -1,55 +1,115 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"text/tabwriter"
 	"time"
 
 	"edfi-token-purge/functions/internal/purge"
 )
 
-// writeTable writes a result for people, in at most so many columns; 0 is without
-// a bound. Names and words that are longer than that go over it.
-func writeTable(w io.Writer, result purge.Result, columns int) {
-	heads, cells := tableColumns(result.Action)
-	rows := make([][]string, 0, len(result.Databases))
-	for _, d := range result.Databases {
-		rows = append(rows, append([]string{d.Database, string(d.Status)}, cells(d)...))
-	}
-	if len(rows) > 0 {
+const (
+	// mostRows is from how many databases on those with nothing to tell stand in one
+	// list of names, so that the others stay on the screen.
+	mostRows = 20
+	// mostNames and mostTexts are how many databases a finding names, and in how many
+	// words it is told, where they differ from one database to the next.
+	mostNames = 3
+	mostTexts = 3
+)
+
+// view is how people see a result.
+type view struct {
+	columns int  // of the terminal; 0 is without a bound
+	verbose bool // also what is as it should be
+	colour  bool
+}
+
+// write writes result: the databases, what was found, and at the end, where it is seen
+// first, what came of it.
+func (v view) write(w io.Writer, result purge.Result) {
+	if len(result.Databases) > 0 {
 		fmt.Fprintf(w, "%s on %s at %s\n\n", result.Action, result.Databases[0].Engine, result.Databases[0].Server)
 	}
-	if len(rows) > 1 {
-		total := purge.DatabaseResult{DurationMs: result.DurationMs, DeletedRows: result.DeletedRows, ExpiredRows: new(int64)}
-		for _, d := range result.Databases {
-			total.Batches += d.Batches
-			switch {
-			case d.Status == purge.Skipped:
-			case d.ExpiredRows == nil:
-				total.ExpiredRows = nil // a sum of what is not known is not known
-			case total.ExpiredRows != nil:
-				*total.ExpiredRows += *d.ExpiredRows
-			}
-		}
-		rows = append(rows, append([]string{fmt.Sprintf("%d databases", len(rows)), string(result.Status)}, cells(total)...))
-	}
-	writeRows(w, append([][]string{append([]string{"DATABASE", "STATUS"}, heads...)}, rows...), columns)
-	if notes := notes(result); len(notes) > 0 {
+	v.databases(w, result)
+	for _, n := range v.notes(result) {
 		fmt.Fprintln(w)
-		for _, n := range notes {
-			wrap(w, n.about, "  ", columns)
-			wrap(w, "  "+n.text, "  ", columns)
+		v.wrap(w, v.paint(n.level, n.about), "  ")
+		for _, text := range n.texts {
+			v.wrap(w, "  "+text, "  ")
 		}
+	}
+	fmt.Fprintln(w)
+	v.wrap(w, v.paint(string(result.Status), string(result.Status))+": "+summary(result), "  ")
+}
+
+// databases writes a row for each database. Names stand last: they may be of any length.
+func (v view) databases(w io.Writer, result purge.Result) {
+	heads, cells := tableColumns(result.Action)
+	var quiet []string
+	var rows []string
+	row := func(status string, cells []string, name string) {
+		rows = append(rows, strings.Join(append(append([]string{status}, cells...), name), "\t"))
+	}
+	for _, d := range result.Databases {
+		if !v.verbose && len(result.Databases) > mostRows && isQuiet(d) {
+			quiet = append(quiet, printable(d.Database))
+		} else {
+			row(string(d.Status), cells(d), printable(d.Database))
+		}
+	}
+	if rows != nil {
+		if n := len(result.Databases); n > 1 {
+			row(string(result.Status), cells(sum(result)), fmt.Sprintf("all %d databases", n))
+		}
+		table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		fmt.Fprintf(table, "STATUS\t%s\tDATABASE\n%s\n", strings.Join(heads, "\t"), strings.Join(rows, "\n"))
+		table.Flush() //nolint:errcheck // of w
+	}
+	if quiet != nil {
+		if rows != nil {
+			fmt.Fprintln(w)
+		}
+		what := ", nothing had expired,"
+		if result.Action == purge.Check {
+			what = ""
+		}
+		fmt.Fprintf(w, "complete%s in %d databases (-v has a row for each):\n", what, len(quiet))
+		v.list(w, quiet)
 	}
 }
 
-// tableColumns returns what a row tells of an action, besides name and status.
+// isQuiet tells whether nothing is to be said of a database.
+func isQuiet(d purge.DatabaseResult) bool {
+	return d.Status == purge.Complete && d.DeletedRows == 0 && (d.ExpiredRows == nil || *d.ExpiredRows == 0)
+}
+
+// sum adds up what the databases have.
+func sum(result purge.Result) purge.DatabaseResult {
+	total := purge.DatabaseResult{DurationMs: result.DurationMs, DeletedRows: result.DeletedRows, ExpiredRows: new(int64)}
+	for _, d := range result.Databases {
+		total.Batches += d.Batches
+		switch {
+		case d.Status == purge.Skipped:
+		case d.ExpiredRows == nil:
+			total.ExpiredRows = nil // a sum of what is not known is not known
+		case total.ExpiredRows != nil:
+			*total.ExpiredRows += *d.ExpiredRows
+		}
+	}
+	return total
+}
+
+// tableColumns returns what a row tells of an action, between status and name.
 func tableColumns(action purge.Action) (heads []string, cells func(purge.DatabaseResult) []string) {
 	switch action {
 	case purge.Purge:
 		return []string{"DELETED", "BATCHES", "TIME"}, func(d purge.DatabaseResult) []string {
-			return []string{thousands(d.DeletedRows), thousands(int64(d.Batches)), seconds(d.DurationMs)}
+			return []string{thousands(d.DeletedRows), thousands(int64(d.Batches)), duration(d.DurationMs)}
 		}
 	case purge.DryRun:
 		return []string{"EXPIRED", "OLDEST (UTC)", "TIME"}, func(d purge.DatabaseResult) []string {
@@ -57,91 +117,134 @@ func tableColumns(action purge.Action) (heads []string, cells func(purge.Databas
 			if d.OldestExpiration != nil {
 				oldest = d.OldestExpiration.UTC().Format("2006-01-02 15:04")
 			}
-			expired := "not counted"
-			if d.ExpiredRows != nil {
-				expired = thousands(*d.ExpiredRows)
-			}
-			return []string{expired, oldest, seconds(d.DurationMs)}
+			return []string{counted(d.ExpiredRows), oldest, duration(d.DurationMs)}
 		}
 	default:
-		return []string{"TIME"}, func(d purge.DatabaseResult) []string { return []string{seconds(d.DurationMs)} }
+		return []string{"TIME"}, func(d purge.DatabaseResult) []string { return []string{duration(d.DurationMs)} }
 	}
 }
 
-// writeRows aligns the first two columns to the left and the others to the
-// right. Where a name leaves no room for the rest, it stands in a line of its own.
-func writeRows(w io.Writer, rows [][]string, columns int) {
-	widths := make([]int, len(rows[0]))
-	rest := 0
-	for i := range widths {
-		for _, row := range rows {
-			widths[i] = max(widths[i], len([]rune(row[i])))
-		}
-		if i > 0 {
-			rest += 2 + widths[i]
-		}
+// counted writes a number of rows; nil is none that is known.
+func counted(rows *int64) string {
+	if rows == nil {
+		return "not counted"
 	}
-	if columns > 0 {
-		widths[0] = min(widths[0], max(len("DATABASE"), columns-rest))
+	return thousands(*rows)
+}
+
+// list writes names side by side, as many as there is room for.
+func (v view) list(w io.Writer, names []string) {
+	width := 0
+	for _, name := range names {
+		width = max(width, len([]rune(name))+2)
 	}
-	for _, row := range rows {
-		name := row[0]
-		if len([]rune(name)) > widths[0] {
-			fmt.Fprintln(w, name)
-			name = ""
+	inLine := max(1, (cmp.Or(v.columns, 80)-2)/width)
+	for line := range slices.Chunk(names, inLine) {
+		text := " "
+		for _, name := range line {
+			text += fmt.Sprintf(" %-*s", width-1, name)
 		}
-		line := fmt.Sprintf("%-*s  %-*s", widths[0], name, widths[1], row[1])
-		for i := 2; i < len(row); i++ {
-			line += fmt.Sprintf("  %*s", widths[i], row[i])
-		}
-		fmt.Fprintln(w, strings.TrimRight(line, " "))
+		fmt.Fprintln(w, strings.TrimRight(text, " "))
 	}
 }
 
-// note is something to be read below the table, and what it is about.
-type note struct{ about, text string }
+// note is something to be read below the table.
+type note struct {
+	level, about string
+	texts        []string
+}
 
-// notes returns why databases are not complete, then what was found, the worst
-// first, each text once and with the databases that it is about, where there are
-// several.
-func notes(result purge.Result) []note {
-	var order []note
-	databases := map[note][]string{}
-	add := func(database string, n note) {
-		if databases[n] == nil {
-			order = append(order, n)
+// group is one thing that was found, or went wrong, in some databases.
+type group struct {
+	level, code string
+	databases   []string
+	texts       []string // told of each of them
+}
+
+// groups returns why databases are not complete, then what was found, the worst first.
+func groups(result purge.Result) (groups []*group) {
+	add := func(database, level, code, text string) {
+		at := slices.IndexFunc(groups, func(g *group) bool { return g.level == level && g.code == code })
+		if at < 0 {
+			at, groups = len(groups), append(groups, &group{level: level, code: code})
 		}
-		databases[n] = append(databases[n], database)
+		g := groups[at]
+		g.databases, g.texts = append(g.databases, printable(database)), append(g.texts, printable(text))
 	}
 	for _, d := range result.Databases {
 		switch d.Status {
 		case purge.Failed:
-			add(d.Database, note{"failed", d.Error})
+			add(d.Database, string(purge.Failed), "", d.Error)
 		case purge.Partial:
-			add(d.Database, note{"partial " + string(d.StopReason), partialReason[d.StopReason]})
+			add(d.Database, string(purge.Partial), string(d.StopReason), partialReason[d.StopReason])
 		}
 	}
 	for _, level := range purge.Levels {
 		for _, d := range result.Databases {
 			for _, f := range d.Findings {
 				if f.Level == level && !strings.Contains(d.Error, f.Message) { // else it was told already
-					add(d.Database, note{f.Level + " " + f.Code, f.Message})
+					add(d.Database, f.Level, f.Code, f.Message)
 				}
 			}
 		}
 	}
-	if len(result.Databases) == 1 {
-		return order
-	}
-	for i, n := range order {
-		about := databases[n]
-		const most = 3
-		if more := len(about) - most; more > 0 {
-			about = append(about[:most:most], fmt.Sprintf("%d more", more))
+	return groups
+}
+
+// notes returns what is to be read below the table, each thing once and with the
+// databases that it is about.
+func (v view) notes(result purge.Result) (notes []note) {
+	several := len(result.Databases) > 1
+	var fine []string
+	for _, g := range groups(result) {
+		switch {
+		case g.level != purge.LevelInfo || several && v.verbose:
+			notes = append(notes, v.note(g, several))
+		case several:
+			fine = append(fine, g.code)
+		default:
+			fine = append(fine, g.code+": "+g.texts[0])
 		}
-		order[i].about += " in " + strings.Join(about, ", ")
 	}
-	return order
+	switch {
+	case fine == nil:
+	case several:
+		notes = append(notes, note{purge.LevelInfo, "also found, and nothing to do about it (-v tells)", []string{strings.Join(fine, ", ")}})
+	default:
+		notes = append(notes, note{purge.LevelInfo, "also found, and nothing to do about it", fine})
+	}
+	return notes
+}
+
+// note tells a group, and with names of which databases.
+func (v view) note(g *group, names bool) note {
+	n := note{g.level, strings.TrimSpace(g.level + " " + g.code), nil}
+	same := !slices.ContainsFunc(g.texts, func(text string) bool { return text != g.texts[0] })
+	switch {
+	case !names:
+		n.texts = g.texts
+	case same:
+		n.about += " in " + some(g.databases, v.verbose)
+		n.texts = g.texts[:1]
+	default:
+		n.about += fmt.Sprintf(" in %d databases", len(g.databases))
+		for i, text := range g.texts {
+			if i == mostTexts && !v.verbose {
+				n.texts = append(n.texts, fmt.Sprintf("and %d more like these (-v tells)", len(g.texts)-i))
+				break
+			}
+			n.texts = append(n.texts, g.databases[i]+": "+text)
+		}
+	}
+	return n
+}
+
+// some names the first few, or all.
+func some(databases []string, all bool) string {
+	if more := len(databases) - mostNames; more > 1 && !all {
+		databases = append(slices.Clone(databases[:mostNames]), fmt.Sprintf("%d more databases", more))
+	}
+	return strings.Join(databases, ", ")
 }
 
 var partialReason = map[purge.StopReason]string{
@@ -152,12 +255,54 @@ var partialReason = map[purge.StopReason]string{
 	purge.AlreadyRunning: "another run holds the database; it does the work",
 }
 
-// wrap writes text in lines of at most so many columns, all but the first
-// indented.
-func wrap(w io.Writer, text, indent string, columns int) {
+// summary says in a sentence what came of a run, and what to do.
+func summary(result purge.Result) string {
+	of := func(status purge.Status) (n int) {
+		for _, d := range result.Databases {
+			if d.Status == status {
+				n++
+			}
+		}
+		return n
+	}
+	did := map[purge.Action]string{
+		purge.Purge:  thousands(result.DeletedRows) + " rows deleted",
+		purge.DryRun: "a purge would delete " + counted(sum(result).ExpiredRows) + " rows",
+		purge.Check:  "a purge will work",
+	}[result.Action]
+	if result.Action == purge.DryRun && sum(result).ExpiredRows == nil {
+		did = "how many rows a purge would delete was not counted everywhere"
+	}
+	switch all := len(result.Databases); {
+	case result.Status == purge.Failed && of(purge.Failed) == 0:
+		return result.Err().Error()
+	case result.Status == purge.Failed && result.Action == purge.Check:
+		return fmt.Sprintf("a purge would fail in %s; mend what is said above", outOf(of(purge.Failed), all))
+	case result.Status == purge.Failed:
+		return fmt.Sprintf("%s; %s failed: mend what is said above", did, outOf(of(purge.Failed), all))
+	case result.Status == purge.Partial:
+		return fmt.Sprintf("%s; %s not done to the end: run it again", did, outOf(of(purge.Partial), all))
+	case result.Action == purge.Purge && result.DeletedRows == 0:
+		return "nothing had expired"
+	case result.Action == purge.Purge:
+		return did + ", and nothing expired is left"
+	default:
+		return did
+	}
+}
+
+func outOf(n, all int) string {
+	if all == 1 {
+		return "1 database"
+	}
+	return fmt.Sprintf("%d of %d databases", n, all)
+}
+
+// wrap writes text in lines of at most so many columns, all but the first indented.
+func (v view) wrap(w io.Writer, text, indent string) {
 	line := ""
 	for _, word := range strings.SplitAfter(text, " ") {
-		if columns > 0 && strings.TrimSpace(line) != "" && len([]rune(line))+len([]rune(strings.TrimRight(word, " "))) > columns {
+		if v.columns > 0 && strings.TrimSpace(line) != "" && width(line)+width(strings.TrimRight(word, " ")) > v.columns {
 			fmt.Fprintln(w, strings.TrimRight(line, " "))
 			line = indent
 		}
@@ -166,7 +311,32 @@ func wrap(w io.Writer, text, indent string, columns int) {
 	fmt.Fprintln(w, strings.TrimRight(line, " "))
 }
 
-func seconds(ms int64) string {
+// The colours of a terminal, by what they are for.
+var colours = map[string]string{
+	string(purge.Complete): "\x1b[32m",
+	string(purge.Partial):  "\x1b[33m", purge.LevelWarning: "\x1b[33m",
+	string(purge.Failed): "\x1b[31m", purge.LevelError: "\x1b[31m",
+}
+
+const plain = "\x1b[0m"
+
+// paint gives text the colour of a status or level, where there are colours.
+func (v view) paint(as, text string) string {
+	if !v.colour || colours[as] == "" {
+		return text
+	}
+	return colours[as] + text + plain
+}
+
+// width returns how many columns text takes.
+func width(text string) int {
+	for _, colour := range colours {
+		text = strings.ReplaceAll(text, colour, "")
+	}
+	return len([]rune(strings.ReplaceAll(text, plain, "")))
+}
+
+func duration(ms int64) string {
 	if ms < 10_000 {
 		return fmt.Sprintf("%.2fs", float64(ms)/1000)
 	}
@@ -180,3 +350,5 @@ func thousands(n int64) string {
 	}
 	return s
 }
+
+func printable(text string) string { return text }

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"edfi-token-purge/functions/internal/purge"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// many returns so many results like d, each with a name of its own.
+func many(n int, d purge.DatabaseResult) (all []purge.DatabaseResult) {
+	for i := range n {
+		d.Database, d.Engine, d.Server, d.DurationMs = fmt.Sprintf("EdFi_Admin_%04d", i), "postgres", "db.example.org:5432", int64(80+i)
+		all = append(all, d)
+	}
+	return all
+}
+
+// sampleResults are results, by the name of their golden file.
+func sampleResults() map[string]purge.Result {
+	fine := []purge.Finding{purge.Connected.Found("connected, logged in and examined in 12 ms"), purge.Version.Found("PostgreSQL 15.4"), purge.ExpiredRows.Found("12 rows have expired, the oldest at 2026-11-26T19:00:00Z")}
+	oldest := purge.Instant{Time: time.Date(2026, 11, 26, 18, 30, 0, 0, time.UTC)}
+	healthy := purge.Result{Status: purge.Complete, Action: purge.Check, DurationMs: 912, Databases: many(60, purge.DatabaseResult{Status: purge.Complete, Findings: fine})}
+
+	mixed := many(64, purge.DatabaseResult{Status: purge.Complete, Findings: fine[:1:1]})
+	missing := purge.MissingExpirationIndex.Found("no index finds rows by their expiration, so each run reads the whole table once. Create it: CREATE INDEX CONCURRENTLY ix_clientaccesstokens_expiration ON dbo.clientaccesstokens (expiration DESC);")
+	for i := 10; i < 20; i++ {
+		mixed[i].Findings = append(mixed[i].Findings, missing)
+		mixed[i].DeletedRows, mixed[i].Batches = int64(1000*i), i
+	}
+	mixed[3].Status, mixed[3].StopReason = purge.Partial, purge.Deadline
+	mixed[5].Status, mixed[5].Error = purge.Failed, "the login may not delete tokens: run infra/postgres/role.sql; or exclude the database: add !EdFi_Admin_0005 to DATABASES"
+	mixed[5].Findings = []purge.Finding{purge.NoDeleteRight.Found(mixed[5].Error)}
+	mixed[7].Database = "A_database_whose_name_is_as_long_as_PostgreSQL_lets_it_be_which_is_63"
+	mixed[7].DeletedRows, mixed[7].Batches = 1_234_567, 247
+
+	counted := many(3, purge.DatabaseResult{Status: purge.Complete, ExpiredRows: new(int64(1500)), OldestExpiration: &oldest})
+	uncounted := many(3, purge.DatabaseResult{Status: purge.Complete, ExpiredRows: new(int64(1500)), OldestExpiration: &oldest})
+	uncounted[1].ExpiredRows, uncounted[1].Status, uncounted[1].StopReason = nil, purge.Partial, purge.MaxDuration
+
+	one := many(1, purge.DatabaseResult{Status: purge.Complete, DeletedRows: 1_500_001, Batches: 301, Findings: []purge.Finding{purge.Throttled.Found("others write to the server, and this run made way for 2.1s")}})
+	return map[string]purge.Result{
+		"check":     healthy,
+		"purge":     {Status: purge.Failed, Action: purge.Purge, DeletedRows: 1_379_567, DurationMs: 65_000, Databases: mixed},
+		"dry-run":   {Status: purge.Complete, Action: purge.DryRun, DurationMs: 200, Databases: counted},
+		"uncounted": {Status: purge.Partial, Action: purge.DryRun, DurationMs: 200, Databases: uncounted},
+		"one":       {Status: purge.Complete, Action: purge.Purge, DeletedRows: 1_500_001, DurationMs: 2410, Databases: one},
+		"one-check": {Status: purge.Complete, Action: purge.Check, DurationMs: 80, Databases: many(1, purge.DatabaseResult{Status: purge.Complete, Findings: append(fine[:3:3], missing)})},
+	}
+}
+
+func TestAResultIsShownAsItsGoldenFileSays(t *testing.T) {
+	for name, result := range sampleResults() {
+		for _, columns := range []int{80, 120} {
+			var b strings.Builder
+			view{columns: columns}.write(&b, result)
+			golden := filepath.Join("testdata", "view", fmt.Sprintf("%s-%d.txt", name, columns))
+			if *update {
+				if err := os.WriteFile(golden, []byte(b.String()), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil || b.String() != string(want) {
+				t.Errorf("%s: %v\n%s", golden, err, b.String())
+			}
+			lines := strings.Split(strings.TrimSpace(b.String()), "\n")
+			for _, line := range lines {
+				if width(line) > columns && !strings.Contains(line, "A_database_whose_name") {
+					t.Errorf("%d columns are too few for %q", columns, line)
+				}
+			}
+			if name == "check" && len(lines) > 24 {
+				t.Errorf("sixty healthy databases take %d lines", len(lines))
+			}
+		}
+	}
+}
+
+func TestWithVerboseEachDatabaseHasARowAndEachFindingItsNames(t *testing.T) {
+	var b strings.Builder
+	view{columns: 80, verbose: true}.write(&b, sampleResults()["purge"])
+	for _, d := range sampleResults()["purge"].Databases {
+		if !strings.Contains(b.String(), "  "+d.Database+"\n") {
+			t.Errorf("%s has no row", d.Database)
+		}
+	}
+	if !strings.Contains(b.String(), "info connected in EdFi_Admin_0000, EdFi_Admin_0001") {
+		t.Error(b.String())
+	}
+}
+
+func TestColoursAreForTerminalsAndTakeNoRoom(t *testing.T) {
+	plain, coloured := new(strings.Builder), new(strings.Builder)
+	view{columns: 80}.write(plain, sampleResults()["purge"])
+	view{columns: 80, colour: true}.write(coloured, sampleResults()["purge"])
+	text := coloured.String()
+	for _, colour := range append([]string{"\x1b[0m"}, colours["failed"], colours["warning"]) {
+		if !strings.Contains(text, colour) {
+			t.Errorf("no %q", colour)
+		}
+		text = strings.ReplaceAll(text, colour, "")
+	}
+	if text != plain.String() {
+		t.Errorf("%s\nwant\n%s", text, plain)
+	}
+}
