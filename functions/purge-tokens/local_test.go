@@ -246,7 +246,7 @@ func TestAnInterruptedCommandStopsAfterTheBatchInHand(t *testing.T) {
 			if state.ExitCode() != 3 || deleted == 0 || deleted == 400 || deleted%20 != 0 || live != 3 {
 				t.Errorf("%s with %d rows deleted and %d live", state, deleted, live)
 			}
-			for _, want := range []string{"stopping after the batches in hand", "partial canceled", fmt.Sprintf("partial %8d ", deleted)} {
+			for _, want := range []string{"stopping after the batches in hand", "partial canceled", fmt.Sprintf("partial  %d ", deleted)} {
 				if !strings.Contains(screen, want) {
 					t.Errorf("no %q in\n%s", want, screen)
 				}

@@ -159,7 +159,7 @@ func (p *progress) line(columns int) string {
 	if known {
 		text = bar(min(1, float64(p.deleted)/float64(total)), text, columns)
 	}
-	return text[:min(len(text), columns)]
+	return string([]rune(text)[:min(len([]rune(text)), columns)])
 }
 
 // waitsFor says what the run waits for, if it does.

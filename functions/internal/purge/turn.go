@@ -531,7 +531,9 @@ func (t *turn) tryAcquire(ctx context.Context) (conn Conn) {
 	})
 	if err != nil {
 		t.run.connections.Release(1)
-		t.log.WarnContext(ctx, "no further connection", "error", err.Error())
+		if ctx.Err() == nil {
+			t.log.WarnContext(ctx, "no further connection", "error", err.Error())
+		}
 		return nil
 	}
 	return conn
