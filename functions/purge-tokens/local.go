@@ -28,6 +28,8 @@ const usage = `Deletes expired bearer tokens from the admin databases of an Ed-F
     purge-tokens dry-run   count what a purge would delete
     purge-tokens purge     delete it
     purge-tokens version   say which version this is
+    purge-tokens help findings CODE
+                           say what a finding means and what to do
 
 These narrow the settings and never widen them:
 
@@ -39,18 +41,23 @@ These narrow the settings and never widen them:
 
 These say what is written:
 
-    -json      the result as JSON, as the Lambda function answers it
+    -json      the result as JSON, as the Lambda function returns it
     -metrics   also the metric lines, for a container whose standard output
                goes to CloudWatch Logs
-    -v         also the log, batches included, on standard error
+    -v         also the log, batches included, on standard error, a row for
+               each database and all findings
 
-The settings are the function's own environment variables, first of all
-SECRET_ID, with AWS_PROFILE, AWS_REGION and so on, as for every AWS tool. In
-place of a secret:
+The settings are the function's own environment variables, with AWS_PROFILE,
+AWS_REGION and so on, as for every AWS tool. In place of a secret:
 
     DATABASE_URL=postgres://user:password@host:5432/EdFi_Admin
     DATABASE_URL=sqlserver://user:password@host:1433?database=EdFi_Admin
 
+The settings, and what holds where they are not set:
+
+`
+
+const ending = `
 Ctrl-C stops after the batches in hand; a second one stops at once.
 
 Ends with 0 when complete, 1 when it failed, 2 for a wrong command line or
@@ -100,7 +107,7 @@ func parseArgs(args []string) (c command, err error) {
 	if len(args) == 0 {
 		return c, errors.New("say what to do")
 	}
-	if slices.Contains([]string{"help", "-h", "-help", "--help"}, args[0]) {
+	if slices.Contains([]string{"-h", "-help", "--help"}, args[0]) {
 		return c, flag.ErrHelp
 	}
 	if err := requestFields["action"](&c.request, json.RawMessage(strconv.Quote(args[0]))); err != nil {
@@ -121,13 +128,19 @@ func local(args []string) int {
 		fmt.Printf("purge-tokens %s, commit %s, %s\n", version, commit, runtime.Version())
 		return exitComplete
 	}
+	if len(args) > 0 && args[0] == "help" {
+		if writeHelp(os.Stdout, args[1:], widthOf(os.Stdout)) {
+			return exitComplete
+		}
+		return exitWith(exitUsage, errors.New("there is help on its own, on findings, and on a finding by its code"))
+	}
 	c, err := parseArgs(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Print(usage)
+		writeHelp(os.Stdout, nil, 0)
 		return exitComplete
 	case len(args) == 0:
-		fmt.Fprint(os.Stderr, usage)
+		writeHelp(os.Stderr, nil, 0)
 		return exitUsage
 	case err != nil:
 		return exitWith(exitUsage, fmt.Errorf("%w (purge-tokens -h lists what there is)", err))
