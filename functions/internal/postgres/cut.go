@@ -44,6 +44,12 @@ func (w window) args(more ...any) []any {
 	return append(args, more...)
 }
 
+// everywhere returns w without its bounds of place.
+func (w window) everywhere() window {
+	w.physical = false
+	return w
+}
+
 func timestamp(t time.Time) pgtype.Timestamp {
 	return pgtype.Timestamp{Time: t.UTC(), Valid: true}
 }
@@ -85,12 +91,12 @@ func (c *conn) Oldest(ctx context.Context, w purge.Window, trail purge.Trail) (t
 	var first pgtype.Timestamp
 	for _, look := range looks {
 		var oldest pgtype.Timestamp
-		plan, sql, args := byIndex, sqlOldest, look.args()
+		plan, sql, args := byIndex, sqlOldest, look.args(c.facts.signature)
 		switch {
 		case look.physical && c.facts.readsRanges():
 			plan, sql = byPlace, sqlOldestPhysical
 		case look.physical: // a list of all places would be too long
-			plan, args = inSequence, args[:2]
+			plan, args = inSequence, look.everywhere().args(c.facts.signature)
 		case look.mostlyDead:
 			plan = inSequence
 		}
@@ -169,7 +175,7 @@ func (c *conn) pages(ctx context.Context) (pages uint32, err error) {
 // Count implements [purge.Conn].
 func (c *conn) Count(ctx context.Context, w purge.Window) (int64, error) {
 	var count int64
-	err := c.row(ctx, byIndex, &count, sqlCount, w.(window).args()...)
+	err := c.row(ctx, byIndex, &count, sqlCount, w.(window).everywhere().args(c.facts.signature)...)
 	return count, c.explain("count expired rows", err)
 }
 
@@ -186,12 +192,12 @@ func (c *conn) Cut(ctx context.Context, w purge.Window, size, batches int) (cut 
 	if err != nil {
 		return nil, nil, c.explain("find the next batch", err)
 	}
-	for _, end := range ends {
-		if end == part.from { // more rows than a batch share one expiration
+	for _, e := range ends {
+		if e.at == part.from { // more rows than a batch share one expiration
 			break
 		}
-		cut = append(cut, purge.Batch{Window: window{from: part.from, to: end}, Rows: int64(size)})
-		part.from = end
+		cut = append(cut, purge.Batch{Window: window{from: part.from, to: e.at}, Rows: e.rows})
+		part.from = e.at
 	}
 	switch {
 	case last >= 0: // the last rows, which have no end but the window's own
@@ -207,21 +213,30 @@ func (c *conn) Cut(ctx context.Context, w purge.Window, size, batches int) (cut 
 	}
 }
 
-// ends returns the expirations at which the next batches of w end, and how many rows
-// are left behind them: below 0 for more than a batch.
-func (c *conn) ends(ctx context.Context, w window, size, batches int) (ends []pgtype.Timestamp, last int64, err error) {
+// end is where a batch ends, and how many rows it has, 0 where that is not known.
+type end struct {
+	at   pgtype.Timestamp
+	rows int64
+}
+
+// ends returns the ends of the next batches of w, and how many rows are left behind
+// them: below 0 for more than a batch.
+func (c *conn) ends(ctx context.Context, w window, size, batches int) (ends []end, last int64, err error) {
 	if err := c.prepare(ctx, byIndex, sqlEnds, 1); err != nil {
 		return nil, 0, err
 	}
 	last = -1
 	read, _ := c.pg.Query(ctx, sqlEnds, w.args(size, batches)...) // the error comes last
-	var end pgtype.Timestamp
-	var rest int64
-	_, err = pgx.ForEachRow(read, []any{&end, &rest}, func() error {
-		if end.Valid {
-			ends = append(ends, end)
-		} else {
-			last = rest
+	var at pgtype.Timestamp
+	var rows *int64
+	_, err = pgx.ForEachRow(read, []any{&at, &rows}, func() error {
+		switch {
+		case !at.Valid:
+			last = *rows
+		case rows == nil:
+			ends = append(ends, end{at: at})
+		default:
+			ends = append(ends, end{at, *rows})
 		}
 		return nil
 	})

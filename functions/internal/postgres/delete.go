@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"math"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -13,7 +15,7 @@ import (
 )
 
 // locksAhead is how often the longest wait for a lock must fit into the time left,
-// for a statement to be sent before the one ahead of it has ended.
+// for a batch to be sent before the one ahead of it has ended.
 const locksAhead = 8
 
 // errNoAnswer is for what ended without an error of its own.
@@ -29,37 +31,44 @@ func (c *conn) Delete(ctx context.Context, b purge.Batch) (gone purge.Deleted, e
 func (c *conn) DeleteAll(ctx context.Context, batches []purge.Batch, done func(purge.Deleted, error)) {
 	for len(batches) > 0 {
 		alike := 1
-		for alike < len(batches) && isPhysical(batches[alike]) == isPhysical(batches[0]) {
+		for alike < len(batches) && formOf(batches[alike]) == formOf(batches[0]) {
 			alike++
 		}
-		batches = batches[c.deleteAlike(ctx, batches[:alike], done):]
+		batches = batches[c.deleteAlike(ctx, batches[:alike], formOf(batches[0]), done):]
 	}
 }
 
-func isPhysical(b purge.Batch) bool { return b.Window.(window).physical }
+// form is what batches must have in common to be sent one after the other.
+type form struct{ physical, patient bool }
 
-// deleteAlike deletes batches that are all physical, or none, in a pipeline: each
-// DELETE is followed by a Sync, which commits it, and one is always sent before
-// the answer to the one ahead of it, so that the server need not wait for the
-// link. It returns how many batches it got to before its limits had to be set
-// anew.
-func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, done func(purge.Deleted, error)) int {
+func formOf(b purge.Batch) form { return form{b.Window.(window).physical, b.Patient} }
+
+// deleteAlike deletes batches of one form in a pipeline: each DELETE is followed by
+// sqlProve and a Sync, which commits both, and one is always sent before the answer to
+// the one ahead of it, so that the server need not wait for the link. It returns how
+// many batches it got to before its limits had to be set anew.
+func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, f form, done func(purge.Deleted, error)) int {
 	plan, sql := byIndex, sqlDelete
-	if isPhysical(batches[0]) {
+	if f.physical {
 		plan, sql = byPlace, c.physical(sqlDeletePhysical)
 	}
+	plan.bounded = !f.patient
 	ahead := min(c.mostInFlight(ctx), len(batches))
-	if err := c.explain("delete", c.prepare(ctx, plan, sql, ahead)); err != nil {
+	err := c.prepare(ctx, plan, sqlProve, ahead)
+	if err == nil {
+		err = c.prepare(ctx, plan, sql, ahead)
+	}
+	if err = c.explain("delete", err); err != nil {
 		for range batches {
 			done(purge.Deleted{}, purge.Uncommitted(err))
 		}
 		return len(batches)
 	}
-	p := pipeline{Pipeline: c.pg.PgConn().StartPipeline(ctx), conn: c, statement: c.prepared[sql]}
+	p := pipeline{Pipeline: c.pg.PgConn().StartPipeline(ctx), conn: c, delete: c.prepared[sql], prove: c.prepared[sqlProve]}
 	defer p.Close() //nolint:errcheck // each statement has told its own
 	for answered := 0; ; answered++ {
 		for p.failure == nil && p.sent < min(answered+ahead, len(batches)) && (p.sent == 0 || c.limits.valid(time.Now())) {
-			p.send(batches[p.sent].Window.(window))
+			p.send(batches[p.sent])
 		}
 		if answered == p.sent {
 			if p.failure == nil {
@@ -68,16 +77,18 @@ func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, done func
 			done(purge.Deleted{}, purge.Uncommitted(c.explain("delete", p.failure)))
 			return p.sent + 1
 		}
-		rows, err := p.committed()
+		gone, err := p.committed()
 		if err = c.explain("delete", err); errors.Is(err, purge.ErrLost) {
-			rows = batches[answered].Rows
+			gone.Rows = cmp.Or(gone.Rows, batches[answered].Rows)
+		} else if err != nil {
+			gone = purge.Deleted{}
 		}
-		done(purge.Deleted{Rows: rows, Writes: min(1, rows)}, err)
+		done(gone, err)
 		c.began = time.Now()
 	}
 }
 
-// mostInFlight returns how many statements may be with the server at once: two, where
+// mostInFlight returns how many batches may be with the server at once: two, where
 // both end in time even if each meets a lock.
 func (c *conn) mostInFlight(ctx context.Context) int {
 	deadline, limited := ctx.Deadline()
@@ -87,20 +98,25 @@ func (c *conn) mostInFlight(ctx context.Context) int {
 	return 2
 }
 
-// pipeline sends one statement again and again, ahead of the answers.
+// pipeline sends the same statements again and again, ahead of the answers.
 type pipeline struct {
 	*pgconn.Pipeline
-	conn      *conn
-	statement *pgconn.StatementDescription
-	encoded   pgx.ExtendedQueryBuilder
-	sent      int   // whole, with the Sync that commits it
-	failure   error // of the last that was sent
+	conn          *conn
+	delete, prove *pgconn.StatementDescription
+	encoded       pgx.ExtendedQueryBuilder
+	sent          int   // batches that were sent whole, with the Sync that commits them
+	failure       error // of the last that was sent
 }
 
-func (p *pipeline) send(w window) {
-	p.failure = p.encoded.Build(p.conn.pg.TypeMap(), p.statement, w.args())
+func (p *pipeline) send(b purge.Batch) {
+	most := b.Most
+	if most == 0 {
+		most = math.MaxInt64
+	}
+	facts := p.conn.facts
+	p.queue(p.delete, b.Window.(window).args(facts.signature))
+	p.queue(p.prove, []any{facts.leaves, most})
 	if p.failure == nil {
-		p.SendQueryStatement(p.statement, p.encoded.ParamValues, p.encoded.ParamFormats, p.encoded.ResultFormats)
 		p.failure = p.Sync()
 	}
 	if p.failure == nil {
@@ -108,23 +124,52 @@ func (p *pipeline) send(w window) {
 	}
 }
 
-// committed reads the answer to a statement and to the Sync behind it.
-func (p *pipeline) committed() (rows int64, failure error) {
+func (p *pipeline) queue(statement *pgconn.StatementDescription, args []any) {
+	if p.failure != nil {
+		return
+	}
+	if p.failure = p.encoded.Build(p.conn.pg.TypeMap(), statement, args); p.failure == nil {
+		p.SendQueryStatement(statement, p.encoded.ParamValues, p.encoded.ParamFormats, nil)
+	}
+}
+
+// committed reads the answers to the two statements of a batch and to the Sync behind
+// them. Where the connection is lost after the second one, what that said is returned
+// beside the error.
+func (p *pipeline) committed() (gone purge.Deleted, failure error) {
+	var tag pgconn.CommandTag
 	for {
 		switch result, err := p.GetResults(); answer := result.(type) {
 		case *pgconn.ResultReader:
-			tag, err := answer.Close()
-			rows, failure = tag.RowsAffected(), err
-		case *pgconn.PipelineSync:
-			if failure != nil {
-				return 0, failure
+			for answer.NextRow() {
+				gone = p.conn.proved(answer.Values(), tag.RowsAffected())
 			}
-			return rows, nil
+			tag, err = answer.Close()
+			failure = cmp.Or(failure, err)
+		case *pgconn.PipelineSync:
+			return gone, failure
 		default:
 			var refused *pgconn.PgError
 			if failure = cmp.Or(failure, err, errNoAnswer); !errors.As(err, &refused) {
-				return 0, failure
+				return gone, failure
 			}
 		}
 	}
+}
+
+// proved reads what sqlProve returned. Where the server keeps no count, which takes a
+// superuser to turn off, what the DELETE said is all that is known.
+func (c *conn) proved(values [][]byte, deleted int64) purge.Deleted {
+	var numbers [3]int64
+	for i, value := range values {
+		numbers[i], _ = strconv.ParseInt(string(value), 10, 64) // integers alone
+	}
+	gone := purge.Deleted{Rows: numbers[0], Took: time.Duration(numbers[1]) * time.Microsecond, Writes: numbers[2]}
+	if !c.facts.counted {
+		gone.Rows = deleted
+	}
+	if c.facts.triggers && gone.Writes > 0 { // a block with an exception takes numbers of its own
+		gone.Writes = -1
+	}
+	return gone
 }

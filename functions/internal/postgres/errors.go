@@ -56,24 +56,40 @@ func (c *conn) explainRefusal(doing string, refused *pgconn.PgError) error {
 		if c.tookItsTime() {
 			return say("%w: SQLSTATE %s", purge.ErrTimeout, refused.Code)
 		}
-		return say("%s: another session canceled the statement", message)
+		return say("%w: %s: another session canceled the statement", purge.ErrLocked, message)
 	case pgerrcode.InvalidPassword, pgerrcode.InvalidAuthorizationSpecification:
 		if strings.Contains(refused.Message, "pg_hba.conf") { // which is asked before the password
 			return c.noAccess("pg_hba.conf doesn't let the login into database %s (SQLSTATE %s): let it in there; or, if it says so for a lack of encryption, set DB_TLS to verify-full", refused.Code)
 		}
 		return say("%w (SQLSTATE %s): check user name and password in the secret", purge.ErrLogin, refused.Code)
+	case pgerrcode.DivisionByZero, pgerrcode.InvalidTextRepresentation: // ours, unless a function raised it
+		if refused.Where == "" && refused.Code == pgerrcode.DivisionByZero {
+			return purge.ErrOverfull
+		} else if refused.Where == "" {
+			return say("%w: %s", purge.ErrChanged, message)
+		}
+	case pgerrcode.UndefinedTable, pgerrcode.UndefinedColumn, pgerrcode.UndefinedFunction, pgerrcode.InvalidSchemaName:
+		if refused.Where == "" {
+			return say("%w: %s", purge.ErrChanged, message)
+		}
 	case pgerrcode.InvalidCatalogName:
 		return purge.NotPurgeable{Kind: purge.NoDatabase, Message: fmt.Sprintf("database %s does not exist on this server", c.database)}
 	case pgerrcode.InsufficientPrivilege:
 		if c.pg == nil {
 			return c.noAccess("the login may not connect to database %s (SQLSTATE %s): run infra/postgres/role.sql there", refused.Code)
 		}
-		return say("%s: the role lacks a right, see infra/postgres/role.sql", message)
+		if refused.Where == "" { // it had the right
+			return say("%w: %s: the role lacks a right, see infra/postgres/role.sql", purge.ErrChanged, message)
+		}
 	case pgerrcode.ReadOnlySQLTransaction:
 		return say("%s: use the writer's endpoint, not a reader's; on the writer, default_transaction_read_only is on", message)
 	}
-	if pgerrcode.IsConnectionException(refused.Code) || pgerrcode.IsOperatorIntervention(refused.Code) || pgerrcode.IsInsufficientResources(refused.Code) {
+	switch {
+	case pgerrcode.IsConnectionException(refused.Code) || pgerrcode.IsOperatorIntervention(refused.Code):
 		return say("%w: %s", purge.ErrLost, message)
+	case pgerrcode.IsInsufficientResources(refused.Code): // a full disk gets no emptier by trying again
+	case pgerrcode.IsIntegrityConstraintViolation(refused.Code), refused.Where != "":
+		return say("%w: %s", purge.ErrRefused, message)
 	}
 	return say("%s", message)
 }

@@ -22,14 +22,19 @@ type facts struct {
 	version   int    // 150004 is 15.4
 	standby   bool
 	oid       uint32 // 0 is no table
-	plain     bool   // an ordinary table, neither partitioned nor a view
+	kind      rune   // as pg_class has it
+	plain     bool   // an ordinary table, of which no other inherits
 	typeName  string // of the column expiration; "" is no such column
 	usage     bool
 	selectExp bool
 	selectAll bool
 	deletable bool
-	filtered  bool // row-level security applies to the login
-	indexed   bool // an index finds rows by their expiration
+	hidden    bool     // row-level security hides rows from the login, or may
+	indexed   bool     // an index finds rows by their expiration
+	signature string   // of all that is relied on later
+	leaves    []uint32 // the table and all that inherit from it
+	counted   bool     // the server counts the rows that it deletes
+	triggers  bool     // run for each delete
 }
 
 // canUseCTID tells whether the role may tell rows apart by their place.
@@ -47,8 +52,9 @@ func (c *conn) examine(ctx context.Context) error {
 	results := c.pg.SendBatch(ctx, &batch)
 	_, err := results.Exec()
 	if err == nil {
-		err = results.QueryRow().Scan(&f.now, &f.database, &f.version, &f.standby, &f.oid, &f.plain, &f.typeName,
-			&f.usage, &f.selectExp, &f.selectAll, &f.deletable, &f.filtered, &f.indexed)
+		err = results.QueryRow().Scan(&f.now, &f.database, &f.version, &f.standby, &f.oid, &f.kind, &f.plain, &f.typeName,
+			&f.usage, &f.selectExp, &f.selectAll, &f.deletable, &f.hidden, &f.indexed,
+			&f.signature, &f.leaves, &f.counted, &f.triggers)
 	}
 	if closed := results.Close(); err == nil {
 		err = closed
@@ -64,6 +70,8 @@ func (f facts) fault(database string, writes bool) error {
 		return purge.NotPurgeable{Kind: purge.OtherDatabase, Message: fmt.Sprintf("the connection opened database %q instead of %q", f.database, database), Server: true}
 	case f.oid == 0:
 		return purge.NotPurgeable{Kind: purge.NoTable, Message: fmt.Sprintf("table %s does not exist in database %s: is it an Ed-Fi admin database?", f.table, database)}
+	case f.kind != 'r' && f.kind != 'p':
+		return purge.NotPurgeable{Kind: purge.WrongTable, Message: fmt.Sprintf("%s in database %s is %s and no table; have the database purged that has the table itself", f.table, database, kinds[f.kind])}
 	case f.typeName == "":
 		return purge.NotPurgeable{Kind: purge.WrongTable, Message: fmt.Sprintf("%s has no column %s: is it Ed-Fi's table?", f.table, f.table.Expiration)}
 	case f.typeName != expirationType:
@@ -72,11 +80,16 @@ func (f facts) fault(database string, writes bool) error {
 		return purge.NotPurgeable{Kind: purge.ReaderEndpoint, Message: "the server is a read-only standby: use the writer's endpoint, not a reader's", Server: true}
 	case !f.usage || !f.selectExp:
 		return purge.NotPurgeable{Kind: purge.NoSelectRight, Message: "the login may not read when tokens expire: " + f.grant()}
+	case f.hidden:
+		return purge.NotPurgeable{Kind: purge.RowSecurity, Message: fmt.Sprintf("row-level security hides rows from the login, or may, so that expired ones would stay: for the role of the login ALTER ROLE edfi_token_purge BYPASSRLS; or CREATE POLICY token_purge ON %s TO edfi_token_purge USING (true);", f.table)}
 	case writes:
 		return f.mayDelete()
 	}
 	return nil
 }
+
+// kinds are what may stand in the table's place, as pg_class.relkind has it.
+var kinds = map[rune]string{'v': "a view", 'm': "a materialized view", 'f': "a foreign table", 'S': "a sequence", 'c': "a type", 'i': "an index", 'I': "an index", 't': "a TOAST table"}
 
 // mayDelete returns nil, or the error for a login that may only read.
 func (f facts) mayDelete() error {
@@ -94,9 +107,6 @@ func (f facts) grant() string {
 
 // findings are what costs time, or leaves rows behind, in each run.
 func (f facts) findings() (found []purge.Finding) {
-	if f.filtered {
-		found = append(found, purge.RowSecurity.Found(fmt.Sprintf("row-level security applies to the login; expired rows that it hides stay: for the role of the login ALTER ROLE edfi_token_purge BYPASSRLS; or CREATE POLICY token_purge ON %s TO edfi_token_purge USING (true);", f.table)))
-	}
 	if !f.indexed {
 		found = append(found, f.missingIndex())
 	}

@@ -19,7 +19,10 @@ const (
 
 // plan is how a statement is to read the table: what the planner must not choose
 // is off for the time.
-type plan struct{ index, sequence bool }
+type plan struct {
+	index, sequence bool
+	bounded         bool // no statement takes longer than Server.Longest
+}
 
 var (
 	byIndex    = plan{index: true}
@@ -62,6 +65,11 @@ func (c *conn) prepare(ctx context.Context, plan plan, sql string, atOnce int) e
 			// An eighth less than there is, so that the limits need not be set anew
 			// until that eighth is over.
 			l.statement, l.until = left/8*7/time.Duration(atOnce), now.Add(left/8)
+		}
+		if longest := c.server.Longest; plan.bounded && longest > 0 && (l.statement == 0 || longest < l.statement) {
+			l.statement = longest
+		}
+		if l.statement > 0 {
 			// The lock's time must be up first, else it looks like a slow statement.
 			l.lock = min(l.lock, l.statement/10*9)
 		}

@@ -40,6 +40,75 @@ SELECT datname,
 FROM pg_database
 ORDER BY datname`
 
+	// What was examined once and is relied on later: which table has the name, the
+	// type of its column, its partitions or children, and what row-level security
+	// hides. Rights need no place here, as the server looks after them; nor do triggers
+	// and rules, as what they do is counted; an index that goes makes a run slow and not
+	// wrong.
+	sqlSignature = `concat_ws(' ', a.atttypid, c.relkind, row_security_active(c.oid), ` + sqlLeaves + `::text,
+           CASE WHEN row_security_active(c.oid) THEN (
+               SELECT string_agg(concat_ws(' ', p.oid, p.polcmd, p.polpermissive, p.polroles, pg_get_expr(p.polqual, p.polrelid)), ',' ORDER BY p.oid)
+               FROM pg_policy p WHERE p.polrelid = c.oid) END)`
+
+	// The table itself and all that inherit from it, partitions among them.
+	sqlLeaves = `CASE WHEN c.relhassubclass THEN ARRAY(
+               WITH RECURSIVE tree (oid) AS (
+                   SELECT c.oid UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.oid)
+               SELECT oid FROM tree ORDER BY oid)
+           ELSE ARRAY[c.oid] END`
+
+	// A condition that is asked once for a statement, which has its locks by then. Its
+	// parameter is the signature that was examined, between the parts: another one is an
+	// error. Where the rows are counted, what the transaction has deleted so far is
+	// kept for sqlProve, which comes next.
+	sqlUnchanged = `
+  AND (SELECT CASE WHEN ` + sqlSignature + ` = `
+	sqlThen      = ` THEN true` + sqlElse
+	sqlThenCount = ` THEN set_config('edfi_token_purge.before', (
+           SELECT ` + sqlNet + ` FROM unnest(` + sqlLeaves + `) AS leaf)::text, true) IS NOT NULL` + sqlElse
+	sqlElse = `
+       ELSE ('changed: ' || c.relname)::boolean END
+       FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'expiration'
+       WHERE c.oid = to_regclass('dbo.clientaccesstokens'))`
+
+	// How many rows this session has deleted and not put back, as the server counts
+	// them for its statistics: whatever a trigger or a rule made of the statement.
+	sqlNet = `coalesce(sum(pg_stat_get_xact_tuples_deleted(leaf) - pg_stat_get_xact_tuples_inserted(leaf)), 0)`
+
+	// What the DELETE before it in the same transaction came to: the rows that are
+	// gone, the time it took, and whether it wrote at all. Where more rows are gone than
+	// $2, a division by zero undoes them.
+	sqlProve = `
+SELECT net / CASE WHEN net > $2 THEN 0 ELSE 1 END,
+       (extract(epoch FROM clock_timestamp() - now()) * 1000000)::bigint,
+       CASE WHEN pg_current_xact_id_if_assigned() IS NULL THEN 0 ELSE 1 END::bigint
+FROM (SELECT (` + sqlNet + ` - coalesce(NULLIF(current_setting('edfi_token_purge.before', true), '')::bigint, 0))::bigint AS net
+      FROM unnest($1::oid[]) AS leaf) AS counted`
+
+	// Whether row-level security hides rows from this login, or may: for reading and
+	// for deleting there is a policy that lets all of them through, and none that takes
+	// any away.
+	sqlHides = `EXISTS (
+           SELECT FROM (VALUES ('r'), ('d')) AS need (cmd)
+           WHERE NOT EXISTS (` + sqlPolicies + ` AND p.polpermissive AND pg_get_expr(p.polqual, p.polrelid) = 'true')
+              OR EXISTS (` + sqlPolicies + ` AND NOT p.polpermissive AND pg_get_expr(p.polqual, p.polrelid) <> 'true'))`
+	sqlPolicies = `
+               SELECT FROM pg_policy p
+               WHERE p.polrelid = c.oid AND p.polcmd::text IN ('*', need.cmd)
+                 AND EXISTS (SELECT FROM unnest(p.polroles) AS role WHERE role = 0 OR pg_has_role(role, 'USAGE'))`
+
+	// An index that finds the rows of leaf in the order of their expiration: it has no
+	// nulls first, or is read backwards.
+	sqlIndexOfLeaf = `
+               SELECT FROM pg_index i
+               JOIN pg_class x ON x.oid = i.indexrelid
+               JOIN pg_am m ON m.oid = x.relam
+               JOIN pg_opclass o ON o.oid = i.indclass[0]
+               JOIN pg_attribute e ON e.attrelid = leaf AND e.attname = 'expiration'
+               WHERE i.indrelid = leaf AND i.indkey[0] = e.attnum
+                 AND i.indisvalid AND i.indisready AND i.indpred IS NULL
+                 AND m.amname = 'btree' AND o.opcdefault AND i.indoption[0] IN (0, 3)`
+
 	// What must be known before anything is deleted, in one round trip. The
 	// catalogue tells it without any right on the table.
 	sqlFacts = `
@@ -48,18 +117,22 @@ SELECT clock_timestamp() AT TIME ZONE 'UTC',
        current_setting('server_version_num')::int,
        pg_is_in_recovery(),
        coalesce(c.oid, 0),
-       coalesce(c.relkind = 'r', false),
+       coalesce(c.relkind, ' '),
+       coalesce(c.relkind = 'r' AND NOT c.relhassubclass, false),
        coalesce(format_type(a.atttypid, NULL), ''),
        coalesce(has_schema_privilege(n.oid, 'USAGE'), false),
        coalesce(has_column_privilege(c.oid, a.attnum, 'SELECT'), false),
        coalesce(has_table_privilege(c.oid, 'SELECT'), false),
        coalesce(has_table_privilege(c.oid, 'DELETE'), false),
-       coalesce(row_security_active(c.oid), false),
-       EXISTS (SELECT FROM pg_index i
-               JOIN pg_class x ON x.oid = i.indexrelid
-               JOIN pg_am m ON m.oid = x.relam
-               WHERE i.indrelid = c.oid AND i.indkey[0] = a.attnum
-                 AND i.indisvalid AND i.indpred IS NULL AND m.amname = 'btree')
+       coalesce(row_security_active(c.oid) AND ` + sqlHides + `, false),
+       c.oid IS NOT NULL AND NOT EXISTS (
+           SELECT FROM unnest(` + sqlLeaves + `) AS leaf
+           JOIN pg_class l ON l.oid = leaf AND l.relkind <> 'p'
+           WHERE NOT EXISTS (` + sqlIndexOfLeaf + `)),
+       coalesce(` + sqlSignature + `, ''),
+       array_remove(` + sqlLeaves + `, NULL),
+       current_setting('track_counts') = 'on',
+       EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 8 <> 0)
 FROM (SELECT) AS always
 LEFT JOIN pg_namespace n ON n.nspname = 'dbo'
 LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'clientaccesstokens'
@@ -125,7 +198,7 @@ SELECT set_config('statement_timeout', $1, false),
 
 	sqlCount = `
 SELECT count(*) FROM dbo.clientaccesstokens
-WHERE expiration >= $1 AND expiration < $2`
+WHERE expiration >= $1 AND expiration < $2` + sqlUnchanged + `$3` + sqlThen
 
 	// How many transactions have written to the server, more or less: each takes the
 	// next number.
@@ -134,35 +207,37 @@ WHERE expiration >= $1 AND expiration < $2`
 	// Expiration windows.
 	sqlOldest = `
 SELECT min(expiration) FROM dbo.clientaccesstokens
-WHERE expiration >= $1 AND expiration < $2`
+WHERE expiration >= $1 AND expiration < $2` + sqlUnchanged + `$3` + sqlThen
 
-	// The expirations at which the next $4 batches of $3 rows end, and of the last
-	// one, which has no end but the range's own, how many rows it has. Where more
-	// rows than a batch share one expiration the last end is the one before it.
+	// The expirations at which the next $4 batches of $3 rows end, and how many rows
+	// each has: NULL where the row before its end has the same expiration, so that it
+	// has fewer than $3 and nobody knows how many. The last one has no end but the
+	// range's own. Where more rows than a batch share one expiration the last end is
+	// the one before it.
 	sqlEnds = `
-WITH RECURSIVE batch (number, start, finish) AS (
-    SELECT 1, $1::timestamp,
-           (SELECT expiration FROM dbo.clientaccesstokens
-            WHERE expiration >= $1 AND expiration < $2
-            ORDER BY expiration OFFSET $3 LIMIT 1)
+WITH RECURSIVE batch (number, start, ends) AS (
+    SELECT 1, $1::timestamp, ARRAY(
+        SELECT expiration FROM dbo.clientaccesstokens
+        WHERE expiration >= $1 AND expiration < $2
+        ORDER BY expiration OFFSET $3 - 1 LIMIT 2)
     UNION ALL
-    SELECT number + 1, finish,
-           (SELECT expiration FROM dbo.clientaccesstokens
-            WHERE expiration >= finish AND expiration < $2
-            ORDER BY expiration OFFSET $3 LIMIT 1)
+    SELECT number + 1, ends[2], ARRAY(
+        SELECT expiration FROM dbo.clientaccesstokens
+        WHERE expiration >= ends[2] AND expiration < $2
+        ORDER BY expiration OFFSET $3 - 1 LIMIT 2)
     FROM batch
-    WHERE finish > start AND number < $4
+    WHERE ends[2] > start AND number < $4
 )
-SELECT finish,
-       CASE WHEN finish IS NULL THEN (
+SELECT ends[2],
+       CASE WHEN ends[2] IS NULL THEN (
            SELECT count(*) FROM dbo.clientaccesstokens
            WHERE expiration >= start AND expiration < $2)
-       ELSE 0 END
+       WHEN ends[1] < ends[2] THEN $3 END
 FROM batch ORDER BY number`
 
 	sqlDelete = `
 DELETE FROM dbo.clientaccesstokens
-WHERE expiration >= $1 AND expiration < $2`
+WHERE expiration >= $1 AND expiration < $2` + sqlUnchanged + `$3` + sqlThenCount
 
 	// Physical ranges. A range of ctid is read in physical order, so that the
 	// end of a batch needs no sort. Were the order another one, batches would
@@ -174,7 +249,7 @@ WHERE expiration >= $1 AND expiration < $2`
 
 	sqlOldestPhysical = `
 SELECT min(expiration) FROM dbo.clientaccesstokens
-WHERE expiration >= $1 AND expiration < $2 AND ctid >= $3 AND ctid < $4`
+WHERE expiration >= $1 AND expiration < $2 AND ctid >= $3 AND ctid < $4` + sqlUnchanged + `$5` + sqlThen
 
 	sqlEndPhysical = `
 SELECT ctid FROM dbo.clientaccesstokens
@@ -183,7 +258,7 @@ OFFSET $5 LIMIT 1`
 
 	sqlDeletePhysical = `
 DELETE FROM dbo.clientaccesstokens
-WHERE expiration >= $1 AND expiration < $2 AND ctid >= $3 AND ctid < $4`
+WHERE expiration >= $1 AND expiration < $2 AND ctid >= $3 AND ctid < $4` + sqlUnchanged + `$5` + sqlThenCount
 
 	sqlPlaces = `ctid = ANY (ARRAY(
     SELECT format('(%s,%s)', page, place)::tid

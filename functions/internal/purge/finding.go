@@ -60,8 +60,8 @@ var (
 		Mend: "more rows than a batch holds share one expiration and go in one statement: `GRANT SELECT` on the table to the login's role, and they go in batches",
 	})
 	RowSecurity = kind(Kind{
-		Code: "row-security", Level: LevelWarning,
-		Mend: "PostgreSQL: row-level security applies to the login, and expired rows that it hides stay: run one of the statements in the message",
+		Code: "row-security", Level: LevelError,
+		Mend: "row-level security hides rows from the login, or may, so nothing is deleted: run one of the statements in the message",
 	})
 	LockedRows = kind(Kind{
 		Code: "locked-rows", Level: LevelWarning,
