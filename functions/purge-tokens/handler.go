@@ -201,6 +201,11 @@ func (r *invocation) attempt(access *logins) (purge.Result, error) {
 		target.Deleted, target.Waiting = r.watch.deletedRows, r.watch.waits
 	}
 
+	return r.serve(access, target, policy)
+}
+
+// serve runs what is wanted on the target, and publishes it.
+func (r *invocation) serve(access *logins, target purge.Target, policy purge.Policy) (purge.Result, error) {
 	r.log.InfoContext(r.ctx, "start", "version", version, "commit", commit, "action", policy.Action, "engine", target.Name, "server", target.Server,
 		"databases", len(target.Databases), "batchSize", policy.BatchSize)
 	var held []purge.DatabaseResult // nobody sees them if the run starts over

@@ -112,7 +112,7 @@ func (s session) Databases(context.Context, string) ([]purge.Database, error) {
 // looked is a connection to a database without rows.
 type looked struct{ session }
 
-func (looked) Facts() purge.Facts             { return purge.Facts{Now: time.Now(), Indexed: true} }
+func (looked) Facts() purge.Facts                        { return purge.Facts{Now: time.Now(), Indexed: true} }
 func (looked) Expired(time.Time, time.Time) purge.Window { return 0 }
 func (l looked) Oldest(context.Context, purge.Window, purge.Trail) (time.Time, purge.Window, error) {
 	l.mu.Lock()
@@ -124,11 +124,12 @@ func (looked) Count(context.Context, purge.Window) (int64, error) { return 0, ni
 func (looked) Cut(context.Context, purge.Window, int, int) ([]purge.Batch, purge.Window, error) {
 	return nil, nil, nil
 }
+
 func (looked) Delete(context.Context, purge.Batch) (purge.Deleted, error) {
 	return purge.Deleted{}, nil
 }
-func (looked) Check(context.Context) ([]purge.Finding, error)     { return nil, nil }
-func (looked) Close()                                             {}
+func (looked) Check(context.Context) ([]purge.Finding, error) { return nil, nil }
+func (looked) Close()                                         {}
 
 // newWorld has all engines connect to it, and returns a function that is cold.
 func newWorld(t *testing.T, settings ...string) (*world, *handler) {
