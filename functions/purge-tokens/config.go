@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net/netip"
 	"net/url"
@@ -61,6 +63,8 @@ func readConfig(getenv func(string) string) (config, []string) {
 			Pause:       env.duration("PAUSE", 0, 0),
 			MaxRows:     env.number("MAX_ROWS", 0, 0, 1<<62),
 			StopBefore:  env.duration("STOP_BEFORE", 10*time.Second, time.Second),
+
+			ConnectTimeout: env.durationUpTo("CONNECT_TIMEOUT", 45*time.Second, time.Second, mostTime),
 		},
 		namespace:          env.text("METRICS_NAMESPACE", "EdFi/TokenPurge"),
 		metricsPerDatabase: env.oneOf("METRICS_PER_DATABASE", "true", "false") == "true",
@@ -75,6 +79,40 @@ func readConfig(getenv func(string) string) (config, []string) {
 		env.address(name)
 	}
 	return c, env.faults
+}
+
+// complete fills in what the settings say in place of a login, and returns why that
+// can't be used: results, logs and metrics show the host and the database, so that no
+// password may stand there.
+func (c config) complete(login secret.Login) (secret.Login, error) {
+	login.Engine = cmp.Or(c.engine, login.Engine)
+	login.Host = cmp.Or(c.host, login.Host)
+	login.Port = cmp.Or(c.port, login.Port)
+	engine, known := engineNamed(login.Engine)
+	switch {
+	case login.Engine == "":
+		return login, errors.New("names no engine: set DB_ENGINE")
+	case !known:
+		return login, fmt.Errorf("names an engine that this function does not know: it must be one of %s", engineNames())
+	case login.Host == "":
+		return login, errors.New("names no host: set DB_HOST")
+	case !isHost(login.Host):
+		return login, errors.New("can't be used: the host " + hostRule)
+	}
+	if login.Port == 0 {
+		login.Port = engine.port
+	}
+	if login.Database == "" {
+		return login, nil
+	}
+	err := purge.CheckName(login.Database)
+	if err == nil {
+		err = engine.fits([]string{login.Database})
+	}
+	if err != nil {
+		return login, fmt.Errorf("can't be used: the name of the database %w", err)
+	}
+	return login, nil
 }
 
 // environment reads variables and collects what is wrong with them. A variable
@@ -162,6 +200,17 @@ func (e *environment) duration(name string, unset, least time.Duration) time.Dur
 	return d
 }
 
+// mostTime is how long a Lambda function may run: to wait for longer is a mistake.
+const mostTime = 15 * time.Minute
+
+func (e *environment) durationUpTo(name string, unset, least, most time.Duration) time.Duration {
+	d := e.duration(name, unset, least)
+	if d > most {
+		e.fault(name, "must be at most %s", most)
+	}
+	return d
+}
+
 func (e *environment) selection(name string) *purge.Selection {
 	v := e.text(name, "")
 	if v == "" {
@@ -187,7 +236,10 @@ func (e *environment) databaseURL(c *config) {
 	case c.secretID != "" && text != "":
 		e.fault("DATABASE_URL", "and SECRET_ID are both set: unset one, so that it is clear which server is meant")
 	case text != "":
-		login, plaintext, err := secret.ParseURL(text)
+		login, plaintext, err := secret.ParseAddress(text)
+		if err == nil {
+			login, err = c.complete(login)
+		}
 		if err != nil {
 			e.fault("DATABASE_URL", "%v", err)
 		}

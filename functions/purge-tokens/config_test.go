@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,7 +27,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(faults)
 	}
 	p := c.policy
-	if c.databases != nil || c.plaintext || !c.metricsPerDatabase || c.lockTimeout != 2*time.Second || c.namespace != "EdFi/TokenPurge" ||
+	if c.databases != nil || c.plaintext || !c.metricsPerDatabase || c.lockTimeout != 2*time.Second || c.policy.ConnectTimeout != 45*time.Second || c.namespace != "EdFi/TokenPurge" ||
 		p.BatchSize != 0 || p.MaxRows != 0 || p.Grace != 0 || p.StopBefore != 10*time.Second || p.Parallel != 4 || p.Pause != 0 {
 		t.Errorf("%+v", c)
 	}
@@ -34,13 +35,13 @@ func TestDefaults(t *testing.T) {
 
 func TestEachSettingIsRead(t *testing.T) {
 	c, faults := readConfig(env("SECRET_ID=s", "DATABASES=A, B,A", "DB_ENGINE=aurora-postgresql", "DB_HOST=h", "DB_PORT=1", "DB_TLS=disable",
-		"GRACE_PERIOD=24h", "BATCH_SIZE=7", "PAUSE=1s", "MAX_ROWS=9", "LOCK_TIMEOUT=3s", "STOP_BEFORE=1s", "METRICS_NAMESPACE=My/Space", "METRICS_PER_DATABASE=false", "PARALLEL_DATABASES=2", "AWS_ENDPOINT_URL=https://h"))
+		"GRACE_PERIOD=24h", "BATCH_SIZE=7", "PAUSE=1s", "MAX_ROWS=9", "LOCK_TIMEOUT=3s", "CONNECT_TIMEOUT=1m", "STOP_BEFORE=1s", "METRICS_NAMESPACE=My/Space", "METRICS_PER_DATABASE=false", "PARALLEL_DATABASES=2", "AWS_ENDPOINT_URL=https://h"))
 	if faults != nil {
 		t.Fatal(faults)
 	}
 	p := c.policy
 	if len(c.databases.Resolve(nil, false)) != 2 || c.engine != "aurora-postgresql" || c.host != "h" || c.port != 1 || !c.plaintext ||
-		p.Grace != 24*time.Hour || p.BatchSize != 7 || p.Pause != time.Second || p.MaxRows != 9 || c.lockTimeout != 3*time.Second ||
+		p.Grace != 24*time.Hour || p.BatchSize != 7 || p.Pause != time.Second || p.MaxRows != 9 || c.lockTimeout != 3*time.Second || c.policy.ConnectTimeout != time.Minute ||
 		p.StopBefore != time.Second || c.metricsPerDatabase || c.namespace != "My/Space" || p.Parallel != 2 {
 		t.Errorf("%+v", c)
 	}
@@ -54,8 +55,8 @@ func TestEveryFaultIsNamedAndNoValueShown(t *testing.T) {
 	for _, bad := range []string{
 		"SECRET_ID=", "DB_ENGINE=hunter2", "DB_PORT=hunter2", "DB_PORT=0", "DB_PORT=65536", "DB_TLS=require", "DB_CA_BUNDLE=/hunter2",
 		"DB_CA_BUNDLE=" + empty, "GRACE_PERIOD=-1s", "GRACE_PERIOD=hunter2", "BATCH_SIZE=0", "BATCH_SIZE=-1", "BATCH_SIZE=1.5",
-		"PAUSE=-1s", "PAUSE=5", "MAX_ROWS=-1", "LOCK_TIMEOUT=0s", "STOP_BEFORE=-1s", "STOP_BEFORE=0s", "STOP_BEFORE=999ms", "METRICS_PER_DATABASE=no", "METRICS_NAMESPACE=a b", "METRICS_NAMESPACE=AWS/x",
-		"PARALLEL_DATABASES=0", "DATABASES=A,,B", "DATABASES=!A", "DATABASES=,",
+		"PAUSE=-1s", "PAUSE=5", "MAX_ROWS=-1", "LOCK_TIMEOUT=0s", "STOP_BEFORE=-1s", "STOP_BEFORE=0s", "STOP_BEFORE=999ms", "METRICS_PER_DATABASE=no", "CONNECT_TIMEOUT=0s", "CONNECT_TIMEOUT=999ms", "CONNECT_TIMEOUT=15m1s", "CONNECT_TIMEOUT=hunter2", "METRICS_NAMESPACE=a b", "METRICS_NAMESPACE=AWS/x",
+		"PARALLEL_DATABASES=0", "DATABASES=A,,B", "DATABASES=!A", "DATABASES=,", "DATABASES=host=h password=hunter2", "DATABASES=A,Server=hunter2", "DATABASES=u:hunter2@h",
 		"DATABASES=A,postgres://u:hunter2@h/x", "AWS_ENDPOINT_URL=hunter2", "AWS_ENDPOINT_URL_SECRETS_MANAGER=http://hunter2%zz", "AWS_ENDPOINT_URL=h:1",
 	} {
 		name, value, _ := strings.Cut(bad, "=")
@@ -68,6 +69,42 @@ func TestEveryFaultIsNamedAndNoValueShown(t *testing.T) {
 	}
 	if _, faults := readConfig(env("BATCH_SIZE=x", "PAUSE=x")); len(faults) != 3 {
 		t.Errorf("%v, want SECRET_ID, BATCH_SIZE and PAUSE", faults)
+	}
+}
+
+// A part of what is not encoded would be taken for a host, looked up and shown.
+func TestADatabaseURLThatWouldBeMisreadIsRefusedByName(t *testing.T) {
+	for _, bad := range []string{
+		"postgres://u:p/hunter2@h/d", "postgres://u:1/hunter2@h:5432/d", "postgres://u:p@hunter2@h/d", "postgres://u:p#hunter2@h/d", "postgres://u:1#hunter2@h/d",
+		"postgres://u:p?hunter2@h/d", "postgres://u:p@h/hunter2/d", "postgres://u:p@hunter2,h2/d", "postgres://u:p@%2Fhunter2/d", "postgres://u:p@h:hunter2/d",
+		"postgres://u:p@h/host=hunter2;password=x", "postgres://u:p@h/x%3A%2F%2Fhunter2", "postgres://u:p@h/" + strings.Repeat("d", 64), "postgres://u:p@h/a%0Ahunter2",
+		"host=hunter2/x;username=u;password=p", "host=a hunter2;username=u;password=p", "host=h1,hunter2;username=u;password=p", "host=h user=u password=hunter2",
+		"Server=hunter2@h,1433;User Id=u;Password=p", "Server=h,1433;Database=u:hunter2@h;User Id=u;Password=p", "server=h;user id=u;password=hunter2",
+		"hunter2", "mysql://u:hunter2@h/d",
+	} {
+		c, faults := readConfig(env("DATABASE_URL=" + bad))
+		if len(faults) != 1 || !strings.HasPrefix(faults[0], "DATABASE_URL ") || strings.Contains(faults[0], "hunter2") || strings.Contains(faults[0], "the secret") {
+			t.Errorf("%s: %q, %+v", bad, faults, c.login)
+		}
+	}
+}
+
+func TestADatabaseURLMayBeAConnectionStringOfEdFi(t *testing.T) {
+	for text, want := range map[string]string{
+		"host=db.example;port=5433;username=u;password='a@/#;';database=EdFi_Admin":    "postgres db.example:5433 EdFi_Admin false",
+		"Server=tcp:db.example;Database=EdFi_Admin;User Id=u;Password=p;Encrypt=False": "sqlserver db.example:1433 EdFi_Admin false",
+		"Host=::1;Username=u;Password=p;SSL Mode=Disable":                              "postgres [::1]:5432  true",
+		"sqlserver://u:p@[fd00::1]?database=EdFi_Admin&encrypt=disable":                "sqlserver [fd00::1]:1433 EdFi_Admin true",
+	} {
+		c, faults := readConfig(env("DATABASE_URL=" + text))
+		engine, _ := engineNamed(c.login.Engine)
+		if got := fmt.Sprintf("%s %s %s %t", engine.name, address(c.login), c.login.Database, c.plaintext); faults != nil || got != want {
+			t.Errorf("%s: %s, %q, want %s", text, got, faults, want)
+		}
+	}
+	// Keywords that both libraries know tell no engine.
+	if c, faults := readConfig(env("DATABASE_URL=server=h;user id=u;password=p", "DB_ENGINE=sqlserver")); faults != nil || c.login.Port != 1433 {
+		t.Errorf("%+v, %q", c.login, faults)
 	}
 }
 

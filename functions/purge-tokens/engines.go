@@ -10,6 +10,7 @@ import (
 
 	"edfi-token-purge/functions/internal/postgres"
 	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/redact"
 	"edfi-token-purge/functions/internal/secret"
 	"edfi-token-purge/functions/internal/sqlserver"
 )
@@ -30,6 +31,7 @@ type engine struct {
 	mostBatch       int    // rows; 0 is no ceiling
 	catalogue       string // database that lists the others, unless the secret names one
 	caseInsensitive bool   // in names of databases
+	hidesDatabases  bool   // one that the login may not enter looks like none
 	maxName         int    // units of a database's name
 	nameUnit        string // bytes or characters
 	units           func(name string) int
@@ -44,16 +46,16 @@ var engines = []engine{{
 	catalogue: "postgres",
 	maxName:   postgres.MaxName, nameUnit: "bytes", units: func(name string) int { return len(name) },
 	connect: func(login secret.Login, c config, tls *tls.Config) server {
-		return postgres.Server{Host: login.Host, Port: login.Port, User: login.Username, Password: login.Password, TLS: tls, LockTimeout: c.lockTimeout, Longest: c.policy.Longest()}
+		return postgres.Server{Host: login.Host, Port: login.Port, User: login.Username, Password: login.Password, TLS: tls, LockTimeout: c.lockTimeout, ConnectTimeout: c.policy.ConnectTimeout, Longest: c.policy.Longest()}
 	},
 }, {
 	name:    "sqlserver",
 	aliases: []string{"sqlserver-ee", "sqlserver-se", "sqlserver-ex", "sqlserver-web"},
 	port:    sqlserver.DefaultPort, batch: sqlserver.DefaultBatch, mostBatch: sqlserver.MostBatch,
-	catalogue: "master", caseInsensitive: true,
+	catalogue: "master", caseInsensitive: true, hidesDatabases: true,
 	maxName: sqlserver.MaxName, nameUnit: "characters", units: func(name string) int { return len(utf16.Encode([]rune(name))) },
 	connect: func(login secret.Login, c config, tls *tls.Config) server {
-		return sqlserver.Server{Host: login.Host, Port: login.Port, User: login.Username, Password: login.Password, TLS: tls, LockTimeout: c.lockTimeout, Longest: c.policy.Longest()}
+		return sqlserver.Server{Host: login.Host, Port: login.Port, User: login.Username, Password: login.Password, TLS: tls, LockTimeout: c.lockTimeout, ConnectTimeout: c.policy.ConnectTimeout, Longest: c.policy.Longest()}
 	},
 }}
 
@@ -82,7 +84,7 @@ func engineNames() string {
 func (e engine) fits(names []string) error {
 	for _, name := range names {
 		if e.units(name) > e.maxName {
-			return fmt.Errorf("%.20q... is longer than %d %s, the most that %s takes for a database's name", name, e.maxName, e.nameUnit, e.name)
+			return fmt.Errorf("%s is longer than %d %s, the most that %s takes for a database's name", redact.Quote(name), e.maxName, e.nameUnit, e.name)
 		}
 	}
 	return nil

@@ -9,9 +9,10 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
+	"unicode/utf8"
 
 	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/redact"
 )
 
 // request is what an event asks for; the zero value of a field leaves it to
@@ -25,26 +26,62 @@ type request struct {
 	maxDuration time.Duration
 }
 
+// envelope are the fields of an EventBridge event, of which AWS makes the most. What
+// else stands beside them asks for something that nobody would do.
+var envelope = []string{"account", "detail", "detail-type", "id", "region", "replay-name", "resources", "source", "time", "version"}
+
 // parseEvent reads an EventBridge event, {} or a request. Its error names the
 // field at fault.
 func parseEvent(payload []byte) (request, error) {
-	req := request{action: purge.Purge}
-	fields, err := object(payload)
+	fields, err := object(payload, errors.New("the event must be a JSON object: an EventBridge event, {} or a request"))
 	if err != nil {
-		return req, err
+		return request{}, err
 	}
-	_, detailType := fields["detail-type"]
-	_, source := fields["source"]
-	envelope := detailType && source
+	if fields["detail-type"] == nil || fields["source"] == nil {
+		return parseRequest(fields)
+	}
+	for _, name := range sorted(fields) {
+		_, known := requestFields[name]
+		switch {
+		case known:
+			return request{}, fmt.Errorf("%s: beside the fields of an EventBridge event nothing is asked for; it belongs into detail", name)
+		case !slices.Contains(envelope, name):
+			return request{}, fmt.Errorf("%s: unknown field; an EventBridge event has %s, and a request in detail", redact.Quote(name), envelope)
+		}
+	}
+	for _, name := range []string{"detail-type", "source"} {
+		var text string
+		if decode(fields[name], &text) != nil || text == "" {
+			return request{}, fmt.Errorf("%s: must be a string, not empty", name)
+		}
+	}
+	raw, ok := fields["detail"]
+	if !ok {
+		return parseRequest(nil)
+	}
+	// EventBridge Scheduler sends its detail as text.
+	var text string
+	if decode(raw, &text) == nil {
+		raw = json.RawMessage(text)
+	}
+	detail, err := object(raw, errors.New("must be a JSON object: {} or a request"))
+	if err != nil {
+		return request{}, fmt.Errorf("detail: %w", err)
+	}
+	req, err := parseRequest(detail)
+	if err != nil {
+		return req, fmt.Errorf("detail: %w", err)
+	}
+	return req, nil
+}
+
+// parseRequest reads the fields of a request.
+func parseRequest(fields map[string]json.RawMessage) (request, error) {
+	req := request{action: purge.Purge}
 	for _, name := range sorted(fields) {
 		read, known := requestFields[name]
-		switch {
-		case envelope && known:
-			return req, fmt.Errorf("%s: an EventBridge event carries no request; let the rule send a constant input instead", name)
-		case envelope:
-			continue // what AWS puts there is AWS's business
-		case !known:
-			return req, fmt.Errorf("%q: unknown field; a request has %s", name, sorted(requestFields))
+		if !known {
+			return req, fmt.Errorf("%s: unknown field; a request has %s", redact.Quote(name), sorted(requestFields))
 		}
 		if err := read(&req, fields[name]); err != nil {
 			return req, fmt.Errorf("%s: %w", name, err)
@@ -67,12 +104,15 @@ var requestFields = map[string]func(*request, json.RawMessage) error{
 		if decode(raw, &names) != nil || len(names) == 0 {
 			return errors.New("must be a list of database names, not empty")
 		}
-		for _, name := range names {
-			if name == "" || strings.ContainsAny(name, "*?!,") || strings.Contains(name, "://") || strings.ContainsFunc(name, unicode.IsControl) {
-				return errors.New("must hold plain names, no patterns and no URLs")
-			}
-			r.databases = append(r.databases, name)
+		if err := purge.CheckNames(names); err != nil {
+			return err
 		}
+		for _, name := range names {
+			if strings.ContainsAny(name, "*?!,") {
+				return errors.New("must hold plain names, and no patterns")
+			}
+		}
+		r.databases = names
 		return nil
 	},
 	"gracePeriod": func(r *request, raw json.RawMessage) error { return positiveDuration(raw, &r.grace) },
@@ -112,11 +152,11 @@ func decode(raw json.RawMessage, v any) error {
 }
 
 // object reads a JSON object and refuses what encoding/json lets pass: null, a
-// field that comes twice, and anything behind the object.
-func object(payload []byte) (map[string]json.RawMessage, error) {
-	notOne := errors.New("the event must be a JSON object: an EventBridge event, {} or a request")
+// field that comes twice, bytes that are no text, and anything behind the object.
+// notOne is the error for what is no object.
+func object(payload []byte, notOne error) (map[string]json.RawMessage, error) {
 	decoder := json.NewDecoder(bytes.NewReader(payload))
-	if start, err := decoder.Token(); err != nil || start != json.Delim('{') {
+	if start, err := decoder.Token(); err != nil || start != json.Delim('{') || !utf8.Valid(payload) {
 		return nil, notOne
 	}
 	fields := map[string]json.RawMessage{}
@@ -130,7 +170,7 @@ func object(payload []byte) (map[string]json.RawMessage, error) {
 			return nil, notOne
 		}
 		if _, twice := fields[name.(string)]; twice {
-			return nil, fmt.Errorf("%q: comes twice", name)
+			return nil, fmt.Errorf("%s: comes twice", redact.Quote(name.(string)))
 		}
 		fields[name.(string)] = value
 	}
@@ -153,15 +193,15 @@ func sorted[V any](m map[string]V) []string {
 }
 
 // refuse returns why the configuration does not allow the request: a request
-// can narrow it, never widen it. allowed is nil while it is not known; fold
-// ignores the letter case of names.
-func (r request) refuse(p purge.Policy, allowed *purge.Selection, fold bool) error {
+// can narrow it, never widen it. allows tells whether a database is among those of
+// DATABASES.
+func (r request) refuse(p purge.Policy, allows func(name string) bool) error {
 	if r.grace > 0 && r.grace < p.Grace {
 		return fmt.Errorf("gracePeriod: is shorter than the configured GRACE_PERIOD, %s", p.Grace)
 	}
 	for _, name := range r.databases {
-		if allowed != nil && !allowed.Allows(name, fold) {
-			return fmt.Errorf("databases: %q is none of those that DATABASES allows", name)
+		if !allows(name) {
+			return fmt.Errorf("databases: %s is none of those that DATABASES allows", redact.Quote(name))
 		}
 	}
 	return nil

@@ -12,7 +12,6 @@ import (
 	"net"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/aws/aws-lambda-go/lambda/messages"
@@ -24,20 +23,16 @@ import (
 	"edfi-token-purge/functions/internal/secret"
 )
 
-// answerMargin is how long before the deadline the call for the secret ends,
-// so that its failure can still be reported.
-const answerMargin = time.Second
-
-// handler is the Lambda function. From one invocation to the next it keeps the
-// login, while that works, and no connection: after half an hour of freeze that
-// would be dead.
+// handler is the Lambda function. From one invocation to the next it keeps the login
+// that worked last, for when Secrets Manager does not answer, and no connection: after
+// half an hour of freeze that would be dead.
 type handler struct {
 	config  config
 	fault   error // what is wrong with the configuration
 	secrets secret.Getter
 	metrics io.Writer
 	log     *slog.Logger
-	login   *secret.Login // nil is to be fetched
+	worked  *secret.Login // nil is none yet
 	watch   *progress     // nil, but for local use
 	began   time.Time     // the invocation, which dates all its metrics
 }
@@ -50,12 +45,11 @@ const (
 	purgeFailed        = "PurgeFailed"
 )
 
+// mostMessage is how long an error's message may be, in bytes.
+const mostMessage = 8000
+
 func failure(errorType string, err error) error {
-	message := err.Error()
-	if errorType == invalidEvent { // it quotes the event, where a secret may stand by mistake
-		message = redact.Text(message)
-	}
-	return messages.InvokeResponse_Error{Type: errorType, Message: message}
+	return messages.InvokeResponse_Error{Type: errorType, Message: redact.Cut(err.Error(), mostMessage)}
 }
 
 // Invoke implements lambda.Handler: bytes in and out, so that the event can be
@@ -84,67 +78,187 @@ func (h *handler) serve(ctx context.Context, payload []byte) (purge.Result, erro
 }
 
 // run does what req asks. Where databases failed, the result tells of the others.
-func (h *handler) run(ctx context.Context, req request) (result purge.Result, err error) {
+func (h *handler) run(ctx context.Context, req request) (purge.Result, error) {
 	h.began = time.Now()
 	// What can be refused without the secret is refused before it is read.
-	if err := req.refuse(h.config.policy, h.config.databases, true); err != nil {
-		return result, failure(invalidEvent, err)
+	if err := req.refuse(h.config.policy, h.allowsUnread()); err != nil {
+		return purge.Result{}, failure(invalidEvent, err)
 	}
-	if h.login == nil {
-		login, err := h.fetch(ctx, secret.Current)
-		if err != nil {
-			h.publish(ctx, emf.Run{Failed: true, Incomplete: true, StopReason: string(purge.Errored)})
-			return result, failure(secretError, err)
+	r := &invocation{handler: h, ctx: ctx, req: req}
+	var cancel context.CancelFunc
+	r.before, cancel = h.beforeStop(ctx)
+	defer cancel()
+	deadline, limited := ctx.Deadline()
+	r.noTime = limited && time.Until(deadline) <= h.config.policy.StopBefore
+
+	login, err := r.current()
+	switch {
+	case err != nil && r.late():
+		return r.tooLate(), nil
+	case err != nil:
+		return purge.Result{}, r.failed(secretError, err, "")
+	}
+	access := newLogins(login, h.source(), h.connect, func(stage string) (secret.Login, error) { return h.fetch(r.before, stage) })
+	for {
+		result, err := r.attempt(access)
+		if !access.leaving() {
+			if worked := access.worked(); worked != nil {
+				h.worked = worked
+			}
+			return result, err
 		}
-		h.login = &login
+		next := access.startOver()
+		h.log.WarnContext(ctx, "login refused, another version of the secret names another server",
+			"server", address(access.current), "other", address(next.current))
+		access = next
 	}
-	login := *h.login
-	h.login = nil // until it has worked
+}
+
+// beforeStop derives the context of what comes before the run: it ends when the run
+// would have to stop, or leaves half of the time that there is to answer in.
+func (h *handler) beforeStop(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, limited := ctx.Deadline()
+	if !limited {
+		return context.WithCancel(ctx)
+	}
+	return context.WithDeadline(ctx, deadline.Add(-min(h.config.policy.StopBefore, time.Until(deadline)/2)))
+}
+
+// allowsUnread returns what tells whether DATABASES can allow a name, while the server
+// that would say what a letter's case means is not known.
+func (h *handler) allowsUnread() func(name string) bool {
+	if h.config.databases == nil {
+		return func(string) bool { return true }
+	}
+	exact, fold := h.config.databases.Filter(false), h.config.databases.Filter(true)
+	return func(name string) bool { return exact(name) || fold(name) }
+}
+
+// invocation is one run.
+type invocation struct {
+	*handler
+	ctx      context.Context
+	before   context.Context // of what comes before the run
+	req      request
+	noTime   bool // less was left than STOP_BEFORE when it began
+	findings []purge.Finding
+}
+
+// current returns the login in the secret; where that can't be read, the one that
+// worked last.
+func (r *invocation) current() (secret.Login, error) {
+	ctx := r.before
+	if end, limited := ctx.Deadline(); limited && r.worked != nil { // which needs time as well
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(end)/2)
+		defer cancel()
+	}
+	login, err := r.fetch(ctx, secret.Current)
+	if r.worked == nil || !errors.Is(err, secret.ErrUnread) || r.ctx.Err() != nil {
+		return login, err
+	}
+	r.findings = append(r.findings, purge.SecretUnread.Found(fmt.Sprintf("the secret could not be read, so the login that worked last was used, which names %s: %v", address(*r.worked), err)))
+	return *r.worked, nil
+}
+
+// attempt serves the databases of the server that the login names. Its result is none
+// where access is leaving that.
+func (r *invocation) attempt(access *logins) (purge.Result, error) {
+	login := access.current
 	engine, _ := engineNamed(login.Engine)
-	selection := h.selection(login)
-	if err := engine.fits(req.databases); err != nil {
-		return result, failure(invalidEvent, fmt.Errorf("databases: %w", err))
+	selection := r.selection(login)
+	if err := engine.fits(r.req.databases); err != nil {
+		return purge.Result{}, failure(invalidEvent, fmt.Errorf("databases: %w", err))
 	}
 	if err := engine.fits(selection.Names()); err != nil {
-		return result, failure(configurationError, fmt.Errorf("DATABASES, or dbname in the secret: %w", err))
+		return purge.Result{}, failure(configurationError, fmt.Errorf("DATABASES: %w", err))
 	}
-	if err := req.refuse(h.config.policy, &selection, engine.caseInsensitive); err != nil {
-		return result, failure(invalidEvent, err)
+	if err := r.req.refuse(r.config.policy, selection.Filter(engine.caseInsensitive)); err != nil {
+		return purge.Result{}, failure(invalidEvent, err)
 	}
-	access := newLogins(login, h.connect, func(stage string) (secret.Login, error) { return h.fetch(ctx, stage) })
 	target := purge.Target{
 		Engine: access, Table: purge.ClientAccessTokens, Name: engine.name,
-		Server: net.JoinHostPort(login.Host, strconv.Itoa(int(login.Port))),
-		Log:    h.log,
+		Server: address(login),
+		Log:    r.log,
 	}
-	policy, findings := engine.limitBatch(h.config.policy)
-	policy, target.Findings = req.narrow(policy), findings
-	if req.databases != nil { // names, outright
-		selection = purge.Select(req.databases...)
+	policy, findings := engine.limitBatch(r.config.policy)
+	policy, target.Findings = r.req.narrow(policy), slices.Concat(r.findings, findings)
+	if r.req.databases != nil { // names, outright
+		selection = purge.Select(r.req.databases...)
 	}
-	if target.Databases, err = resolve(ctx, access, selection, engine, login); err != nil {
-		h.publish(ctx, emf.Run{Failed: true, Incomplete: true, StopReason: string(purge.Errored), Engine: target.Name})
-		return result, failure(purgeFailed, err)
+	var err error
+	target.Databases, err = resolve(r.before, access, selection, engine, login)
+	switch {
+	case err != nil && access.leaving():
+		return purge.Result{}, err
+	case err != nil && r.late():
+		return r.tooLate(), nil
+	case err != nil:
+		return purge.Result{}, r.failed(purgeFailed, err, target.Name)
 	}
-	if h.watch != nil {
-		target.Engine = h.watch.over(access, policy, len(target.Databases))
-		target.Deleted, target.Waiting = h.watch.deletedRows, h.watch.waits
+	if r.watch != nil {
+		target.Engine = r.watch.over(access, policy, len(target.Databases))
+		target.Deleted, target.Waiting = r.watch.deletedRows, r.watch.waits
 	}
 
-	h.log.InfoContext(ctx, "start", "version", version, "commit", commit, "action", policy.Action, "engine", target.Name, "server", target.Server,
+	return r.serve(access, target, policy)
+}
+
+// serve runs what is wanted on the target, and publishes it.
+func (r *invocation) serve(access *logins, target purge.Target, policy purge.Policy) (purge.Result, error) {
+	r.log.InfoContext(r.ctx, "start", "version", version, "commit", commit, "action", policy.Action, "engine", target.Name, "server", target.Server,
 		"databases", len(target.Databases), "batchSize", policy.BatchSize)
-	result = purge.Run(ctx, target, policy, func(d purge.DatabaseResult) { h.report(ctx, d) })
-	h.log.InfoContext(ctx, "end", "action", result.Action, "status", result.Status, "deletedRows", result.DeletedRows,
+	var held []purge.DatabaseResult // nobody sees them if the run starts over
+	result := purge.Run(r.ctx, target, policy, func(d purge.DatabaseResult) {
+		if access.leaving() {
+			held = append(held, d)
+			return
+		}
+		r.report(r.ctx, d)
+	})
+	if access.leaving() {
+		return result, nil
+	}
+	for _, d := range held {
+		r.report(r.ctx, d)
+	}
+	r.log.InfoContext(r.ctx, "end", "action", result.Action, "status", result.Status, "deletedRows", result.DeletedRows,
 		"databases", len(result.Databases), "durationMs", result.DurationMs)
 	if err := result.Err(); err != nil {
-		if !slices.ContainsFunc(result.Databases, func(d purge.DatabaseResult) bool { return d.Status != purge.Skipped }) { // none has a metric line
-			h.publish(ctx, emf.Run{Failed: true, Incomplete: true, StopReason: string(purge.Errored), Engine: target.Name})
+		if result.AllSkipped() { // none has a metric line
+			return result, r.failed(purgeFailed, err, target.Name)
 		}
 		return result, failure(purgeFailed, err)
 	}
-	login, _ = access.login() // it has worked
-	h.login = &login
 	return result, nil
+}
+
+// late tells whether the time was too short from the beginning, and is over; a wire may
+// give up a moment earlier.
+func (r *invocation) late() bool {
+	end, limited := r.before.Deadline()
+	return r.noTime && limited && time.Until(end) < 100*time.Millisecond
+}
+
+// tooLate is the result of a run whose time was over before its databases were known.
+func (r *invocation) tooLate() purge.Result {
+	r.publish(r.ctx, emf.Run{Incomplete: true, StopReason: string(purge.Deadline)})
+	found := purge.NoTime.Found("less time was left than STOP_BEFORE when the run began, too little to find out which databases there are: raise the function's timeout or lower STOP_BEFORE")
+	r.log.WarnContext(r.ctx, "end", "action", r.req.action, "status", purge.Partial, "finding", found)
+	return purge.Result{
+		Status: purge.Partial, Action: r.req.action, DurationMs: time.Since(r.began).Milliseconds(),
+		Findings: []purge.Group{{Finding: found}}, Databases: []purge.DatabaseResult{},
+	}
+}
+
+// failed publishes that no database was reached, and returns the error for it.
+func (r *invocation) failed(errorType string, err error, engine string) error {
+	r.publish(r.ctx, emf.Run{Failed: true, Incomplete: true, StopReason: string(purge.Errored), Engine: engine})
+	return failure(errorType, err)
+}
+
+func address(login secret.Login) string {
+	return net.JoinHostPort(login.Host, strconv.Itoa(int(login.Port)))
 }
 
 // mostBytes is how long an answer may be; Lambda's own limit is 6 MB.
@@ -187,44 +301,27 @@ func resolve(ctx context.Context, s server, selection purge.Selection, e engine,
 	return databases, nil
 }
 
-// fetch reads the login and fills in what the configuration says instead.
+// fetch reads the login, with what the configuration says instead.
 func (h *handler) fetch(ctx context.Context, stage string) (secret.Login, error) {
-	if deadline, ok := ctx.Deadline(); ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-answerMargin))
-		defer cancel()
+	if h.config.secretID == "" {
+		return h.config.login, nil
 	}
-	login := h.config.login
-	if h.config.secretID != "" {
-		var err error
-		if login, err = secret.Fetch(ctx, h.secrets, h.config.secretID, stage); err != nil {
-			return login, err
-		}
+	login, err := secret.Fetch(ctx, h.secrets, h.config.secretID, stage)
+	if err != nil {
+		return login, err
 	}
-	if h.config.engine != "" {
-		login.Engine = h.config.engine
+	if login, err = h.config.complete(login); err != nil {
+		return login, fmt.Errorf("%s %w", h.source(), err)
 	}
-	if h.config.host != "" {
-		login.Host = h.config.host
-	}
-	if h.config.port != 0 {
-		login.Port = h.config.port
-	}
-	engine, known := engineNamed(login.Engine)
-	switch {
-	case login.Engine == "":
-		return login, errors.New("the secret names no engine: set DB_ENGINE")
-	case !known:
-		return login, fmt.Errorf("the secret's engine is none that this function knows: it must be one of %s", engineNames())
-	case login.Host == "":
-		return login, errors.New("the secret names no host: set DB_HOST")
-	case !isHost(login.Host):
-		return login, errors.New("the secret: host " + hostRule)
-	case strings.Contains(login.Database, "://"):
-		return login, errors.New("the secret: the database must be a name, and not a URL")
-	}
-	login.Port = cmp.Or(login.Port, engine.port)
 	return login, nil
+}
+
+// source is where the login comes from, for messages.
+func (h *handler) source() string {
+	if h.config.secretID == "" {
+		return "DATABASE_URL"
+	}
+	return "the secret"
 }
 
 // selection returns the configured one, else the secret's database, else Ed-Fi's

@@ -3,14 +3,18 @@ package main
 import (
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"os"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-lambda-go/lambdacontext"
 
 	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/testing/fakeaws"
+	"edfi-token-purge/functions/internal/testing/relay"
 )
 
 func TestAnAnswerIsNeverTooLong(t *testing.T) {
@@ -46,5 +50,155 @@ func TestTheStateMachineGetsTheTotalsAlone(t *testing.T) {
 	got, err := answer(lambdacontext.NewContext(t.Context(), lc), result)
 	if want := `{"status":"partial","action":"","deletedRows":7,"durationMs":0,"databases":[]}`; err != nil || string(got) != want {
 		t.Errorf("%s, %v", got, err)
+	}
+}
+
+// Wherever a function waits, it answers before Lambda kills it: Invoke returns an error
+// for one that is killed.
+func TestAFunctionWithLittleTimeAnswers(t *testing.T) {
+	t.Parallel()
+	hole := blackHole(t)
+	secrets, err := fakeaws.NewSecretsManager()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(secrets.Close)
+	secrets.Hang()
+	const quiet, short, within = 3 * time.Second, 300 * time.Millisecond, "deadline"
+	for name, c := range map[string]struct {
+		time      time.Duration
+		stop      string // STOP_BEFORE
+		databases string
+		hang      bool // Secrets Manager
+		want      string
+	}{
+		"the secret":                          {quiet, "1s", "A", true, "SecretError"},
+		"the secret, less than STOP_BEFORE":   {quiet, "10s", "A", true, within},
+		"the secret, next to nothing":         {short, "10s", "A", true, within},
+		"the list":                            {quiet, "1s", "A*", false, "PurgeFailed"},
+		"the list, less than STOP_BEFORE":     {quiet, "10s", "A*", false, within},
+		"the list, next to nothing":           {short, "1s", "A*", false, within},
+		"a connection":                        {2 * quiet, "1s", "A,B,C", false, "PurgeFailed"},
+		"a connection, less than STOP_BEFORE": {quiet, "10s", "A,B,C", false, within},
+		"a connection, next to nothing":       {short, "10s", "A,B,C", false, within},
+	} {
+		for _, engine := range []string{"postgres", "sqlserver"} {
+			t.Run(name+" "+engine, func(t *testing.T) {
+				t.Parallel()
+				id := fmt.Sprintf("hole/%d", created.Add(1))
+				stage.Secrets.Put(id, fmt.Sprintf(`{"engine":%q,"host":"127.0.0.1","port":%d,"username":"u","password":"p"}`, engine, hole))
+				settings := []string{"SECRET_ID=" + id, "STOP_BEFORE=" + c.stop, "DATABASES=" + c.databases}
+				if c.hang {
+					settings = append(settings, "AWS_ENDPOINT_URL_SECRETS_MANAGER="+secrets.URL())
+				}
+				f := start(t, settings...)
+				<-f.Polled() // the start of a process is not what is tried here
+				reply, lines, err := f.Invoke(t.Context(), `{}`, c.time)
+				if err != nil {
+					t.Fatalf("%v\n%s", err, lines)
+				}
+				if len(metrics(t, lines)) == 0 {
+					t.Errorf("no metric line:\n%s", lines)
+				}
+				if c.want != within {
+					expectError(t, reply, c.want, "")
+				} else if r := parse(t, reply); r.Status != purge.Partial || len(r.Findings) != 1 || r.Findings[0].Code != "no-time" {
+					t.Errorf("%+v", r)
+				}
+			})
+		}
+	}
+}
+
+func TestAWarmFunctionUsesTheLoginThatWorkedLast(t *testing.T) {
+	t.Parallel()
+	secrets, err := fakeaws.NewSecretsManager()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer secrets.Close()
+	db := newDatabase(t, 3, 3)
+	secrets.Put("x", stage.Secret(stage.Postgres.Password))
+	f := db.start(t, "SECRET_ID=x", "AWS_ENDPOINT_URL_SECRETS_MANAGER="+secrets.URL())
+	for state, change := range map[string]func(){
+		"it hangs":    secrets.Hang,
+		"it fails":    func() { secrets.Fail("InternalServiceError", "no") },
+		"it is there": func() {},
+	} {
+		secrets.Recover()
+		reply, _ := f.invoke(t, `{}`)
+		if r := db.result(t, reply); found(r, "secret-unread") {
+			t.Errorf("%+v", r)
+		}
+		change()
+		reply, lines := f.invoke(t, `{}`)
+		if r := db.result(t, reply); r.Status != purge.Complete || found(r, "secret-unread") != (state != "it is there") {
+			t.Errorf("%s: %+v", state, r)
+		}
+		oneMetric(t, lines)
+	}
+	secrets.Put("x", `{"username":"u","password":"p",}`) // that is an answer
+	secrets.Recover()
+	reply, _ := f.invoke(t, `{}`)
+	expectError(t, reply, secretError, "a comma too much")
+}
+
+// The old server still answers with the same password.
+func TestAMovedHostIsServedByTheNextRun(t *testing.T) {
+	t.Parallel()
+	one, err := relay.New(fmt.Sprintf("%s:%d", stage.Postgres.Host, stage.Postgres.Port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer one.Close()
+	db := newDatabase(t, 3, 3)
+	id := fmt.Sprintf("moved/%d", created.Add(1))
+	put := func(port uint16) {
+		stage.Secrets.Put(id, fmt.Sprintf(`{"engine":"postgres","host":"127.0.0.1","port":%d,"username":%q,"password":%q}`, port, stage.Postgres.User, stage.Postgres.Password))
+	}
+	put(one.Port())
+	f := db.start(t, "SECRET_ID="+id)
+	for _, port := range []uint16{one.Port(), stage.Postgres.Port, one.Port(), stage.Postgres.Port} {
+		put(port)
+		one.Counts()
+		reply, _ := f.invoke(t, `{}`)
+		through, _ := one.Counts()
+		if r := db.result(t, reply); r.Server != fmt.Sprintf("127.0.0.1:%d", port) || (through > 0) != (port == one.Port()) {
+			t.Errorf("the secret names port %d, the result %s, with %d connections by way of the old one", port, r.Server, through)
+		}
+	}
+}
+
+// What the first attempt came to is told by nobody: neither in the result nor in metrics.
+func TestARefusedLoginHasTheRunStartOverWhereTheOtherVersionSays(t *testing.T) {
+	t.Parallel()
+	elsewhere, err := relay.New(fmt.Sprintf("%s:%d", stage.Postgres.Host, stage.Postgres.Port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer elsewhere.Close()
+	for _, pattern := range []bool{false, true} {
+		a := newDatabase(t, 3, 3)
+		b := newNamed(t, a.name+"_b", 3, 3)
+		databases := a.name + "," + b.name
+		if pattern {
+			databases = a.name + "*"
+		}
+		id := fmt.Sprintf("over/%d", created.Add(1))
+		stage.Secrets.Put(id, stage.Secret(stage.Postgres.Password)) // what was right before
+		stage.Secrets.Put(id, fmt.Sprintf(`{"engine":"postgres","host":"127.0.0.1","port":%d,"username":%q,"password":"hunter2"}`, elsewhere.Port(), stage.Postgres.User))
+		reply, lines := start(t, "SECRET_ID="+id, "DATABASES="+databases).invoke(t, `{}`)
+		for _, r := range results(t, reply, purge.Complete, 6) {
+			if r.Server != fmt.Sprintf("127.0.0.1:%d", stage.Postgres.Port) {
+				t.Errorf("%+v", r)
+			}
+		}
+		if all := metrics(t, lines); len(all) != 2 || all[0].Failures+all[1].Failures != 0 {
+			t.Errorf("%+v", all)
+		}
+		if through, _ := elsewhere.Counts(); through == 0 || strings.Contains(lines, "hunter2") {
+			t.Errorf("%d connections to the server that the secret names first:\n%s", through, lines)
+		}
+		a.expect(t, 0, 3)
 	}
 }

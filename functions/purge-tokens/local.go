@@ -53,6 +53,8 @@ AWS_REGION and so on, as for every AWS tool. In place of a secret:
     DATABASE_URL=postgres://user:password@host:5432/EdFi_Admin
     DATABASE_URL=sqlserver://user:password@host:1433?database=EdFi_Admin
 
+or a connection string as Ed-Fi keeps it.
+
 The settings, and what holds where they are not set:
 
 `
@@ -111,13 +113,15 @@ func parseArgs(args []string) (c command, err error) {
 		return c, flag.ErrHelp
 	}
 	if err := requestFields["action"](&c.request, json.RawMessage(strconv.Quote(args[0]))); err != nil {
-		return c, fmt.Errorf("%q: what to do %w", args[0], err)
+		return c, fmt.Errorf("%s: what to do %w", redact.Quote(args[0]), err)
 	}
-	if err := flags.Parse(args[1:]); err != nil {
+	if err := flags.Parse(args[1:]); errors.Is(err, flag.ErrHelp) {
 		return c, err
+	} else if err != nil { // it quotes a word, which may be a database's URL at the wrong place
+		return c, errors.New(redact.Text(err.Error()))
 	}
 	if flags.NArg() > 0 {
-		return c, fmt.Errorf("%q is one word too many", flags.Arg(0))
+		return c, fmt.Errorf("%s is one word too many", redact.Quote(flags.Arg(0)))
 	}
 	return c, nil
 }
@@ -200,9 +204,8 @@ func execute(c command) int {
 	}
 }
 
-// exitWith says what is wrong. A word of the command line that it quotes may be
-// a database's URL, at the wrong place.
+// exitWith says what is wrong.
 func exitWith(code int, err error) int {
-	fmt.Fprintln(os.Stderr, "purge-tokens:", redact.Text(err.Error()))
+	fmt.Fprintln(os.Stderr, "purge-tokens:", err)
 	return code
 }

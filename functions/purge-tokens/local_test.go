@@ -166,6 +166,67 @@ func TestTheCommandEndsWithACodeForScripts(t *testing.T) {
 	db.expect(t, 0, 3)
 }
 
+func TestTheHelpShowsItsExampleAndNoFaultTalksOfASecretThatThereIsNot(t *testing.T) {
+	t.Parallel()
+	db := newDatabase(t, 3, 3)
+	for _, c := range []struct {
+		args, env, want string
+	}{
+		{"-h", "", "DATABASE_URL=postgres://user:password@host:5432/EdFi_Admin"},
+		{"-h", "", "DATABASE_URL=sqlserver://user:password@host:1433?database=EdFi_Admin"},
+		{"", "", "DATABASE_URL=postgres://user:password@host:5432/EdFi_Admin"},
+		{"purge", "DATABASE_URL=wh0isit", "postgres://user:password@host:port/database"},
+		{"purge", "DATABASE_URL=postgres://u:a/b@h/d", "postgres://user:password@host:port/database"},
+		{"purge", "DATABASE_URL=server=h;user id=u;password=p", "DATABASE_URL names no engine: set DB_ENGINE"},
+		{"purge", "DATABASE_URL=host=a b;username=u;password=p", "DATABASE_URL can't be used: the host must be the name"},
+		{"purge", "DATABASE_URL=" + strings.Replace(db.url(), stage.Postgres.Password, "wh0isit", 1), "user name and password; they come from DATABASE_URL"},
+	} {
+		stdout, stderr, _ := piped(t, db.command(t, c.args, c.env))
+		if said := stdout + stderr; !strings.Contains(said, c.want) || strings.Contains(said, "the secret") && c.args != "-h" && c.args != "" || strings.Contains(said, "wh0isit") {
+			t.Errorf("%s %s: no %q in\n%s", c.env, c.args, c.want, said)
+		}
+	}
+}
+
+// What is for psql sends the function nowhere else, and keeps it from nothing.
+func TestVariablesOfPostgresChangeNothing(t *testing.T) {
+	t.Parallel()
+	for _, variable := range []string{
+		"PGSERVICE=nowhere", "PGSERVICEFILE=/nowhere", "PGTARGETSESSIONATTRS=read-only", "PGTARGETSESSIONATTRS=nonsense", "PGSSLROOTCERT=/nowhere", "PGSSLCERT=/nowhere",
+		"PGSSLMODE=nonsense", "PGPORT=1", "PGHOST=nowhere.invalid", "PGOPTIONS=-c search_path=nowhere", "PGCONNECT_TIMEOUT=nonsense", "PGTZ=nowhere",
+		"PGCHANNELBINDING=require", "PGREQUIREAUTH=none", "PGMINPROTOCOLVERSION=nonsense", "PGPASSWORD=wh0isit", "PGUSER=nobody", "PGAPPNAME=x",
+	} {
+		db := newDatabase(t, 3, 3)
+		stdout, stderr, code := piped(t, db.command(t, "purge", variable))
+		if code != 0 || stderr != "" {
+			t.Errorf("%s: %d\n%s%s", variable, code, stdout, stderr)
+		}
+	}
+}
+
+func TestAConnectionStringOfEdFiTakesThePlaceOfASecret(t *testing.T) {
+	t.Parallel()
+	db := newDatabase(t, 3, 3)
+	text := fmt.Sprintf("host=%s;port=%d;username=%s;password='%s';database=%s;SSL Mode=Disable;pooling=true", stage.Postgres.Host, stage.Postgres.Port,
+		stage.Postgres.User, strings.ReplaceAll(stage.Postgres.Password, "'", "''"), db.name)
+	stdout, stderr, code := piped(t, db.command(t, "purge", "DATABASE_URL="+text, "DATABASES="))
+	if code != 0 || !strings.Contains(stdout, db.name) {
+		t.Errorf("%d\n%s%s", code, stdout, stderr)
+	}
+	db.expect(t, 0, 3)
+}
+
+func TestControlCharactersInNamesAreShownEscaped(t *testing.T) {
+	t.Parallel()
+	db := newNamed(t, fmt.Sprintf("bell%d_\a\x1b[2J\u202e", created.Add(1)), 3, 3)
+	pattern := db.name[:strings.IndexByte(db.name, '_')] + "_*"
+	by := database{name: "postgres"} // a URL takes no such name
+	stdout, stderr, code := piped(t, by.command(t, "purge", "DATABASES="+pattern))
+	if code != 0 || strings.ContainsAny(stdout+stderr, "\a\x1b\u202e") || !strings.Contains(stdout, `_\a\x1b[2J\u202e  complete`) {
+		t.Errorf("%d\n%q\n%q", code, stdout, stderr)
+	}
+}
+
 func TestWhatTheCommandWritesCanBeChosen(t *testing.T) {
 	t.Parallel()
 	db := newDatabase(t, 30, 3)

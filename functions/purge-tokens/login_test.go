@@ -53,11 +53,11 @@ func TestARefusedLoginHasTheSecretReadOnceForAllDatabases(t *testing.T) {
 		want              string
 	}{
 		"the secret can't be read":   {errors.New("access denied"), other, 1, alone + "; and the secret can't be read again: access denied"},
-		"there is no version before": {login, errors.New("none"), 2, alone},
-		"no version works":           {login, other, 2, alone},
+		"there is no version before": {login, errors.New("none"), 2, alone + "; they come from the secret"},
+		"no version works":           {login, other, 2, alone + "; they come from the secret; another version of the secret is refused"},
 	} {
 		var calls atomic.Int64
-		l := newLogins(login, func(secret.Login) server { return refuse }, func(stage string) (secret.Login, error) {
+		l := newLogins(login, "the secret", func(secret.Login) server { return refuse }, func(stage string) (secret.Login, error) {
 			calls.Add(1)
 			time.Sleep(10 * time.Millisecond) // until the others wait too
 			kept := map[string]any{secret.Current: c.current, secret.Previous: c.previous}[stage]
@@ -97,7 +97,7 @@ func TestAServerThatNeverAnswersIsWaitedForOnce(t *testing.T) {
 				return purge.ErrUnreached
 			})
 			start := time.Now()
-			failures := openAll(t, newLogins(secret.Login{}, func(secret.Login) server { return unreached }, nil), 12, 3)
+			failures := openAll(t, newLogins(secret.Login{}, "the secret", func(secret.Login) server { return unreached }, nil), 12, 3)
 			if took := time.Since(start); took != c.after || slices.Contains(failures, "") {
 				t.Errorf("%s: after %s, want %s: %q", name, took, c.after, failures)
 			}
@@ -166,10 +166,10 @@ func TestARefusedLoginTellsThatTheSecretCannotBeReadAgain(t *testing.T) {
 	dbs[0].exec(t, "ALTER ROLE "+role+" PASSWORD 'after'")
 	secrets.Fail("AccessDeniedException", "no")
 	reply, _ = f.invoke(t, `{}`)
-	for _, want := range []string{"3 of 3", "refused the login", "secretsmanager:GetSecretValue"} {
+	for _, want := range []string{"3 of 3", "refused the login", "the secret can't be read again", "secretsmanager:GetSecretValue"} {
 		expectError(t, reply, "PurgeFailed", want)
 	}
-	if calls := secrets.Calls(); calls != 2 {
-		t.Errorf("%d calls, want 2", calls)
+	if calls := secrets.Calls(); calls != 3 {
+		t.Errorf("%d calls, want 3: the run before, this one, and one more", calls)
 	}
 }

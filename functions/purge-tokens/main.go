@@ -42,6 +42,7 @@ func main() {
 
 // newHandler reads the environment.
 func newHandler() *handler {
+	forgetPostgres()
 	h := &handler{}
 	var faults []string
 	if h.config, faults = readConfig(os.Getenv); h.config.secretID != "" {
@@ -58,6 +59,16 @@ func newHandler() *handler {
 		h.fault = errors.New(strings.Join(faults, "; "))
 	}
 	return h
+}
+
+// forgetPostgres unsets the variables that are for psql and its like. The driver reads
+// them, and one of them could send the function elsewhere or keep it from starting.
+func forgetPostgres() {
+	for _, variable := range os.Environ() {
+		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "PG") {
+			os.Unsetenv(name) //nolint:errcheck // it was there
+		}
+	}
 }
 
 var awsVariable = regexp.MustCompile(`\bAWS_[0-9A-Z_]+`)

@@ -57,9 +57,9 @@ func (v view) databases(w io.Writer, result purge.Result) {
 	}
 	for _, d := range result.Databases {
 		if !v.verbose && len(result.Databases) > mostRows && isQuiet(d) {
-			quiet = append(quiet, printable(d.Database))
+			quiet = append(quiet, purge.Printable(d.Database))
 		} else {
-			row(string(d.Status), cells(d), printable(d.Database))
+			row(string(d.Status), cells(d), purge.Printable(d.Database))
 		}
 	}
 	if rows != nil {
@@ -169,7 +169,7 @@ func groups(result purge.Result) (groups []*group) {
 			at, groups = len(groups), append(groups, &group{level: level, code: code})
 		}
 		g := groups[at]
-		g.databases, g.texts = append(g.databases, printable(database)), append(g.texts, printable(text))
+		g.databases, g.texts = append(g.databases, purge.Printable(database)), append(g.texts, purge.Printable(text))
 	}
 	for _, d := range result.Databases {
 		switch d.Status {
@@ -350,5 +350,3 @@ func thousands(n int64) string {
 	}
 	return s
 }
-
-func printable(text string) string { return text }

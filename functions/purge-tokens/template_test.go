@@ -104,7 +104,7 @@ func TestTheTemplateRefusesWhatTheFunctionRefuses(t *testing.T) {
 	}
 	databases := []string{
 		"EdFi_Admin", "EdFi_Admin,EdFi_Admin_2", "EdFi_Admin*,!EdFi_Admin_Template", "*", "!a,b", "! a , b ,c", "!a,!b,c*", "a b", "Ed-Fi Admin, x", "ügüm", "EdFi_Admin_?", "a.b",
-		"", "A,,B", "A,", ",A", ",", "!A", "!A,!B", "!", "A,!", "a!b", "A,!!B", "postgres://u:p@h/x", "a\tb", "a\nb", "a\x00b", "A, ,B",
+		"", "A,,B", "A,", ",A", ",", "!A", "!A,!B", "!", "A,!", "a!b", "A,!!B", "postgres://u:p@h/x", "Server=h;Database=d", "password=x", "u:p@h", "host=h user=u", "a\tb", "a\nb", "a\x00b", "A, ,B",
 	}
 	namespaces := []string{"EdFi/TokenPurge", "a", "A.b-c_d/e#f:g", "AWS", "aws/x", strings.Repeat("n", 255), "", "AWS/x", "a b", `a"b`, strings.Repeat("n", 256), "a,b"}
 	truths := []string{"true", "false", "", "True", "yes", "1"}
@@ -115,6 +115,7 @@ func TestTheTemplateRefusesWhatTheFunctionRefuses(t *testing.T) {
 		"DB_TLS": {"verify-full", "disable", "", "require", "strict", "Disable"}, "GRACE_PERIOD": durations, "BATCH_SIZE": numbers,
 		"BATCH_TARGET": durations, "CONCURRENCY": numbers, "PARALLEL_DATABASES": numbers, "PAUSE": durations, "MAX_ROWS": numbers,
 		"LOCK_TIMEOUT": append(durations, "0ms", "00ms", "0m0s", "0.5ms", "0.001s", "1m0s"), "STOP_BEFORE": append(durations, "1s", "0.5s", "999ms", "1m0s", "1000ms", "899s", "900s", "1000s", "14m59s", "15m"),
+		"CONNECT_TIMEOUT":   append(durations, "1s", "0.5s", "999ms", "1m0s", "1000ms", "899s", "900s", "901s", "1000s", "14m59s", "15m", "15m1s"),
 		"METRICS_NAMESPACE": namespaces, "METRICS_PER_DATABASE": truths,
 	}
 	// The function takes these, and the template doesn't: nothing at all, which

@@ -61,7 +61,7 @@ func (c *conn) explainRefusal(doing string, refused *pgconn.PgError) error {
 		if strings.Contains(refused.Message, "pg_hba.conf") { // which is asked before the password
 			return c.noAccess("pg_hba.conf doesn't let the login into database %s (SQLSTATE %s): let it in there; or, if it says so for a lack of encryption, set DB_TLS to verify-full", refused.Code)
 		}
-		return say("%w (SQLSTATE %s): check user name and password in the secret", purge.ErrLogin, refused.Code)
+		return say("%w (SQLSTATE %s): check user name and password", purge.ErrLogin, refused.Code)
 	case pgerrcode.DivisionByZero, pgerrcode.InvalidTextRepresentation: // ours, unless a function raised it
 		if refused.Where == "" && refused.Code == pgerrcode.DivisionByZero {
 			return purge.ErrOverfull

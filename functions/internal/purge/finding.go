@@ -75,6 +75,10 @@ var (
 		Code: "batch-size-lowered", Level: LevelWarning,
 		Mend: "with a batch of `BATCH_SIZE` rows SQL Server would lock the whole table, so the run used the size in the message: set `BATCH_SIZE` to that",
 	})
+	SecretUnread = kind(Kind{
+		Code: "secret-unread", Level: LevelWarning,
+		Mend: "Secrets Manager did not answer, so the run used the login that worked last, which may have been changed since: the message says why; mend the way to Secrets Manager",
+	})
 	MaxRowsReached = kind(Kind{
 		Code: "max-rows", Level: LevelInfo,
 		Mend: "a dry run found more expired rows than `MAX_ROWS` lets one run delete: raise `MAX_ROWS`, or let more than one run delete them",

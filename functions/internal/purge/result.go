@@ -3,8 +3,11 @@ package purge
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Status is how a run ended, for one database or all.
@@ -45,8 +48,8 @@ type Result struct {
 	Databases   []DatabaseResult `json:"databases"`
 }
 
-// allSkipped tells whether the run had nothing to work on.
-func (r Result) allSkipped() bool {
+// AllSkipped tells whether the run had nothing to work on.
+func (r Result) AllSkipped() bool {
 	return len(r.Databases) > 0 && !slices.ContainsFunc(r.Databases, func(d DatabaseResult) bool { return d.Status != Skipped })
 }
 
@@ -155,30 +158,110 @@ func (i Instant) String() string {
 	return string(text)
 }
 
+// mostMessage is how long the message of a failed run may be, in bytes; mostCauses is
+// how many causes it tells.
+const (
+	mostMessage = 7 << 10
+	mostCauses  = 20
+)
+
+// failure is a cause, and the databases that failed for it.
+type failure struct {
+	cause     string
+	databases []DatabaseResult
+}
+
 // Err returns nil, or an error that names each failed database, its cause and
-// the rows that had left it by then. Databases with the same cause stand together.
+// the rows that had left it by then. Causes that differ in the database's name alone
+// are told once. Where not all has room, it says how much is missing.
 func (r Result) Err() error {
-	var causes []string
-	names := map[string][]string{}
+	var failures []*failure
+	byCause := map[string]*failure{}
 	failed := 0
 	for _, d := range r.Databases {
 		if d.Status != Failed {
 			continue
 		}
 		failed++
-		if names[d.Error] == nil {
-			causes = append(causes, d.Error)
+		const itself = "\x00"
+		alike := strings.ReplaceAll(d.Error, d.Database, itself)
+		f := byCause[alike]
+		if f == nil {
+			f = &failure{cause: d.Error}
+			byCause[alike], failures = f, append(failures, f)
 		}
-		names[d.Error] = append(names[d.Error], fmt.Sprintf("%s (%d rows deleted)", d.Database, d.DeletedRows))
+		f.databases = append(f.databases, d)
 	}
 	switch {
-	case r.allSkipped():
+	case r.AllSkipped():
 		return fmt.Errorf("none of the %d databases that DATABASES matches has the table", len(r.Databases))
 	case failed == 0:
 		return nil
 	}
-	for i, cause := range causes {
-		causes[i] = strings.Join(names[cause], ", ") + ": " + cause
+	told := failures[:min(len(failures), mostCauses)]
+	parts := make([]string, 0, len(told)+1)
+	for _, f := range told {
+		parts = append(parts, f.tell(mostMessage/len(told)))
 	}
-	return fmt.Errorf("%d of %d databases failed: %s", failed, len(r.Databases), strings.Join(causes, "; "))
+	if more := len(failures) - len(told); more > 0 {
+		parts = append(parts, fmt.Sprintf("and %d causes more", more))
+	}
+	return fmt.Errorf("%d of %d databases failed: %s", failed, len(r.Databases), strings.Join(parts, "; "))
+}
+
+// tell says in about so many bytes which databases failed, and why.
+func (f failure) tell(most int) string {
+	cause := f.cause
+	if len(f.databases) > 1 && f.databases[1].Error != cause {
+		cause = strings.ReplaceAll(cause, f.databases[0].Database, "...")
+	}
+	cause = cut(Printable(cause), most/2)
+	var b strings.Builder
+	rows := int64(0)
+	for i, d := range f.databases {
+		name := fmt.Sprintf("%s (%d rows deleted)", cut(Printable(d.Database), most/8), d.DeletedRows)
+		if i > 0 && b.Len()+len(name)+len(cause) > most-most/8 {
+			for _, d := range f.databases[i:] {
+				rows += d.DeletedRows
+			}
+			fmt.Fprintf(&b, ", and %d more (%d rows deleted)", len(f.databases)-i, rows)
+			break
+		}
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(name)
+	}
+	return b.String() + ": " + cause
+}
+
+// cut returns text in at most so many bytes.
+func cut(text string, most int) string {
+	const more = "..."
+	if len(text) <= most {
+		return text
+	}
+	end := max(0, most-len(more))
+	for end > 0 && !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return text[:end] + more
+}
+
+// Printable returns text with its control characters escaped, as names may hold some
+// that a terminal would obey.
+func Printable(text string) string {
+	if !strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return text
+	}
+	var b strings.Builder
+	for _, r := range text {
+		if unicode.IsPrint(r) {
+			b.WriteRune(r)
+		} else {
+			quoted := strconv.QuoteRune(r)
+			b.WriteString(quoted[1 : len(quoted)-1])
+		}
+	}
+	return b.String()
 }

@@ -57,7 +57,7 @@ func Run(ctx context.Context, target Target, policy Policy, report func(Database
 	for i, t := range turns {
 		result.add(i, t.result)
 	}
-	if result.allSkipped() {
+	if result.AllSkipped() {
 		result.Status = Failed
 	}
 	result.DurationMs = time.Since(start).Milliseconds()

@@ -1,78 +1,99 @@
 // Package redact takes secrets out of text that others wrote: the error
 // messages of a database may quote a row, and the primary key of a token row
 // is the bearer token itself.
+//
+//	redact.go  what is taken out of a text, and how long one may be
+//	frames.go  what a secret stands in: connection strings, URLs, headers, flags
+//	forms.go   the forms of a secret that is known
+//
+// Text of our own needs none of it: it quotes others by [Quote] and by [Text].
 package redact
 
 import (
 	"fmt"
-	"net/url"
-	"regexp"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // Mark replaces what was taken out.
 const Mark = "[redacted]"
 
-var (
-	// A token is a UUID; some code writes it without its hyphens.
-	token = regexp.MustCompile(`(?i)[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}`)
-	// Connection strings: user:password@ in a URL, and password=... in a list; and
-	// PASSWORD '...' in a statement. An unclosed quote runs to the end of the text.
-	userinfo = regexp.MustCompile(`://\S*@`)
-	password = regexp.MustCompile(`(?is)\b(password|passwd|pwd|psw)["']?(?:\s*[=:]\s*(?:` + quoted + `|[^\s;,]+)|\s+` + quoted + `)`)
+const (
+	// mostText is how long a text of others may be in a message of ours, in bytes.
+	mostText = 2000
+	// mostFrames is how much of a text is looked through for frames.
+	mostFrames = 16 << 10
+	// mostQuote is how long a word of others may be.
+	mostQuote = 100
 )
 
-// quoted is a value in quotes. A quote inside it is doubled or has a backslash
-// before it.
-const quoted = `\\*[a-z]?(?:'(?:[^'\\]|''|\\.)*(?:'|$)|"(?:[^"\\]|""|\\.)*(?:"|$))`
-
-// Text returns s without tokens, without the passwords of connection strings,
-// and without the given secrets, in whatever form they are there.
+// Text returns s without tokens, without the secrets of connection strings, URLs,
+// headers and commands, and without the given secrets, in whatever form they are
+// there. A long text is cut.
 func Text(s string, secrets ...string) string {
 	for _, secret := range secrets {
-		if secret != "" {
-			s = regexp.MustCompile(pattern(secret)).ReplaceAllLiteralString(s, Mark)
-		}
+		s = without(s, secret, isShort(secret))
 	}
-	s = token.ReplaceAllString(s, Mark)
-	s = userinfo.ReplaceAllString(s, "://"+Mark+"@")
-	return password.ReplaceAllString(s, "$1="+Mark)
-}
-
-// pattern matches secret in any letter case, and with each of its characters as it
-// is, doubled or escaped, for a string of SQL, Go or JSON, or encoded for a URL.
-func pattern(secret string) string {
-	var b strings.Builder
-	b.WriteString(`(?i:`)
-	for _, r := range secret {
-		c := string(r)
-		if url.QueryEscape(c) == c { // it needs no encoding
-			b.WriteString(regexp.QuoteMeta(c))
-			continue
-		}
-		inGo := strconv.Quote(c)
-		forms := []string{inGo[1 : len(inGo)-1], url.QueryEscape(c), url.PathEscape(c), fmt.Sprintf(`\u%04x`, r)}
-		for i, form := range forms {
-			forms[i] = regexp.QuoteMeta(form)
-		}
-		fmt.Fprintf(&b, `\\*(?:(?:%s){1,2}|%s)`, regexp.QuoteMeta(c), strings.Join(forms, "|"))
+	if len(s) <= mostFrames {
+		return Cut(withoutFrames(s), mostText)
 	}
-	b.WriteString(`)`)
-	return b.String()
+	// A secret may be cut in two where the rest is left out, so the end of what is
+	// looked through is never shown.
+	if shown := withoutFrames(s[:mostFrames]); len(shown) > mostText {
+		return Cut(shown+s[mostFrames:], mostText)
+	}
+	return Mark
 }
 
 // Login returns s as Text does, without the password, and without the user's
 // name where it is a word of its own.
 func Login(s string, user, password Secret) string {
-	s = Text(s, password.Reveal())
-	if name := user.Reveal(); name != "" {
-		word := regexp.MustCompile(`(^|\W)` + pattern(name) + `(\W|$)`)
-		for range 2 { // one pass misses the second of two neighbours
-			s = word.ReplaceAllString(s, "${1}"+Mark+"${2}")
-		}
+	name, word := user.Reveal(), password.Reveal()
+	if name != "" && word != "" {
+		s = withoutBase64(s, name+":"+word, true) // as HTTP has it
 	}
-	return s
+	s = without(s, word, isShort(word))
+	s = withoutLiteral(s, name, true)
+	return Text(s)
+}
+
+// Quote returns a word of others in quotes, without its secrets, with control
+// characters escaped, and cut where it is long.
+func Quote(word string) string { return strconv.Quote(Cut(Text(word), mostQuote)) }
+
+// Cut returns s in at most so many bytes, with a word on what is missing.
+func Cut(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	rest := fmt.Sprintf("... (%d bytes more)", len(s))
+	end := max(0, most-len(rest))
+	for end > 0 && !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return s[:end] + fmt.Sprintf("... (%d bytes more)", len(s)-end)
+}
+
+// replaced builds a text anew where parts of it are taken out.
+type replaced struct {
+	b    strings.Builder
+	done int // bytes of the text that are in b, or taken out
+}
+
+// takeOut puts the mark in place of s[from:to].
+func (r *replaced) takeOut(s string, from, to int) {
+	r.b.WriteString(s[r.done:from])
+	r.b.WriteString(Mark)
+	r.done = to
+}
+
+// text returns what is left of s.
+func (r *replaced) text(s string) string {
+	if r.done == 0 {
+		return s
+	}
+	return r.b.String() + s[r.done:]
 }
 
 // Secret is a string that only Reveal shows: it prints as redacted under every

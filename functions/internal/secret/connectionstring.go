@@ -17,6 +17,7 @@ var keywords = map[string]string{
 	"username": "username", "userid": "username", "user": "username", "uid": "username",
 	"password": "password", "pwd": "password", "psw": "password",
 	"integratedsecurity": "integrated", "trusted_connection": "integrated",
+	"sslmode": "sslmode",
 }
 
 // Keywords that only one of the two libraries knows.
@@ -28,23 +29,25 @@ var (
 // parseConnectionString reads what Ed-Fi keeps under ConnectionStrings, such as
 // host=...;username=...;password=...;database=EdFi_Admin or
 // Server=host,port;Database=...;User Id=...;Password=.... The fields in instead
-// replace those in the text. The login may be incomplete.
-func parseConnectionString(text string, instead map[string]string) (Login, error) {
+// replace those in the text. The login may be incomplete. It also returns whether
+// Npgsql would use no TLS at all. SqlClient has no word for that: with Encrypt=False
+// it encrypts the login all the same.
+func parseConnectionString(text string, instead map[string]string) (login Login, plaintext bool, err error) {
 	given, err := pairs(text)
 	if err != nil {
-		return Login{}, err
+		return Login{}, false, err
 	}
 	values := map[string]string{}
 	for keyword, value := range given {
 		if field, ok := keywords[keyword]; ok && value != "" {
 			if have, twice := values[field]; twice && have != value {
-				return Login{}, fmt.Errorf("the connection string gives the %s twice", field)
+				return Login{}, false, fmt.Errorf("it gives the %s twice", field)
 			}
 			values[field] = value
 		}
 	}
 	if on := strings.ToLower(values["integrated"]); on != "" && on != "false" && on != "no" {
-		return Login{}, errors.New("the connection string asks for Integrated Security, which a Lambda function has no account for: it must hold User Id and Password")
+		return Login{}, false, errors.New("it asks for Integrated Security, for which there is no account here: it must hold User Id and Password")
 	}
 	engine := engineOf(given, values["host"])
 	maps.Copy(values, instead)
@@ -56,17 +59,14 @@ func parseConnectionString(text string, instead map[string]string) (Login, error
 		host, port, _ := strings.Cut(host, ",")
 		values["port"] = cmp.Or(instead["port"], strings.TrimSpace(port), values["port"])
 		if strings.Contains(host, `\`) && values["port"] == "" {
-			return Login{}, errors.New(`the connection string names an instance (host\instance); give its port instead: Server=host,port`)
+			return Login{}, false, errors.New(`it names an instance (host\instance); give its port instead: Server=host,port`)
 		}
 		host, _, _ = strings.Cut(host, `\`)
 		values["host"] = strings.TrimSpace(host)
 	}
-	login, err := newLogin(values)
-	if err != nil {
-		return Login{}, fmt.Errorf("the connection string: %w", err)
-	}
+	login, err = newLogin(values)
 	login.Engine = engine
-	return login, nil
+	return login, strings.EqualFold(values["sslmode"], "disable"), err
 }
 
 const tcp = "tcp:"
@@ -108,12 +108,12 @@ func pairs(text string) (map[string]string, error) {
 		keyword, after, found := strings.Cut(rest, "=")
 		keyword = strings.ToLower(strings.ReplaceAll(strings.TrimSpace(keyword), " ", ""))
 		if !found || keyword == "" || strings.Contains(keyword, ";") {
-			return nil, errors.New("the secret is no connection string: a part of it is not keyword=value")
+			return nil, errors.New("it is no connection string: a part of it is not keyword=value")
 		}
 		var value string
 		value, rest, found = cutValue(strings.TrimLeft(after, " \t"))
 		if !found {
-			return nil, errors.New("the secret is no connection string: a quote is not closed, or something follows it")
+			return nil, errors.New("it is no connection string: a quote is not closed, or something follows it")
 		}
 		all[keyword] = value
 	}

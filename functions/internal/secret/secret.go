@@ -45,6 +45,14 @@ type Getter interface {
 	GetSecretValue(context.Context, *secretsmanager.GetSecretValueInput, ...func(*secretsmanager.Options)) (*secretsmanager.GetSecretValueOutput, error)
 }
 
+// ErrUnread is beside the error for a secret that could not be read, but may be there.
+var ErrUnread = errors.New("the secret is unread")
+
+// unread is an error of Secrets Manager, or of the way to it.
+type unread struct{ error }
+
+func (unread) Is(target error) bool { return target == ErrUnread }
+
 // Fetch reads one version of the secret. Its errors say what to do and
 // quote no value.
 func Fetch(ctx context.Context, client Getter, id, stage string) (Login, error) {
@@ -55,21 +63,25 @@ func Fetch(ctx context.Context, client Getter, id, stage string) (Login, error) 
 		return Login{}, explain(ctx, err)
 	}
 	if out.SecretString == nil {
-		return Login{}, errors.New("the secret is binary; it must be JSON text with username and password")
+		return Login{}, errors.New("the secret can't be used: it is binary; it must be JSON text with username and password")
 	}
 	return Parse(*out.SecretString)
 }
 
 func explain(ctx context.Context, err error) error {
 	var api smithy.APIError
+	if errors.As(err, &api) && api.ErrorCode() == "ResourceNotFoundException" {
+		return errors.New("SECRET_ID names no secret in this account and region (ResourceNotFoundException)")
+	}
+	return unread{explainUnread(ctx, err)}
+}
+
+func explainUnread(ctx context.Context, err error) error {
+	var api smithy.APIError
 	switch {
+	case errors.As(err, &api) && api.ErrorCode() == "AccessDeniedException":
+		return errors.New("access denied: the function's role needs secretsmanager:GetSecretValue on the secret, and kms:Decrypt where a key of your own encrypts it (AccessDeniedException)")
 	case errors.As(err, &api):
-		switch api.ErrorCode() {
-		case "ResourceNotFoundException":
-			return errors.New("SECRET_ID names no secret in this account and region (ResourceNotFoundException)")
-		case "AccessDeniedException":
-			return errors.New("access denied: the function's role needs secretsmanager:GetSecretValue on the secret, and kms:Decrypt where a key of your own encrypts it (AccessDeniedException)")
-		}
 		return fmt.Errorf("answer of Secrets Manager: %s (%s)", redact.Text(api.ErrorMessage()), api.ErrorCode())
 	case ctx.Err() != nil:
 		return errors.New("no answer from Secrets Manager in time: a function in a VPC reaches it through a NAT gateway or an interface endpoint only; check that one is there and that its security group admits the function")
@@ -81,19 +93,52 @@ func explain(ctx context.Context, err error) error {
 // keeps it, as the whole secret or in the JSON under connectionString. Errors
 // name fields, never values.
 func Parse(text string) (Login, error) {
+	text = withoutBOM(text)
+	login, err := parse(text)
+	if err == nil {
+		err = login.complete()
+	}
+	if err != nil {
+		return Login{}, fmt.Errorf("the secret can't be used: %w", err)
+	}
+	return login, nil
+}
+
+// withoutBOM returns text without the mark that some editors put at its beginning.
+func withoutBOM(text string) string { return strings.TrimPrefix(text, "\ufeff") }
+
+const neither = "it is neither a JSON object nor a connection string"
+
+func parse(text string) (Login, error) {
 	var fields map[string]json.RawMessage
 	decoder := json.NewDecoder(strings.NewReader(text))
-	if err := decoder.Decode(&fields); err != nil || fields == nil {
-		if json.Valid([]byte(text)) || !strings.Contains(text, "=") {
-			return Login{}, errors.New("the secret is neither a JSON object nor a connection string; it must hold username and password, and may hold engine, host, port and dbname")
+	err := decoder.Decode(&fields)
+	switch {
+	case err != nil && strings.HasPrefix(strings.TrimSpace(text), "{"):
+		return Login{}, mistake(text, err)
+	case err == nil && fields != nil:
+		if _, err := decoder.Token(); err != io.EOF {
+			return Login{}, errors.New("it holds more than one JSON object, or something behind it")
 		}
-		login, err := parseConnectionString(text, nil)
-		return login, cmp.Or(err, login.complete())
+		return parseObject(fields)
+	case json.Valid([]byte(text)) || !strings.Contains(text, "="):
+		return Login{}, errors.New(neither + "; it must hold username and password, and may hold engine, host, port and dbname")
 	}
-	if _, err := decoder.Token(); err != io.EOF {
-		return Login{}, errors.New("the secret holds more than one JSON object")
+	login, _, err := parseConnectionString(text, nil)
+	return login, err
+}
+
+// mistake says where text stops being JSON. The decoder's own error quotes it.
+func mistake(text string, err error) error {
+	syntax, ok := errors.AsType[*json.SyntaxError](err)
+	if !ok || syntax.Offset < 1 || syntax.Offset > int64(len(text)) { // it ends too soon
+		return errors.New(neither + ": as JSON it breaks off")
 	}
-	return parseObject(fields)
+	before := strings.TrimRight(text[:syntax.Offset-1], " \t\r\n")
+	if strings.HasSuffix(before, ",") && strings.ContainsAny(text[syntax.Offset-1:syntax.Offset], "}],") {
+		return fmt.Errorf(neither+": as JSON it has a comma too much before byte %d", syntax.Offset)
+	}
+	return fmt.Errorf(neither+": as JSON it has a mistake at byte %d", syntax.Offset)
 }
 
 // parseObject reads the fields of a JSON object.
@@ -126,15 +171,15 @@ func parseObject(fields map[string]json.RawMessage) (Login, error) {
 		faults = append(faults, err.Error())
 	}
 	if faults != nil {
-		return Login{}, errors.New("the secret: " + strings.Join(faults, "; "))
+		return Login{}, errors.New(strings.Join(faults, "; "))
 	}
 	if whole != "" {
-		if login, err = parseConnectionString(whole, values); err != nil {
-			return Login{}, err
+		if login, _, err = parseConnectionString(withoutBOM(whole), values); err != nil {
+			return Login{}, fmt.Errorf("%w (in connectionString)", err)
 		}
 	}
 	login.Engine = cmp.Or(engine, login.Engine)
-	return login, login.complete()
+	return login, nil
 }
 
 // newLogin makes a login of values by field. It may be incomplete.
@@ -158,7 +203,7 @@ func (l Login) complete() error {
 		missing = append(missing, "password")
 	}
 	if missing != nil {
-		return fmt.Errorf("the secret: %s is missing", strings.Join(missing, " and "))
+		return fmt.Errorf("%s is missing", strings.Join(missing, " and "))
 	}
 	return nil
 }

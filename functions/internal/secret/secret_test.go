@@ -28,6 +28,11 @@ func TestParseReadsWhatRDSWrites(t *testing.T) {
 			t.Errorf("port %s: %d, %v", port, login.Port, err)
 		}
 	}
+	for _, text := range []string{"\ufeff{\"username\":\"u\",\"password\":\"p\"}", "\ufeffhost=h;username=u;password=p", "{\"connectionString\":\"\ufeffhost=h;username=u;password=p\"}"} {
+		if login, err := Parse(text); err != nil || login.Username.Reveal() != "u" || login.Password.Reveal() != "p" {
+			t.Errorf("with a byte-order mark: %+v, %v", login, err)
+		}
+	}
 	if login, err := Parse(`{"username":"u","password":"p"}`); err != nil || login.Port != 0 || login.Host != "" {
 		t.Errorf("managed by RDS: %+v, %v", login, err)
 	}
@@ -37,17 +42,24 @@ func TestParseNamesFieldsNotValues(t *testing.T) {
 	for text, want := range map[string]string{
 		`hunter2`:                                "neither a JSON object nor a connection string",
 		``:                                       "neither a JSON object nor a connection string",
-		`null`:                                   "neither a JSON object nor a connection string",
-		`["hunter2"]`:                            "neither a JSON object nor a connection string",
-		`{"username":"hunter2"}`:                 "password is missing",
-		`{"password":"hunter2"}`:                 "username is missing",
-		`{"username":"","password":"hunter2"}`:   "username is missing",
-		`{"username":null,"password":"hunter2"}`: "username is missing",
-		`{"username":["hunter2"],"password":1}`:  "password must be a string",
-		`{"username":"u","password":"p","port":0}`:         "port must be a number",
-		`{"username":"u","password":"p","port":"hunter2"}`: "port must be a number",
-		`{"username":"u","password":"p","port":65536}`:     "port must be a number",
-		`{"username":"u","password":"hunter2"} {}`:         "more than one",
+		"\ufeff":                                 "neither a JSON object nor a connection string",
+		`{"username":"u","password":"hunter2",}`: "as JSON it has a comma too much before byte 38",
+		"{\"username\":\"u\",\"password\":\"a=hunter2\",\n}": "as JSON it has a comma too much before byte 41",
+		`{"username":"u",,"password":"hunter2"}`:             "a comma too much",
+		`{"username":"u" "password":"hunter2"}`:              "as JSON it has a mistake at byte 17",
+		`{"username":"u","password":"hunter2"`:               "as JSON it breaks off",
+		`{username="u";password="hunter2"}`:                  "as JSON it has a mistake at byte 2",
+		`null`:                                               "neither a JSON object nor a connection string",
+		`["hunter2"]`:                                        "neither a JSON object nor a connection string",
+		`{"username":"hunter2"}`:                             "password is missing",
+		`{"password":"hunter2"}`:                             "username is missing",
+		`{"username":"","password":"hunter2"}`:               "username is missing",
+		`{"username":null,"password":"hunter2"}`:             "username is missing",
+		`{"username":["hunter2"],"password":1}`:              "password must be a string",
+		`{"username":"u","password":"p","port":0}`:           "port must be a number",
+		`{"username":"u","password":"p","port":"hunter2"}`:   "port must be a number",
+		`{"username":"u","password":"p","port":65536}`:       "port must be a number",
+		`{"username":"u","password":"hunter2"} {}`:           "more than one",
 	} {
 		_, err := Parse(text)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hunter2") {
@@ -127,6 +139,17 @@ func TestFetchSaysWhatToDo(t *testing.T) {
 		_, got := Fetch(t.Context(), fake(func(context.Context) (*secretsmanager.GetSecretValueOutput, error) { return nil, err }), "x", Current)
 		if got == nil || !strings.Contains(got.Error(), want) {
 			t.Errorf("%v: %v, want %q", err, got, want)
+		}
+	}
+	for err, unread := range map[error]bool{
+		&types.ResourceNotFoundException{}:                     false,
+		&types.InternalServiceError{}:                          true,
+		&smithy.GenericAPIError{Code: "AccessDeniedException"}: true,
+		errors.New("dial tcp: lookup failed"):                  true,
+	} {
+		_, got := Fetch(t.Context(), fake(func(context.Context) (*secretsmanager.GetSecretValueOutput, error) { return nil, err }), "x", Current)
+		if errors.Is(got, ErrUnread) != unread {
+			t.Errorf("%v: unread is %t", err, !unread)
 		}
 	}
 	_, err := Fetch(t.Context(), fake(func(context.Context) (*secretsmanager.GetSecretValueOutput, error) {

@@ -59,6 +59,9 @@ type Server struct {
 	Password    redact.Secret
 	TLS         *tls.Config   // nil is no TLS; verification is up to the caller
 	LockTimeout time.Duration // longest wait for a lock
+	// ConnectTimeout is how long a server is waited for that takes connections and
+	// does not serve yet.
+	ConnectTimeout time.Duration
 	// Longest bounds a statement that deletes, unless its batch is Patient; 0 is no
 	// bound but the time left.
 	Longest time.Duration

@@ -87,7 +87,7 @@ func (c *conn) explainRefusal(doing string, refused mssql.Error) error {
 	case lockTimeout, deadlock, snapshotConflict, dataMovement:
 		return say("%w: error %d", purge.ErrLocked, refused.Number)
 	case loginFailed, loginDisabled, loginLockedOut, passwordExpired, passwordMustChange:
-		return say("%w (error %d): check user name and password in the secret, and that the login is enabled", purge.ErrLogin, refused.Number)
+		return say("%w (error %d): check that the login is enabled, and its user name and password", purge.ErrLogin, refused.Number)
 	case cannotOpenDatabase, noSuchDatabase:
 		return purge.NotPurgeable{Kind: purge.NoDatabase, Message: fmt.Sprintf("database %s does not exist on this server, or the login may not enter it", c.database)}
 	case permissionDenied, columnPermissionDenied:

@@ -145,7 +145,7 @@ func TestTheLoginsErrorsSayWhatToDoAndLeakNothing(t *testing.T) {
 		refuse []byte
 		want   []string
 	}{
-		"refused":     {failure(18456, 14, "Login failed for user 'joe'."), []string{"refused the login", "18456", "secret"}},
+		"refused":     {failure(18456, 14, "Login failed for user 'joe'."), []string{"refused the login", "18456", "user name and password"}},
 		"expired":     {failure(18487, 14, "Login failed for user 'joe'. The password of the account has expired."), []string{"refused the login", "18487"}},
 		"no database": {join(failure(4060, 11, "Cannot open database \"EdFi_Admin\" requested by the login."), failure(18456, 14, "Login failed for user 'joe'.")), []string{"EdFi_Admin does not exist", "may not enter"}},
 		"no rights":   {failure(916, 14, "The server principal \"joe\" is not able to access the database \"EdFi_Admin\" under the current security context."), []string{redact.Mark, "916"}},

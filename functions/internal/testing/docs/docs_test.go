@@ -480,7 +480,7 @@ func TestTheLocalCommandsWorkAsWritten(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 	for _, want := range []string{
-		`complete +12,345  20\d\d-`, // dry-run
+		`complete +12,345 +20\d\d-`, // dry-run
 		`partial +1,000 `, `complete +11,345 `,
 	} {
 		if !regexp.MustCompile(want).Match(out) {

@@ -38,6 +38,7 @@ var others = map[string]string{
 	"Pause":                  "50ms",
 	"LockTimeout":            "1s",
 	"StopBefore":             "20s",
+	"ConnectTimeout":         "1m30s",
 	"Timeout":                "900",
 	"MemorySize":             "512",
 	"ReservedConcurrency":    "1",

@@ -1,0 +1,420 @@
+package redact
+
+import (
+	"regexp"
+	"strings"
+	"unicode"
+)
+
+// withoutFrames takes out what stands where secrets stand. It knows no secret, so
+// where a format leaves room for doubt it takes out more rather than less, but no
+// word that no format makes a secret.
+func withoutFrames(s string) string {
+	s = withoutNamed(s)
+	s = withoutUserInfo(s)
+	s = withoutCredentials(s)
+	for _, form := range tokens {
+		s = form.ReplaceAllLiteralString(s, Mark)
+	}
+	return withoutBareUserInfo(s)
+}
+
+// A token is a UUID: in groups of four digits with a hyphen or none, as PostgreSQL
+// reads it, percent-encoded or not; the sixteen numbers and words of .NET; the bytes
+// of it in base64. Or it is a JSON Web Token.
+var tokens = []*regexp.Regexp{
+	regexp.MustCompile(`(?i)[0-9a-f]{4}(?:(?:[-_]|%2d)?[0-9a-f]{4}){7}[0-9a-f]*`),
+	regexp.MustCompile(`(?i)0x[0-9a-f]{1,8}(?:\s*,\s*\{?\s*0x[0-9a-f]{1,4}){10}`),
+	regexp.MustCompile(`[A-Za-z0-9+/_-]{21}[AQgw]==`),
+	regexp.MustCompile(`\beyJ[\w-]+\.eyJ[\w-]+\.[\w-]*`),
+}
+
+// ---- URLs
+
+// aHost is what follows an @ that ends the user info of a URL; it is certain where a
+// port, a path or a query follows the host.
+const aHost = `@(?:[0-9A-Za-z._%-]+|\[[0-9A-Fa-f:.%]+\])`
+
+var (
+	aScheme     = regexp.MustCompile(`[A-Za-z][A-Za-z0-9+.-]*://`)
+	certainHost = regexp.MustCompile(aHost + `(?::\d|/|\?)`)
+	anyHost     = regexp.MustCompile(aHost)
+	noPort      = regexp.MustCompile(`^[^\[\]]*:[^,:]*[^0-9,:]`)
+	// What has no scheme: no blank follows the colon, which would be prose.
+	bareUserName = regexp.MustCompile(`(?:^|[\s"'` + "`" + `=(,;<>])([^\s:/@"'` + "`" + `=(,;<>\[\]{}]+):(?:[^\s/:]|:[^:])`)
+)
+
+// isDatabase tells a URL whose user info may hold blanks from an address of the web
+// in a sentence that goes on with one of mail.
+var isDatabase = regexp.MustCompile(`(?i)^(?:postgres(?:ql)?|sqlserver|mssql|mysql|mariadb|mongodb(?:\+srv)?|rediss?|amqps?|ldaps?|jdbc|odbc)`)
+
+// withoutUserInfo takes out user and password of each URL. They end at the last @ of
+// the word; or, where they hold blanks, at the last one of the line that a host follows.
+func withoutUserInfo(s string) string {
+	var r replaced
+	schemes := aScheme.FindAllStringIndex(s, -1)
+	for i, scheme := range schemes {
+		if scheme[1] < r.done {
+			continue
+		}
+		end := len(s)
+		if i+1 < len(schemes) {
+			end = schemes[i+1][0]
+		}
+		rest, _, _ := strings.Cut(s[scheme[1]:end], "\n")
+		if length := userInfo(rest, isDatabase.MatchString(s[scheme[0]:])); length > 0 {
+			r.takeOut(s, scheme[1], scheme[1]+length)
+		}
+	}
+	return r.text(s)
+}
+
+// userInfo returns how long the user info is at the beginning of rest.
+func userInfo(rest string, database bool) int {
+	word := rest
+	if blank := strings.IndexFunc(rest, unicode.IsSpace); blank >= 0 {
+		word = rest[:blank]
+	}
+	length := max(0, strings.LastIndexByte(word, '@'))
+	authority := word
+	if i := strings.IndexAny(word, "/?#"); i >= 0 {
+		authority = word[:i]
+	}
+	if !strings.ContainsAny(authority, ":@") && (!database || len(authority) < len(word)) {
+		return length
+	}
+	length = max(length, lastStart(certainHost, rest))
+	if length == 0 {
+		if at := lastStart(anyHost, rest); at > 0 && strings.Contains(rest[:at], ":") {
+			length = at
+		}
+	}
+	if length == 0 && noPort.MatchString(authority) { // it breaks off before its @
+		length = len(word)
+	}
+	return length
+}
+
+func lastStart(of *regexp.Regexp, s string) int {
+	all := of.FindAllStringIndex(s, -1)
+	if all == nil {
+		return 0
+	}
+	return all[len(all)-1][0]
+}
+
+// withoutBareUserInfo takes out user:password before @host where no scheme says that
+// it is a URL. With blanks in it, only what follows the host says so.
+func withoutBareUserInfo(s string) string {
+	if !strings.Contains(s, "@") {
+		return s
+	}
+	var b strings.Builder
+	for line := range strings.Lines(s) {
+		if end := lastStart(certainHost, line); end > 0 {
+			start := bareUser(line[:end])
+			if start < end {
+				line = line[:start] + Mark + line[end:]
+			}
+		}
+		for part := range strings.SplitAfterSeq(line, " ") {
+			if end := lastStart(anyHost, part); end > 0 {
+				if start := bareUser(part[:end]); start < end {
+					part = part[:start] + Mark + part[end:]
+				}
+			}
+			b.WriteString(part)
+		}
+	}
+	return b.String()
+}
+
+// bareUser returns where the user's name begins in text, which ends before an @; its
+// end where there is none.
+func bareUser(text string) int {
+	if strings.HasSuffix(text, Mark) {
+		return len(text)
+	}
+	for _, at := range bareUserName.FindAllStringSubmatchIndex(text, -1) {
+		name, rest := text[at[2]:at[3]], text[at[3]+1:]
+		clock := strings.Trim(name, "0123456789") == "" && len(rest) > 1 && strings.Trim(rest[:2], "0123456789") == ""
+		if !clock && !strings.EqualFold(name, "mailto") && name != "arn" {
+			return at[2]
+		}
+	}
+	return len(text)
+}
+
+// ---- headers and commands
+
+// What follows Bearer is a secret, but where the sentence is about bearers.
+var (
+	bearer        = regexp.MustCompile(`(?i)\bbearer\s+([^\s"'` + "`" + `,;)]+)`)
+	authorization = regexp.MustCompile(`(?i)\bauthorization["']?\s*[:=]\s*["']?(?:basic|digest|negotiate|ntlm|apikey|token)\s+([^\s"']+)`)
+	sqlcmd        = regexp.MustCompile(`(?i:\b(?:sqlcmd|osql|isql|bcp)\b)[^\n]*?\s-P\s*["']?([^\s"']+)`)
+	noBearer      = regexp.MustCompile(`(?i)^(?:tokens?|auth|authentication|authorization|schemes?|headers?|credentials?|challenge|prefix|format|(?:realm|error|scope)=.*|is|was|are|were|must|of|or|and|in|to|for|from|not|with)[.:]?$`)
+)
+
+func withoutCredentials(s string) string {
+	for _, header := range []*regexp.Regexp{bearer, authorization, sqlcmd} {
+		var r replaced
+		for _, at := range header.FindAllStringSubmatchIndex(s, -1) {
+			if value := s[at[2]:at[3]]; !noBearer.MatchString(value) {
+				r.takeOut(s, at[2], at[3])
+			}
+		}
+		s = r.text(s)
+	}
+	return s
+}
+
+// ---- names
+
+// aName is what a secret may be called, as a word or the end of one, and the blanks
+// and quotes behind it.
+var aName = regexp.MustCompile(`(?i)([\w.$-]*(?:password|passphrase|passwd|passcode|pwd|psw|secret|token|key|\bpass))(\\*["'\]]*)(\s*)`)
+
+// withoutNamed takes out the values of what is called a password, passphrase,
+// secret, token or key.
+func withoutNamed(s string) string {
+	var r replaced
+	for from := 0; ; {
+		at := aName.FindStringSubmatchIndex(s[from:])
+		if at == nil {
+			return r.text(s)
+		}
+		for i := range at {
+			at[i] += from
+		}
+		n := named{s: s, from: at[2], name: s[at[2]:at[3]], quoted: at[5] > at[4]}
+		from = at[1]
+		if start, end := n.value(at[5], at[7]); end > start {
+			r.takeOut(s, start, end)
+			from = end
+		}
+	}
+}
+
+// named is a name in a text.
+type named struct {
+	s      string
+	from   int
+	name   string
+	quoted bool // it is in quotes, as in JSON
+}
+
+// value returns where the value of the name stands, behind whose quotes and blanks
+// these places are; start and end are the same where it has none.
+func (n named) value(quotes, blanks int) (start, end int) {
+	if continues(n.s[n.from+len(n.name):]) || n.isOrdinary() {
+		return 0, 0
+	}
+	for _, sign := range []string{":=", "=>", "="} {
+		if strings.HasPrefix(n.s[blanks:], sign) {
+			return n.assigned(n.skipBlanks(blanks + len(sign)))
+		}
+	}
+	switch rest := n.s[blanks:]; {
+	case strings.HasPrefix(rest, ":"):
+		return n.told(blanks+1, n.skipBlanks(blanks+1))
+	case len(rest) > 3 && strings.EqualFold(rest[:3], "%3d"): // a query in a query
+		return blanks + 3, blanks + 3 + until(rest[3:], "%& \t\r\n;\"'")
+	case strings.HasPrefix(rest, ">") && strings.HasSuffix(n.s[:n.from], "<"): // an element of XML
+		return blanks + 1, blanks + until(rest, "<")
+	case blanks > quotes && strings.HasPrefix(n.name, "-"): // a flag
+		return n.assigned(blanks)
+	case blanks > quotes && n.isPassword() && isQuote(rest):
+		return blanks, quotedEnd(n.s, blanks)
+	}
+	return 0, 0
+}
+
+func (n named) skipBlanks(at int) int {
+	return len(n.s) - len(strings.TrimLeft(n.s[at:], " \t"))
+}
+
+var (
+	// Words that end in key, and others that make a key no secret.
+	ordinaryKey = regexp.MustCompile(`(?i)(?:^|[^a-z])(?:mon|don|tur|hoc|joc|whis|lac|flun|latch|coc|mic|dic|hic|ho?t|short|primary[_-]?|foreign[_-]?|unique[_-]?|public[_-]?|partition[_-]?|sort[_-]?)key$`)
+	beforeKey   = regexp.MustCompile(`(?i)\b(?:primary|foreign|unique|duplicate|public|partition|sort)\s+$`)
+	password    = regexp.MustCompile(`(?i)(?:pass(?:word|phrase|wd|code)?|pwd|psw)$`)
+	bareName    = regexp.MustCompile(`(?i)^(?:secret|token|key)$`)
+)
+
+func (n named) isPassword() bool { return password.MatchString(n.name) }
+
+// isOrdinary tells whether the name is no secret's: a word that only ends like one,
+// the key of a table, or a part of an ARN.
+func (n named) isOrdinary() bool {
+	before := n.s[:n.from]
+	word := before[1+strings.LastIndexAny(before, " \t\n"):]
+	return ordinaryKey.MatchString(n.name) || strings.Contains(word, "arn:") ||
+		strings.EqualFold(n.name, "key") && beforeKey.MatchString(before[max(0, len(before)-20):])
+}
+
+// told returns where the value stands behind a colon, which ends at after. Prose has
+// colons too: a secret, token or key is told where its value is no word.
+func (n named) told(after, start int) (from, to int) {
+	rest := n.s[start:]
+	switch {
+	case isQuote(rest):
+		return start, quotedEnd(n.s, start)
+	case n.quoted && rest != "" && (rest[0] == '{' || rest[0] == '['):
+		return start, start + closed(rest)
+	}
+	end := start + until(rest, " \t\r\n;,")
+	if start > after && bareName.MatchString(n.name) && !n.quoted && !isCode(strings.TrimRight(n.s[start:end], `.:)`)) {
+		return 0, 0
+	}
+	return start, start + len(trimClosing(n.s[start:end]))
+}
+
+// isCode tells whether text is no word of a sentence.
+func isCode(text string) bool {
+	letters := 0
+	for i, r := range text {
+		if !unicode.IsLetter(r) && r != '\'' && r != '-' || i > 0 && unicode.IsUpper(r) && unicode.IsLower(rune(text[i-1])) {
+			return true
+		}
+		letters++
+	}
+	return letters >= 16
+}
+
+// libpq's other keywords, one of which tells that a list has blanks between its parts.
+var libpqNext = regexp.MustCompile(`^(?:\\.|\S)+\s+(?:host|hostaddr|port|dbname|user|password|passfile|sslmode|sslrootcert|sslcert|sslkey|connect_timeout|application_name|options|service|target_session_attrs)\s*=`)
+
+// assigned returns where the value that begins at start ends: as ADO.NET, ODBC, libpq
+// and URLs have it.
+func (n named) assigned(start int) (from, to int) {
+	rest := n.s[start:]
+	line := rest[:until(rest, "\r\n")]
+	switch {
+	case isQuote(rest):
+		end := quotedEnd(n.s, start)
+		return start, end
+	case strings.HasPrefix(rest, "{"):
+		return start, start + braced(rest)
+	}
+	// What is in quotes as a whole ends with them.
+	if quote := enclosing(n.s[:n.from]); quote != 0 {
+		line = line[:until(line, string(quote))]
+	}
+	return start, start + n.unquoted(line)
+}
+
+// unquoted returns how long the value is at the beginning of line.
+func (n named) unquoted(line string) int {
+	before := strings.TrimRight(n.s[:n.from], " \t")
+	inQuery := strings.HasSuffix(before, "?") || strings.HasSuffix(before, "&")
+	semicolon := until(line, ";")
+	switch {
+	case inQuery:
+		return until(line, "& \t;")
+	case strings.HasSuffix(before, ";") || semicolon < len(line) && !libpqNext.MatchString(line): // ADO.NET
+		return semicolon
+	}
+	end := 0 // libpq, a shell, or a word in a sentence
+	for end < len(line) && strings.IndexByte(" \t;", line[end]) < 0 {
+		if line[end] == '\\' && end+1 < len(line) {
+			end++
+		}
+		end++
+	}
+	return len(trimClosing(line[:end]))
+}
+
+// enclosing returns the double quote or backquote that is open at the end of before,
+// on its last line; 0 is none.
+func enclosing(before string) byte {
+	line := before[strings.LastIndexByte(before, '\n')+1:]
+	for _, quote := range []byte{'"', '`'} {
+		if strings.Count(line, string(quote))%2 == 1 {
+			return quote
+		}
+	}
+	return 0
+}
+
+// trimClosing returns text without what a sentence or a list puts behind a word.
+func trimClosing(text string) string {
+	trimmed := strings.TrimRight(text, `,.)]}"'`)
+	switch {
+	case trimmed == "":
+		return text
+	case strings.HasSuffix(trimmed+"]", Mark): // it was taken out before
+		return trimmed + "]"
+	}
+	return trimmed
+}
+
+// until returns how long text is up to the first of these characters.
+func until(text, ends string) int {
+	if i := strings.IndexAny(text, ends); i >= 0 {
+		return i
+	}
+	return len(text)
+}
+
+// opening is a quote, with what may stand before it: N'..', E'..', and the slashes of
+// a text that is in quotes itself.
+var opening = regexp.MustCompile(`^\\*[A-Za-z]?(\\*)(["'])`)
+
+func isQuote(text string) bool { return opening.MatchString(text) }
+
+// quotedEnd returns where the quotes close that open at start: one that is doubled or
+// has a slash before it does not; unclosed, at the end of the text.
+func quotedEnd(s string, start int) int {
+	at := opening.FindStringSubmatchIndex(s[start:])
+	quote := s[start+at[4]]
+	slashes := strings.Count(s[start:start+at[1]], `\`)
+	for i := start + at[1]; i < len(s); i++ {
+		if s[i] != quote {
+			continue
+		}
+		have := 0
+		for have < i && s[i-1-have] == '\\' && i-have > start+at[1] {
+			have++
+		}
+		doubled := s[i+1:]
+		doubled = strings.TrimLeft(doubled[:min(len(doubled), have)], `\`) + doubled[min(len(doubled), have):]
+		switch {
+		case slashes == 0 && have%2 == 1 || slashes > 0 && have > slashes: // it is escaped
+		case strings.HasPrefix(doubled, string(quote)):
+			i += len(s[i+1:]) - len(doubled) + 1
+		default:
+			return i + 1
+		}
+	}
+	return len(s)
+}
+
+// braced returns where the braces of ODBC close, in which one is doubled.
+func braced(text string) int {
+	for i := 1; i < len(text); i++ {
+		if text[i] != '}' {
+			continue
+		}
+		if !strings.HasPrefix(text[i+1:], "}") {
+			return i + 1
+		}
+		i++
+	}
+	return len(text)
+}
+
+// closed returns where the brackets of JSON close that open text.
+func closed(text string) int {
+	depth := 0
+	for i, c := range []byte(text) {
+		switch c {
+		case '{', '[':
+			depth++
+		case '}', ']':
+			if depth--; depth == 0 {
+				return i + 1
+			}
+		}
+	}
+	return len(text)
+}

@@ -1,0 +1,137 @@
+package redact
+
+import (
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/url"
+	"strings"
+	"testing"
+	"unicode"
+)
+
+// frame is what a secret may stand in: before and after must be left. write gives the
+// secret as the format has it, without the characters that it has no form for.
+type frame struct {
+	before, after string
+	write         func(string) string
+}
+
+// without returns a writer that leaves out these characters, and control characters.
+func withoutAny(chars string, then ...func(string) string) func(string) string {
+	return func(secret string) string {
+		secret = strings.Map(func(r rune) rune {
+			if strings.ContainsRune(chars, r) || unicode.IsControl(r) || r == unicode.ReplacementChar || unicode.IsSpace(r) && (r != ' ' || strings.Contains(chars, " ")) {
+				return -1
+			}
+			return r
+		}, secret)
+		for _, f := range then {
+			secret = f(secret)
+		}
+		return strings.TrimSpace(secret)
+	}
+}
+
+func replace(pairs ...string) func(string) string { return strings.NewReplacer(pairs...).Replace }
+
+// ends is what a sentence may end with, so that no word does.
+const ends = ` ,.)]}"'` + "`"
+
+var frames = []frame{
+	{"Server=h;Password=", ";Database=d", withoutAny(`;"'{` + "`")},
+	{"Password=", ";Server=h", withoutAny(`;"'{=` + "`")},
+	{"it refuses Server=h;Pwd='", "';Database=d", withoutAny(`\`, replace(`'`, `''`))},
+	{`Host=h;Password="`, `";Database=d`, withoutAny(`\`, replace(`"`, `""`))},
+	{"Driver={x};PWD={", "};Server=h", withoutAny(``, replace("}", "}}"))},
+	{"host=h password=", " dbname=d", withoutAny(`'";{`+ends, replace(`\`, `\\`))},
+	{"host=h password='", "' dbname=d", withoutAny(``, replace(`\`, `\\`, `'`, `\'`))},
+	{"PGPASSWORD=", " psql -h h", withoutAny(`\'";{` + ends)},
+	{"psql --password ", " -h h", withoutAny(`\'";{` + ends)},
+	{"ALTER ROLE joe PASSWORD '", "' LOGIN", withoutAny(`\`, replace(`'`, `''`))},
+	{`{"user":"u","password":`, `,"port":1}`, func(s string) string { b, _ := json.Marshal(s); return string(b) }},
+	{`{"client_secret":`, `,"port":1}`, func(s string) string { b, _ := json.Marshal(s); return string(b) }},
+	{"x-api-key: ", " was sent", withoutAny(`\'";{` + ends)},
+	{"Authorization: Bearer ", " was sent", withoutAny(`\'";={` + ends)},
+	{"postgres://joe:", "@db.example:5432/d failed", withoutAny("")},
+	{"sqlserver://joe:", "@db.example failed", withoutAny(" @")},
+	{"postgres://joe:", "@db.example/d", url.QueryEscape},
+	{"it refuses joe:", "@db.example:5432 for now", withoutAny(`/:`)},
+	{"postgres://db/d?password=", "&sslmode=require", withoutAny(`\'";&#{` + ends)},
+}
+
+// planted plants secret in a frame, between words that must be left.
+func planted(t *testing.T, f frame, secret, words string) {
+	t.Helper()
+	written := f.write(secret)
+	if len(written) < 5 || strings.Contains(f.before+f.after+words+Mark, written) || noBearer.MatchString(written) {
+		return
+	}
+	out := Text(words + " " + f.before + written + f.after)
+	if strings.Contains(out, written) {
+		t.Errorf("%s%s%s shows it: %s", f.before, written, f.after, out)
+	}
+	if !strings.HasPrefix(out, words) || !strings.HasSuffix(out, strings.TrimLeft(f.after, `'"}`)) {
+		t.Errorf("%s %s%s%s eats words: %s", words, f.before, written, f.after, out)
+	}
+}
+
+func FuzzAPlantedSecretNeverComesOut(f *testing.F) {
+	for i := range frames {
+		f.Add(uint8(i), "hunter2 is my;pass'word", uint8(0))
+	}
+	sentences := []string{"connection refused", "Login failed for the user.", "12:30 key (id) is no token"}
+	f.Fuzz(func(t *testing.T, frame uint8, secret string, words uint8) {
+		planted(t, frames[int(frame)%len(frames)], secret, sentences[int(words)%len(sentences)])
+	})
+}
+
+// The same where the fuzzer does not run, with the characters of passwords.
+func TestARandomSecretNeverComesOut(t *testing.T) {
+	const chars = `abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 !#$%&()*+,-./:;<=>?@[]^_{|}~'"\é`
+	random := rand.New(rand.NewPCG(1, 2))
+	runes := []rune(chars)
+	for range 5_000 {
+		secret := make([]rune, 6+random.IntN(20))
+		for i := range secret {
+			secret[i] = runes[random.IntN(len(runes))]
+		}
+		planted(t, frames[random.IntN(len(frames))], string(secret), "it says")
+	}
+}
+
+// A login's password comes out in no form that is its own, wherever it stands.
+func FuzzAPasswordNeverComesOut(f *testing.F) {
+	for form := range 12 {
+		f.Add("hunter2 \\'\"é%&", "a", uint8(form), "b")
+	}
+	f.Fuzz(func(t *testing.T, password, before string, form uint8, after string) {
+		if len(password) < 4 || strings.ContainsRune(password, unicode.ReplacementChar) || strings.TrimSpace(password) == "" || len(before+after) > 500 {
+			return
+		}
+		quoted, _ := json.Marshal(password)
+		forms := []string{
+			password, strings.ToUpper(password), url.QueryEscape(password), url.PathEscape(password), string(quoted[1 : len(quoted)-1]),
+			strings.ReplaceAll(password, "'", "''"), base64.StdEncoding.EncodeToString([]byte(password)), base64.URLEncoding.EncodeToString([]byte("joe:" + password)),
+			hex.EncodeToString([]byte(password)), strings.ToUpper(hex.EncodeToString([]byte(password))), fmt.Sprintf("%q", password), everyByte(password),
+		}
+		written := forms[int(form)%len(forms)]
+		out := Login("<"+before+"> "+written+" <"+after+">", NewSecret("joe"), NewSecret(password))
+		if form := int(form) % len(forms); form == 1 && !strings.EqualFold(written, password) {
+			return // ß has two letters in capitals
+		}
+		if strings.Contains(out, written) && !strings.Contains("<"+before+">  <"+after+">"+Mark, written) {
+			t.Errorf("%q as %q: %q", password, written, out)
+		}
+	})
+}
+
+func everyByte(s string) string {
+	var b strings.Builder
+	for _, c := range []byte(s) {
+		fmt.Fprintf(&b, "%%%02x", c)
+	}
+	return b.String()
+}
