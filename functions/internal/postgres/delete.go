@@ -129,7 +129,9 @@ func (p *pipeline) queue(statement *pgconn.StatementDescription, args []any) {
 		return
 	}
 	if p.failure = p.encoded.Build(p.conn.pg.TypeMap(), statement, args); p.failure == nil {
-		p.SendQueryStatement(statement, p.encoded.ParamValues, p.encoded.ParamFormats, nil)
+		// Not SendQueryStatement: after an error it takes the answer to the next batch
+		// for that to the statement which the server skipped.
+		p.SendQueryPrepared(statement.Name, p.encoded.ParamValues, p.encoded.ParamFormats, nil)
 	}
 }
 

@@ -77,12 +77,13 @@ ORDER BY datname`
 
 	// What the DELETE before it in the same transaction came to: the rows that are
 	// gone, the time it took, and whether it wrote at all. Where more rows are gone than
-	// $2, a division by zero undoes them.
+	// $2, a division by zero undoes them. Where the DELETE was not even asked whether
+	// the table had changed, a rule took its place, and nothing is gone.
 	sqlProve = `
 SELECT net / CASE WHEN net > $2 THEN 0 ELSE 1 END,
        (extract(epoch FROM clock_timestamp() - now()) * 1000000)::bigint,
        CASE WHEN pg_current_xact_id_if_assigned() IS NULL THEN 0 ELSE 1 END::bigint
-FROM (SELECT (` + sqlNet + ` - coalesce(NULLIF(current_setting('edfi_token_purge.before', true), '')::bigint, 0))::bigint AS net
+FROM (SELECT coalesce(` + sqlNet + ` - NULLIF(current_setting('edfi_token_purge.before', true), '')::bigint, 0)::bigint AS net
       FROM unnest($1::oid[]) AS leaf) AS counted`
 
 	// Whether row-level security hides rows from this login, or may: for reading and

@@ -1,0 +1,311 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/testing/edfi"
+)
+
+const tokens = "dbo.clientaccesstokens"
+
+// rows is how many expired ones the tests of states begin with, beside ten live ones.
+const rows = 4000
+
+// filled returns a database with rows.
+func filled(t *testing.T, s stage) database {
+	t.Helper()
+	db := s.create(t)
+	if err := edfi.Fill(t.Context(), db.conn, edfi.FillOptions{Expired: rows, Live: 10}, nil); err != nil {
+		t.Fatal(err)
+	}
+	return db
+}
+
+// counts returns how many rows have expired and how many have not.
+func (d database) counts(t *testing.T) (expired, live int64) {
+	t.Helper()
+	return one[int64](t, d.conn, "SELECT count(*) FROM "+tokens+" WHERE expiration <= now() AT TIME ZONE 'UTC'"),
+		one[int64](t, d.conn, "SELECT count(*) FROM "+tokens+" WHERE expiration > now() AT TIME ZONE 'UTC'")
+}
+
+// purgeWith purges, and does something once in the middle.
+func purgeWith(ctx context.Context, t *testing.T, s Server, database string, p purge.Policy, middle func()) purge.DatabaseResult {
+	t.Helper()
+	p.Action = purge.Purge
+	to := target(s, database)
+	var once sync.Once
+	to.Deleted = func(string, int64) {
+		if middle != nil {
+			once.Do(middle)
+		}
+	}
+	return purge.Run(ctx, to, p, func(purge.DatabaseResult) {}).Databases[0]
+}
+
+// Each assumption that is checked once and relied on later, changed in the middle of a
+// run. Whatever comes of it, no live row goes, and what is counted is what left.
+func TestWhatChangesInTheMiddleOfARunCostsNoLiveTokenAndNoTrueCount(t *testing.T) {
+	for name, c := range map[string]struct {
+		change string
+		status purge.Status
+		says   string
+	}{
+		"the type, to timestamptz east of Greenwich": {"SET timezone = 'Asia/Tokyo'; ALTER TABLE dbo.clientaccesstokens ALTER expiration TYPE timestamptz", purge.Failed, "timestamp with time zone"},
+		"the type, to timestamptz west of Greenwich": {"SET timezone = 'America/New_York'; ALTER TABLE dbo.clientaccesstokens ALTER expiration TYPE timestamptz", purge.Failed, "timestamp with time zone"},
+		"the type, to text":                          {"ALTER TABLE dbo.clientaccesstokens ALTER expiration TYPE text", purge.Failed, "of type text"},
+		"the column's name":                          {"ALTER TABLE dbo.clientaccesstokens RENAME expiration TO expires", purge.Failed, "no column expiration"},
+		"the owner":                                  {"CREATE ROLE owner_%[1]s; ALTER TABLE dbo.clientaccesstokens OWNER TO owner_%[1]s", purge.Complete, ""},
+		"the right to delete":                        {"REVOKE DELETE ON dbo.clientaccesstokens FROM states", purge.Failed, "GRANT"},
+		"the right to read":                          {"REVOKE SELECT (expiration) ON dbo.clientaccesstokens FROM states", purge.Failed, "GRANT"},
+		"the index":                                  {"DROP INDEX dbo.ix_clientaccesstokens_expiration", purge.Complete, ""},
+		"row-level security":                         {"ALTER TABLE dbo.clientaccesstokens ENABLE ROW LEVEL SECURITY", purge.Failed, "row-level security"},
+		"a policy that hides":                        {"ALTER TABLE dbo.clientaccesstokens ENABLE ROW LEVEL SECURITY; CREATE POLICY half ON dbo.clientaccesstokens USING (id::text < '8')", purge.Failed, "row-level security"},
+		"a policy that shows all":                    {"ALTER TABLE dbo.clientaccesstokens ENABLE ROW LEVEL SECURITY; CREATE POLICY everything ON dbo.clientaccesstokens USING (true)", purge.Complete, ""},
+		"a trigger that keeps all":                   {"CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; CREATE TRIGGER keep BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION keep()", purge.Failed, "DELETE does not remove"},
+		"a trigger that puts all back":               {"CREATE FUNCTION back() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN INSERT INTO dbo.clientaccesstokens VALUES (OLD.*); RETURN NULL; END'; CREATE TRIGGER back AFTER DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION back()", purge.Failed, "DELETE does not remove"},
+		"a rule that does nothing":                   {"CREATE RULE keep AS ON DELETE TO dbo.clientaccesstokens DO INSTEAD NOTHING", purge.Failed, "DELETE does not remove"},
+		"a child":                                    {"CREATE TABLE dbo.child () INHERITS (dbo.clientaccesstokens); INSERT INTO dbo.child SELECT * FROM dbo.clientaccesstokens LIMIT 7", purge.Complete, ""},
+		"another table of the same name":             {"ALTER TABLE dbo.clientaccesstokens RENAME TO before; CREATE TABLE dbo.clientaccesstokens (LIKE dbo.before INCLUDING ALL); GRANT SELECT (expiration), DELETE ON dbo.clientaccesstokens TO states", purge.Complete, ""},
+		"a view of the same name":                    {"ALTER TABLE dbo.clientaccesstokens RENAME TO before; CREATE VIEW dbo.clientaccesstokens AS TABLE dbo.before; GRANT SELECT (expiration), DELETE ON dbo.clientaccesstokens TO states", purge.Failed, "a view"},
+		"a table that is renamed":                    {"ALTER TABLE dbo.clientaccesstokens RENAME TO away", purge.Failed, "does not exist"},
+		"a table that is dropped":                    {"DROP TABLE dbo.clientaccesstokens", purge.Failed, "does not exist"},
+		"a table that is truncated":                  {"TRUNCATE dbo.clientaccesstokens", purge.Complete, ""},
+		"statistics, and all rows rewritten":         {"VACUUM FULL ANALYZE dbo.clientaccesstokens", purge.Complete, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, "states", "")
+			db := filled(t, s)
+			// All that ever were, and who deleted what of the table itself.
+			must(t, db.conn, "CREATE TABLE every AS SELECT id, expiration FROM dbo.clientaccesstokens; CREATE TABLE gone (id uuid); GRANT INSERT ON gone TO PUBLIC")
+			must(t, db.conn, "CREATE FUNCTION log() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.gone VALUES (OLD.id); RETURN OLD; END'; CREATE TRIGGER log BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION log()")
+			r := purgeWith(t.Context(), t, s.server(), db.name, purge.Policy{BatchSize: 100}, func() {
+				change := c.change
+				if strings.Contains(change, "%[1]s") {
+					change = fmt.Sprintf(change, strings.ToLower(db.name))
+				}
+				must(t, db.conn, change)
+			})
+			if r.Status != c.status || !strings.Contains(r.Error, c.says) || c.status == purge.Failed && r.Cutoff == nil {
+				t.Errorf("%s / %s, %q", r.Status, r.StopReason, r.Error)
+			}
+			if live := one[int64](t, db.conn, "SELECT count(*) FROM gone JOIN every USING (id) WHERE expiration > now() AT TIME ZONE 'UTC'"); live != 0 {
+				t.Errorf("%d live tokens were deleted", live)
+			}
+			if r.DeletedRows < 100 || r.DeletedRows > rows+7 {
+				t.Errorf("%d rows counted", r.DeletedRows)
+			}
+			if c.status == purge.Complete && one[bool](t, db.conn, "SELECT EXISTS (SELECT FROM dbo.clientaccesstokens WHERE expiration <= now() AT TIME ZONE 'UTC')") {
+				t.Error("complete, and something expired is left")
+			}
+		})
+	}
+}
+
+// What a table may be that still has to be purged to the row.
+func TestWhateverTheTableIsMadeOfEachExpiredRowGoesAndIsCounted(t *testing.T) {
+	for name, make := range map[string]string{
+		"an inheritance parent": `CREATE TABLE dbo.y2025 () INHERITS (dbo.clientaccesstokens); CREATE TABLE dbo.y2026 () INHERITS (dbo.clientaccesstokens);
+			WITH moved AS (DELETE FROM ONLY dbo.clientaccesstokens WHERE id::text < '8' RETURNING *) INSERT INTO dbo.y2025 SELECT * FROM moved;
+			CREATE INDEX ON dbo.y2025 (expiration);
+VACUUM dbo.clientaccesstokens`,
+		"an empty inheritance parent": `CREATE TABLE dbo.child () INHERITS (dbo.clientaccesstokens);
+			INSERT INTO dbo.child SELECT * FROM ONLY dbo.clientaccesstokens; TRUNCATE ONLY dbo.clientaccesstokens`,
+		"a partitioned table": `ALTER TABLE dbo.clientaccesstokens RENAME TO old; DROP INDEX dbo.ix_clientaccesstokens_expiration;
+			CREATE TABLE dbo.clientaccesstokens (LIKE dbo.old) PARTITION BY HASH (id);
+			CREATE TABLE dbo.p0 PARTITION OF dbo.clientaccesstokens FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+			CREATE TABLE dbo.p1 PARTITION OF dbo.clientaccesstokens FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+			CREATE INDEX ON dbo.clientaccesstokens (expiration DESC);
+			INSERT INTO dbo.clientaccesstokens SELECT * FROM dbo.old; GRANT SELECT (expiration), DELETE ON dbo.clientaccesstokens TO kinds`,
+		"an index with nulls first":      "DROP INDEX dbo.ix_clientaccesstokens_expiration; CREATE INDEX ON dbo.clientaccesstokens (expiration ASC NULLS FIRST)",
+		"an index that descends, last":   "DROP INDEX dbo.ix_clientaccesstokens_expiration; CREATE INDEX ON dbo.clientaccesstokens (expiration DESC NULLS LAST)",
+		"a block range index":            "DROP INDEX dbo.ix_clientaccesstokens_expiration; CREATE INDEX ON dbo.clientaccesstokens USING brin (expiration)",
+		"an audit rule":                  "CREATE TABLE audit (at timestamp); GRANT INSERT ON audit TO PUBLIC; CREATE RULE audit AS ON DELETE TO dbo.clientaccesstokens DO ALSO INSERT INTO public.audit VALUES (now())",
+		"a trigger with subtransactions": "CREATE TABLE audit (id uuid); GRANT INSERT ON audit TO PUBLIC; CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN BEGIN INSERT INTO public.audit VALUES (OLD.id); EXCEPTION WHEN others THEN NULL; END; RETURN OLD; END'; CREATE TRIGGER audit BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION audit()",
+		"a column of its own type":       "ALTER TABLE dbo.clientaccesstokens ADD note text DEFAULT 'x'",
+	} {
+		for _, right := range []string{"", "GRANT SELECT ON dbo.clientaccesstokens TO kinds"} {
+			t.Run(name+" "+right, func(t *testing.T) {
+				s := newStage(t, "kinds", "")
+				db := filled(t, s)
+				for statement := range strings.SplitSeq(make, ";\n") {
+					must(t, db.conn, statement)
+				}
+				must(t, db.conn, right)
+				r := purgeWith(t.Context(), t, s.server(), db.name, purge.Policy{BatchSize: 500, BatchTarget: time.Second}, nil)
+				expired, live := db.counts(t)
+				if r.Status != purge.Complete || r.DeletedRows != rows || expired != 0 || live != 10 {
+					t.Errorf("%s, %d rows deleted, %d expired and %d live left: %s", r.Status, r.DeletedRows, expired, live, r.Error)
+				}
+			})
+		}
+	}
+}
+
+func TestWhatStandsInTheTablesPlaceIsToldForWhatItIs(t *testing.T) {
+	s := newStage(t, "places", "")
+	for what, make := range map[string]string{
+		"a view":              "CREATE VIEW dbo.clientaccesstokens AS TABLE dbo.old",
+		"a materialized view": "CREATE MATERIALIZED VIEW dbo.clientaccesstokens AS TABLE dbo.old",
+		"a sequence":          "CREATE SEQUENCE dbo.clientaccesstokens",
+	} {
+		db := filled(t, s)
+		must(t, db.conn, "ALTER TABLE dbo.clientaccesstokens RENAME TO old; "+make+"; GRANT ALL ON dbo.clientaccesstokens TO places")
+		for _, action := range []purge.Action{purge.Purge, purge.DryRun, purge.Check} {
+			if r := act(t, s.server(), db.name, action); r.Status != purge.Failed || !strings.Contains(r.Error, "is "+what+" and no table") {
+				t.Errorf("%s, %s: %s, %s", what, action, r.Status, r.Error)
+			}
+		}
+	}
+}
+
+func TestRowsThatAreReferencedOrRefusedStayAndAllOthersGo(t *testing.T) {
+	for name, make := range map[string]string{
+		"referenced": "CREATE TABLE child (id uuid REFERENCES dbo.clientaccesstokens); INSERT INTO child SELECT id FROM dbo.clientaccesstokens ORDER BY expiration OFFSET 1234 LIMIT 3",
+		"refused":    "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'not this one'; END$$; CREATE TRIGGER no BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW WHEN (OLD.expiration IN (SELECT 1)) EXECUTE FUNCTION no()",
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, "refused", "")
+			db := filled(t, s)
+			if name == "refused" {
+				make = "CREATE TABLE keep AS SELECT id FROM dbo.clientaccesstokens ORDER BY expiration OFFSET 1234 LIMIT 3; GRANT SELECT ON keep TO PUBLIC; CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN IF EXISTS (SELECT FROM public.keep WHERE id = OLD.id) THEN RAISE 'not this one'; END IF; RETURN OLD; END$$; CREATE TRIGGER no BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION no()"
+			}
+			must(t, db.conn, make)
+			r := purgeWith(t.Context(), t, s.server(), db.name, purge.Policy{BatchSize: 1000, BatchTarget: time.Second}, nil)
+			expired, live := db.counts(t)
+			if r.Status != purge.Failed || r.DeletedRows != rows-3 || expired != 3 || live != 10 || !strings.Contains(r.Error, "3 rows stay") {
+				t.Errorf("%s, %d rows deleted, %d expired and %d live left: %s", r.Status, r.DeletedRows, expired, live, r.Error)
+			}
+		})
+	}
+}
+
+func TestNeitherTheCapNorABatchGrowsWithWhatArrivesMeanwhile(t *testing.T) {
+	s := newStage(t, "arriving", "")
+	for _, right := range []string{"", "GRANT SELECT ON dbo.clientaccesstokens TO arriving"} {
+		db := filled(t, s)
+		must(t, db.conn, right)
+		must(t, db.conn, "CREATE TABLE batch (rows int); GRANT ALL ON batch TO PUBLIC; CREATE FUNCTION log() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.batch SELECT count(*) FROM gone; RETURN NULL; END'; CREATE TRIGGER log AFTER DELETE ON dbo.clientaccesstokens REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION log()")
+		r := purgeWith(t.Context(), t, s.server(), db.name, purge.Policy{BatchSize: 500, MaxRows: 2000}, func() { // into windows that are cut
+			must(t, db.conn, "INSERT INTO dbo.clientaccesstokens (id, expiration) SELECT gen_random_uuid(), expiration + make_interval(secs => n * 0.001) FROM dbo.clientaccesstokens, generate_series(1, 20) AS n WHERE expiration < now() AT TIME ZONE 'UTC'")
+		})
+		if r.DeletedRows != 2000 || r.StopReason != purge.MaxRows {
+			t.Errorf("%d rows, %s / %s: %s", r.DeletedRows, r.Status, r.StopReason, r.Error)
+		}
+		if most := one[int](t, db.conn, "SELECT coalesce(max(rows), 0) FROM batch"); most > 500 {
+			t.Errorf("%d rows in one statement", most)
+		}
+	}
+}
+
+func TestRowsThatTakeLongGoAFewAtATimeInEachRun(t *testing.T) {
+	s := newStage(t, "slowly", "")
+	db := filled(t, s)
+	db.Delay(t, 5*time.Millisecond)
+	server := s.server()
+	policy := purge.Policy{BatchSize: 5000, BatchTarget: 50 * time.Millisecond, MaxDuration: 3 * time.Second}
+	server.Longest = policy.Longest()
+	left := int64(rows)
+	for range 2 {
+		r := purgeWith(t.Context(), t, server, db.name, policy, nil)
+		expired, _ := db.counts(t)
+		if r.Status != purge.Partial || r.DeletedRows < 50 || expired != left-r.DeletedRows {
+			t.Errorf("%s, %d rows, %d of %d left: %s", r.Status, r.DeletedRows, expired, left, r.Error)
+		}
+		left = expired
+	}
+}
+
+func TestTheNumberOfABatchThatEndsInATieIsUnknown(t *testing.T) {
+	s := newStage(t, "tied", "")
+	db := s.create(t)
+	now := db.Now(t)
+	at := now.Add(-time.Hour)
+	db.Insert(t, at, at.Add(time.Second), at.Add(2*time.Second), at.Add(2*time.Second), at.Add(3*time.Second))
+	conn, err := s.server().Open(t.Context(), db.name, purge.ClientAccessTokens, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for size, want := range map[int][]int64{2: {2, 2, 1}, 3: {0, 3}, 4: {4, 1}, 5: {5}} {
+		cut, _, err := conn.Cut(t.Context(), conn.Expired(time.Time{}, now), size, 8)
+		var got []int64
+		for _, b := range cut {
+			got = append(got, b.Rows)
+		}
+		if err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("batches of %d: %v, want %v, %v", size, got, want, err)
+		}
+	}
+}
+
+func TestRowLevelSecurityFailsWhereItHidesRowsAndItsMendMends(t *testing.T) {
+	for name, c := range map[string]struct {
+		policy string
+		fails  bool
+	}{
+		"no policy":                      {"", true},
+		"one that hides some":            {"CREATE POLICY p ON dbo.clientaccesstokens USING (id::text > '8')", true},
+		"one for others":                 {"CREATE POLICY p ON dbo.clientaccesstokens TO postgres USING (true)", true},
+		"one for reading":                {"CREATE POLICY p ON dbo.clientaccesstokens FOR SELECT USING (true)", true},
+		"one that shows all":             {"CREATE POLICY p ON dbo.clientaccesstokens USING (true)", false},
+		"two that show all":              {"CREATE POLICY p ON dbo.clientaccesstokens FOR SELECT USING (true); CREATE POLICY q ON dbo.clientaccesstokens FOR DELETE TO secured USING (true)", false},
+		"one that takes some away again": {"CREATE POLICY p ON dbo.clientaccesstokens USING (true); CREATE POLICY q ON dbo.clientaccesstokens AS RESTRICTIVE USING (id::text > '8')", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, "secured", "")
+			db := filled(t, s)
+			must(t, db.conn, "ALTER TABLE dbo.clientaccesstokens ENABLE ROW LEVEL SECURITY; "+c.policy)
+			check := act(t, s.server(), db.name, purge.Check)
+			r := run(t, s.server(), db.name)
+			if (r.Status == purge.Failed) != c.fails || (check.Status == purge.Failed) != c.fails {
+				t.Errorf("a check is %s, a purge %s: %s", check.Status, r.Status, r.Error)
+			}
+			if c.fails && r.Findings[0].Code != purge.RowSecurity.Code {
+				t.Errorf("%+v", r.Findings)
+			}
+			if c.fails && !strings.Contains(name, "again") {
+				_, mend, _ := strings.Cut(r.Error, "; or ")
+				must(t, db.conn, strings.ReplaceAll(mend, "edfi_token_purge", "secured"))
+				r = run(t, s.server(), db.name)
+			}
+			expired, live := db.counts(t)
+			if r.Status == purge.Complete && (expired != 0 || live != 10) || !strings.Contains(name, "again") && r.Status != purge.Complete {
+				t.Errorf("%s with %d expired and %d live left: %s", r.Status, expired, live, r.Error)
+			}
+		})
+	}
+}
+
+func TestAStatementThatSomebodyCancelsIsTriedAgain(t *testing.T) {
+	s := newStage(t, "canceled", "")
+	db := filled(t, s)
+	db.Delay(t, time.Millisecond)
+	other := connect(t, db.name)
+	ctx, cancel := context.WithCancel(t.Context())
+	var canceling sync.WaitGroup
+	canceling.Go(func() {
+		for range 3 {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(150 * time.Millisecond):
+			}
+			if _, err := other.Exec(ctx, "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE usename = 'canceled' AND state = 'active'"); err != nil && !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		}
+	})
+	r := purgeWith(t.Context(), t, s.server(), db.name, purge.Policy{BatchSize: 500}, nil)
+	cancel()
+	canceling.Wait()
+	if expired, live := db.counts(t); r.Status != purge.Complete || r.DeletedRows != rows || expired != 0 || live != 10 {
+		t.Errorf("%+v", r)
+	}
+}
