@@ -80,6 +80,7 @@ type conn struct {
 	limits   *limits // nil is none set
 	prepared map[string]*pgconn.StatementDescription
 	began    time.Time // the last statement
+	canceled int       // statements in turn, by somebody else
 }
 
 // Databases lists all databases of the server, by way of the one named.

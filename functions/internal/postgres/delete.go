@@ -149,6 +149,9 @@ func (p *pipeline) committed() (gone purge.Deleted, failure error) {
 			tag, err = answer.Close()
 			failure = cmp.Or(failure, err)
 		case *pgconn.PipelineSync:
+			if failure == nil {
+				p.conn.canceled = 0
+			}
 			return gone, failure
 		default:
 			var refused *pgconn.PgError

@@ -45,10 +45,30 @@ func (c *conn) explain(doing string, err error) error {
 	}
 }
 
+// mostCanceled is how many statements in turn somebody may cancel that are tried again.
+const mostCanceled = 3
+
+// surprises are what a table is no longer fit for that was examined and found fit. The
+// first two are raised by our own statements, see sqlUnchanged and sqlProve.
+var surprises = map[string]error{
+	pgerrcode.InvalidTextRepresentation: purge.ErrChanged,
+	pgerrcode.DivisionByZero:            purge.ErrOverfull,
+	pgerrcode.InsufficientPrivilege:     purge.ErrChanged,
+	pgerrcode.UndefinedTable:            purge.ErrChanged,
+	pgerrcode.UndefinedColumn:           purge.ErrChanged,
+	pgerrcode.UndefinedFunction:         purge.ErrChanged,
+	pgerrcode.InvalidSchemaName:         purge.ErrChanged,
+}
+
 // explainRefusal explains what the server itself says.
 func (c *conn) explainRefusal(doing string, refused *pgconn.PgError) error {
 	message := fmt.Sprintf("%s (SQLSTATE %s)", redact.Login(refused.Message, c.server.User, c.server.Password), refused.Code)
 	say := func(format string, args ...any) error { return fmt.Errorf(doing+": "+format, args...) }
+	if c.facts.oid != 0 && refused.Where == "" { // else a trigger's function raised it
+		if found := surprises[refused.Code]; found != nil {
+			return say("%w: %s", found, message)
+		}
+	}
 	switch refused.Code {
 	case pgerrcode.LockNotAvailable, pgerrcode.DeadlockDetected, pgerrcode.SerializationFailure:
 		return say("%w: SQLSTATE %s", purge.ErrLocked, refused.Code)
@@ -56,42 +76,42 @@ func (c *conn) explainRefusal(doing string, refused *pgconn.PgError) error {
 		if c.tookItsTime() {
 			return say("%w: SQLSTATE %s", purge.ErrTimeout, refused.Code)
 		}
+		if c.canceled++; c.canceled > mostCanceled {
+			return say("%s: another session canceled the statement", message)
+		}
 		return say("%w: %s: another session canceled the statement", purge.ErrLocked, message)
 	case pgerrcode.InvalidPassword, pgerrcode.InvalidAuthorizationSpecification:
 		if strings.Contains(refused.Message, "pg_hba.conf") { // which is asked before the password
 			return c.noAccess("pg_hba.conf doesn't let the login into database %s (SQLSTATE %s): let it in there; or, if it says so for a lack of encryption, set DB_TLS to verify-full", refused.Code)
 		}
 		return say("%w (SQLSTATE %s): check user name and password", purge.ErrLogin, refused.Code)
-	case pgerrcode.DivisionByZero, pgerrcode.InvalidTextRepresentation: // ours, unless a function raised it
-		if refused.Where == "" && refused.Code == pgerrcode.DivisionByZero {
-			return purge.ErrOverfull
-		} else if refused.Where == "" {
-			return say("%w: %s", purge.ErrChanged, message)
-		}
-	case pgerrcode.UndefinedTable, pgerrcode.UndefinedColumn, pgerrcode.UndefinedFunction, pgerrcode.InvalidSchemaName:
-		if refused.Where == "" {
-			return say("%w: %s", purge.ErrChanged, message)
-		}
 	case pgerrcode.InvalidCatalogName:
 		return purge.NotPurgeable{Kind: purge.NoDatabase, Message: fmt.Sprintf("database %s does not exist on this server", c.database)}
 	case pgerrcode.InsufficientPrivilege:
 		if c.pg == nil {
 			return c.noAccess("the login may not connect to database %s (SQLSTATE %s): run infra/postgres/role.sql there", refused.Code)
 		}
-		if refused.Where == "" { // it had the right
-			return say("%w: %s: the role lacks a right, see infra/postgres/role.sql", purge.ErrChanged, message)
-		}
 	case pgerrcode.ReadOnlySQLTransaction:
 		return say("%s: use the writer's endpoint, not a reader's; on the writer, default_transaction_read_only is on", message)
 	}
-	switch {
-	case pgerrcode.IsConnectionException(refused.Code) || pgerrcode.IsOperatorIntervention(refused.Code):
-		return say("%w: %s", purge.ErrLost, message)
-	case pgerrcode.IsInsufficientResources(refused.Code): // a full disk gets no emptier by trying again
-	case pgerrcode.IsIntegrityConstraintViolation(refused.Code), refused.Where != "":
-		return say("%w: %s", purge.ErrRefused, message)
+	if kind := kindOf(refused); kind != nil {
+		return say("%w: %s", kind, message)
 	}
 	return say("%s", message)
+}
+
+// kindOf returns what a refusal is to the domain, by the class of its code; nil is a
+// plain error.
+func kindOf(refused *pgconn.PgError) error {
+	switch code := refused.Code; {
+	case pgerrcode.IsConnectionException(code) || pgerrcode.IsOperatorIntervention(code):
+		return purge.ErrLost
+	case pgerrcode.IsInsufficientResources(code): // a full disk gets no emptier by trying again
+		return nil
+	case pgerrcode.IsIntegrityConstraintViolation(code), refused.Where != "":
+		return purge.ErrRefused
+	}
+	return nil
 }
 
 func (c *conn) noAccess(format, code string) error {

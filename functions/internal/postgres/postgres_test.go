@@ -645,14 +645,14 @@ func TestAColumnThatBecomesTimestamptzWhileARunDeletesCostsNoLiveToken(t *testin
 		var deleted int64
 		for _, b := range batches {
 			gone, err := opened.Delete(t.Context(), b)
-			if deleted += gone.Rows; err != nil {
+			if deleted += gone.Rows; err != nil && (deleted != 1 || !errors.Is(err, purge.ErrChanged)) {
 				t.Error(err)
 			}
 			if deleted == 1 {
 				must(t, db.conn, "SET timezone = UTC; ALTER TABLE dbo.clientaccesstokens ALTER expiration TYPE timestamptz")
 			}
 		}
-		if live := one[int](t, db.conn, "SELECT count(*) FROM dbo.clientaccesstokens WHERE expiration > now()"); live != 2 || deleted != 2 {
+		if live := one[int](t, db.conn, "SELECT count(*) FROM dbo.clientaccesstokens WHERE expiration > now()"); live != 2 || deleted != 1 {
 			t.Errorf("index %t: %d live tokens of 2 are left, %d rows deleted", index, live, deleted)
 		}
 	}

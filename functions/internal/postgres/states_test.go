@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -261,7 +262,7 @@ func TestRowLevelSecurityFailsWhereItHidesRowsAndItsMendMends(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newStage(t, "secured", "")
 			db := filled(t, s)
-			must(t, db.conn, "ALTER TABLE dbo.clientaccesstokens ENABLE ROW LEVEL SECURITY; "+c.policy)
+			must(t, db.conn, "ALTER ROLE secured NOBYPASSRLS; ALTER TABLE dbo.clientaccesstokens ENABLE ROW LEVEL SECURITY; "+c.policy)
 			check := act(t, s.server(), db.name, purge.Check)
 			r := run(t, s.server(), db.name)
 			if (r.Status == purge.Failed) != c.fails || (check.Status == purge.Failed) != c.fails {
@@ -272,6 +273,9 @@ func TestRowLevelSecurityFailsWhereItHidesRowsAndItsMendMends(t *testing.T) {
 			}
 			if c.fails && !strings.Contains(name, "again") {
 				_, mend, _ := strings.Cut(r.Error, "; or ")
+				if name == "no policy" { // the other one of the two
+					mend = regexp.MustCompile("ALTER ROLE [^;]*").FindString(r.Error)
+				}
 				must(t, db.conn, strings.ReplaceAll(mend, "edfi_token_purge", "secured"))
 				r = run(t, s.server(), db.name)
 			}
