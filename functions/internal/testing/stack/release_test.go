@@ -166,7 +166,7 @@ func TestReleaseHasACommandForEachMachine(t *testing.T) {
 		if is := target(files[binary]); is != machine || modes[binary].Perm() != 0o755 {
 			t.Errorf("%s is for %s, mode %s", machine, is, modes[binary])
 		}
-		for _, name := range append(slices.Clone(docs.Pages), "LICENSE", "CHANGELOG.md", "infra/postgres/role.sql", "infra/sqlserver/role.sql", "infra/events/check.json") {
+		for _, name := range append(slices.Clone(docs.Pages), "LICENSE", "CHANGELOG.md", "SECURITY.md", "docs/pictures/dashboard.svg", "infra/network.yaml", "infra/postgres/role.sql", "infra/sqlserver/role.sql", "infra/events/check.json") {
 			if is, err := docs.Page(name); err != nil || string(files[name]) != is {
 				t.Errorf("%s: %s is not the repository's, %v", machine, name, err)
 			}

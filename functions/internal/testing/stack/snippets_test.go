@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -129,6 +130,45 @@ exit $errors.Count`
 		}
 		if _, err := read(t, "powershell", b.Text); err != nil {
 			t.Errorf("%s, %s: %v", b.Page, b.Heading, err)
+		}
+	}
+}
+
+// The link for the console names parameters that a release's template has.
+func TestTheLinkForTheConsoleNamesParametersThatThereAre(t *testing.T) {
+	packaged, err := os.ReadFile(root + "/scripts/package/main.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range snippets(t, "text", "console.aws.amazon.com") {
+		_, query, _ := strings.Cut(strings.TrimSpace(b.Text), "?")
+		values, err := url.ParseQuery(query)
+		if err != nil || values.Get("stackName") == "" || !strings.HasSuffix(values.Get("templateURL"), "/purge-tokens.yaml") {
+			t.Errorf("%v, %v", values, err)
+		}
+		for name := range values {
+			if name, ok := strings.CutPrefix(name, "param_"); ok {
+				if _, ok := load(t).Parameters[name]; !ok && !bytes.Contains(packaged, []byte("\n  "+name+":\n")) {
+					t.Errorf("there is no parameter %s", name)
+				}
+			}
+		}
+	}
+}
+
+// What the Serverless Application Repository asks of an application.
+func TestTheTemplateSaysWhatTheRepositoryOfApplicationsAsks(t *testing.T) {
+	page, err := docs.Page("template.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, metadata, _ := strings.Cut(page, "  AWS::ServerlessRepo::Application:\n")
+	for field, pattern := range map[string]string{
+		"Name": `[A-Za-z0-9-]{1,140}`, "Description": `.{1,256}`, "Author": `[A-Za-z0-9]([A-Za-z0-9-]{0,125}[A-Za-z0-9])?`,
+		"SpdxLicenseId": `Apache-2\.0`, "Labels": `\[[a-z-]+(, [a-z-]+)*\]`,
+	} {
+		if !regexp.MustCompile(`(?m)\A(    .*\n)*?    ` + field + `: ` + pattern + `$`).MatchString(metadata) {
+			t.Errorf("no good %s", field)
 		}
 	}
 }
