@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Writes what make bench measured into docs/benchmarks.md, by benchstat:
+# Writes what make bench measured into docs/benchmarks.md, by benchstat, and draws
+# its pictures:
 #
 #     scripts/benchmarks.sh bin/bench.txt
 set -euo pipefail
@@ -19,3 +20,4 @@ stat() { go tool -modfile=scripts/tools/go.mod benchstat -ignore postgres,goos,g
     sed -n '/<!-- to here -->/,$p' docs/benchmarks.md
 } >bin/benchmarks.md
 cat bin/benchmarks.md >docs/benchmarks.md # keeps its mode
+go run ./scripts/pictures .

@@ -14,7 +14,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-scripts/venv.sh checkov ministack
+scripts/venv.sh checkov ministack snippets
 PATH="$PWD/.venv/bin:$PATH"
 dir="$(mktemp -d)"
 trap 'rm -rf "$dir"' EXIT

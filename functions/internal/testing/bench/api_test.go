@@ -149,7 +149,7 @@ func beside(ctx context.Context, s *stage, clean cleaner, lead time.Duration) (m
 		if len(µs) == 0 {
 			return nil, fmt.Errorf("no %s in %s", name, ended.Sub(began))
 		}
-		m[name+"-p50-µs"], m[name+"-p99-µs"] = µs[len(µs)/2], µs[len(µs)*99/100]
+		m[name+"-p50-µs"], m[name+"-p99-µs"], m[name+"-worst-µs"] = µs[len(µs)/2], µs[len(µs)*99/100], µs[len(µs)-1]
 	}
 	return m, nil
 }

@@ -87,11 +87,15 @@ const (
 	CI    Kind = "ci"    // .ci/run runs the same lines
 	Local Kind = "local" // needs a database
 	Cloud Kind = "cloud" // needs AWS, or an imitation
+
+	Release Kind = "release" // needs a release's files, and AWS or an imitation
 )
 
 // Kind returns where the block's commands run.
 func (b Block) Kind() Kind {
 	switch {
+	case b.Heading == "From a release, without Go", b.Heading == "Upgrade and roll back":
+		return Release
 	case strings.Contains(b.Text, "bin/purge-tokens"), strings.Contains(b.Text, "DATABASE_URL="):
 		return Local
 	case strings.Contains(b.Text, "make demo"):

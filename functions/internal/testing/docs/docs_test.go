@@ -50,7 +50,7 @@ func anchors(text string) (all []string) {
 }
 
 func TestLinksLeadSomewhere(t *testing.T) {
-	for _, from := range append(Pages, "CHANGELOG.md", "CONTRIBUTING.md") {
+	for _, from := range append(Pages, "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md") {
 		text := page(t, from)
 		links := link.FindAllStringSubmatch(Prose(text), -1)
 		for _, m := range links {

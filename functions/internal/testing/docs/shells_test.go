@@ -1,7 +1,9 @@
 package docs
 
 import (
+	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -12,7 +14,7 @@ var (
 	// one of them would look into.
 	substitution = regexp.MustCompile(`"\$\(((?:[^()"']|"[^"]*"|'[^']*')*)\)"`)
 	quoted       = regexp.MustCompile("\"[^\"$`\\\\!]*\"|'[^'\"]*'")
-	plainWords   = regexp.MustCompile(`^[a-z][A-Za-z0-9_./-]*( [A-Za-z0-9_./:=+-]+)*$`)
+	plainWords   = regexp.MustCompile(`^[a-z][A-Za-z0-9_./-]*( [A-Za-z0-9_./:=+-][A-Za-z0-9_./:=+@-]*)*$`)
 )
 
 // portable tells whether a line does the same in bash, zsh and PowerShell. It is
@@ -71,7 +73,7 @@ func TestEveryCommandPastesIntoEveryShell(t *testing.T) {
 				t.Errorf("%s, %s: commands for bash, and none for PowerShell after them:\n%s", b.Page, b.Heading, b.Text)
 			}
 		case "powershell":
-			if i == 0 || blocks[i-1].Language != "bash" {
+			if onlyThere := strings.Contains(b.Heading, "Windows"); !onlyThere && (i == 0 || blocks[i-1].Language != "bash") {
 				t.Errorf("%s, %s: commands for PowerShell, and none for bash before them:\n%s", b.Page, b.Heading, b.Text)
 			}
 		}
@@ -98,5 +100,51 @@ func TestTheShellsReadTheCommands(t *testing.T) {
 				t.Errorf("%s, %s: %s: %v\n%s", b.Page, b.Heading, shell, err, out)
 			}
 		}
+	}
+}
+
+// Pasted into each shell that is installed, the commands call the same programs with
+// the same arguments. Programs that only write down what they are given stand in.
+func TestTheCommandsAreTheSameInEveryShell(t *testing.T) {
+	blocks, err := Blocks("sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pasted, programs, dir := "", t.TempDir(), t.TempDir()
+	for _, b := range blocks {
+		pasted += b.Text
+	}
+	const program = "#!/bin/sh\n{ printf '%s' \"${0##*/}\"; for a; do printf ' [%s]' \"$a\"; done; echo; } >>\"$CALLED\"\necho out\n"
+	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{programs + "/aws", programs + "/make", programs + "/cp", dir + "/bin/purge-tokens"} {
+		if err := os.WriteFile(path, []byte(program), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	calls := map[string]string{}
+	for name, args := range map[string][]string{"bash": {"--norc", "-i"}, "zsh": {"-f", "-i"}, "pwsh": {"-NoProfile", "-NonInteractive", "-File", "-"}} {
+		shell, err := exec.LookPath(name)
+		if err != nil {
+			t.Logf("no %s here", name)
+			continue
+		}
+		command := exec.Command(shell, args...)
+		command.Dir, command.Stdin = dir, strings.NewReader(pasted)
+		command.Env = []string{"PATH=" + programs + ":" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "CALLED=" + filepath.Join(dir, name)}
+		out, err := command.CombinedOutput()
+		called, _ := os.ReadFile(filepath.Join(dir, name))
+		if calls[name] = string(called); err != nil || calls[name] == "" {
+			t.Errorf("%s: %v\n%s", name, err, out)
+		}
+	}
+	for name, called := range calls {
+		if called != calls["bash"] {
+			t.Errorf("%s called\n%s\nbash called\n%s", name, called, calls["bash"])
+		}
+	}
+	if n := strings.Count(calls["bash"], "\n"); n < strings.Count(pasted, "\n") {
+		t.Errorf("only %d calls", n)
 	}
 }
