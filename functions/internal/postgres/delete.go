@@ -69,7 +69,7 @@ func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, done func
 			return p.sent + 1
 		}
 		rows, err := p.committed()
-		if err = c.explain("delete", err); errors.Is(err, purge.ErrLost) {
+		if err = c.explain("delete", err); errors.Is(err, purge.ErrLost) && !errors.Is(err, purge.ErrUncommitted) {
 			rows = batches[answered].Rows
 		}
 		done(purge.Deleted{Rows: rows}, err)

@@ -5,8 +5,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -32,18 +35,57 @@ func (c *conn) explain(doing string, err error) error {
 		err = connecting.Unwrap()
 	}
 	var certificate *tls.CertificateVerificationError
-	var network net.Error
 	switch {
 	case errors.As(err, &certificate):
 		return fmt.Errorf("%s: %s", doing, purge.Unverified(certificate.Err.Error()))
 	case strings.Contains(err.Error(), "server refused TLS connection"): // an error that pgx has no name for
 		return fmt.Errorf("%s: server refused TLS connection: turn TLS on there (ssl = on), or set DB_TLS=disable, which sends all in plaintext", doing)
-	case errors.Is(err, context.DeadlineExceeded) || errors.As(err, &network) && network.Timeout():
-		return fmt.Errorf("%s: %w", doing, purge.NoAnswer(!strings.Contains(err.Error(), "dial error"))) // as above
+	case !c.served && isNotServed(err):
+		return fmt.Errorf("%s: %w: it took the connection and then said nothing: it may start, wake or fail over; if it stays so, check that host and port are PostgreSQL's", doing, purge.ErrNotYet)
+	case isTimeout(err):
+		return fmt.Errorf("%s: %w", doing, purge.NoAnswer(isReached(err)))
 	default:
 		return fmt.Errorf("%s: %w: %s", doing, purge.ErrLost, redact.Login(err.Error(), c.server.User, c.server.Password))
 	}
 }
+
+// isNotServed tells whether a log-in failed as it does at a server that takes
+// connections and does not serve yet: it says so, says nothing, or ends the connection
+// without a word, as a relay does that has nobody behind it.
+func isNotServed(err error) bool {
+	switch sqlState(err) {
+	case pgerrcode.CannotConnectNow, pgerrcode.AdminShutdown, pgerrcode.CrashShutdown:
+		return true
+	case "":
+		closed := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+		return isReached(err) && (closed || isTimeout(err))
+	}
+	return false
+}
+
+// isReached tells whether the server had taken the connection.
+func isReached(err error) bool {
+	var dial *dialError
+	return !errors.As(err, &dial)
+}
+
+func isTimeout(err error) bool {
+	var network net.Error
+	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &network) && network.Timeout()
+}
+
+// sqlState returns the code of a server's error, "" for any other.
+func sqlState(err error) string {
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) {
+		return refused.Code
+	}
+	return ""
+}
+
+// errTransactionTimeout is [purge.ErrLost], for the reason that transaction_timeout was
+// over.
+var errTransactionTimeout = fmt.Errorf("%w", purge.ErrLost)
 
 // explainRefusal explains what the server itself says.
 func (c *conn) explainRefusal(doing string, refused *pgconn.PgError) error {
@@ -69,13 +111,47 @@ func (c *conn) explainRefusal(doing string, refused *pgconn.PgError) error {
 			return c.noAccess("the login may not connect to database %s (SQLSTATE %s): run infra/postgres/role.sql there", refused.Code)
 		}
 		return say("%s: the role lacks a right, see infra/postgres/role.sql", message)
-	case pgerrcode.ReadOnlySQLTransaction:
-		return say("%s: use the writer's endpoint, not a reader's; on the writer, default_transaction_read_only is on", message)
+	case pgerrcode.ReadOnlySQLTransaction: // it was writable, else it had not been opened
+		return purge.Uncommitted(say("%w: %s: the server has become a reader", purge.ErrLost, message))
+	case pgerrcode.CannotConnectNow:
+		return say("%w: %s", purge.ErrNotYet, message)
+	case pgerrcode.TooManyConnections:
+		return say("%w: %s", purge.ErrNoSlot, message)
+	case transactionTimeout:
+		return say("%w: %s", errTransactionTimeout, message)
+	case pgerrcode.IdleInTransactionSessionTimeout:
+		return say("%w: %s", purge.ErrLost, message)
+	case pgerrcode.ProtocolViolation:
+		return c.explainPooler(say, refused.Message, message)
 	}
-	if pgerrcode.IsConnectionException(refused.Code) || pgerrcode.IsOperatorIntervention(refused.Code) || pgerrcode.IsInsufficientResources(refused.Code) {
+	switch {
+	case !c.served && isNotServed(refused):
+		return say("%w: %s", purge.ErrNotYet, message)
+	case pgerrcode.IsConnectionException(refused.Code) || pgerrcode.IsOperatorIntervention(refused.Code):
 		return say("%w: %s", purge.ErrLost, message)
 	}
 	return say("%s", message)
+}
+
+// transactionTimeout is a code of PostgreSQL 17 and later.
+const transactionTimeout = "25P04"
+
+// explainPooler explains what PgBouncer says, which has one code for nearly all of it.
+func (c *conn) explainPooler(say func(string, ...any) error, said, message string) error {
+	has := func(texts ...string) bool {
+		return slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(said, text) })
+	}
+	switch {
+	case has("no more connections allowed", "query_wait_timeout", "too many connections", "too many clients", "connection slots"):
+		return say("%w: %s", purge.ErrNoSlot, message)
+	case has("no such database", "does not exist"):
+		return purge.NotPurgeable{Kind: purge.NoDatabase, Message: fmt.Sprintf("database %s does not exist behind the pooler in between", c.database)}
+	case has("authentication failed"):
+		return say("%w (SQLSTATE %s): check user name and password in the secret", purge.ErrLogin, pgerrcode.ProtocolViolation)
+	case has("server_login_retry", "server login", "cannot connect to server", "connect failed", "shutting down", "starting up"):
+		return say("%w: %s", purge.ErrNotYet, message)
+	}
+	return say("%w: %s", purge.ErrLost, message)
 }
 
 func (c *conn) noAccess(format, code string) error {

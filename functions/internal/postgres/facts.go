@@ -28,8 +28,11 @@ type facts struct {
 	selectExp bool
 	selectAll bool
 	deletable bool
-	filtered  bool // row-level security applies to the login
-	indexed   bool // an index finds rows by their expiration
+	filtered  bool   // row-level security applies to the login
+	indexed   bool   // an index finds rows by their expiration
+	backend   uint32 // the server's process that ran the statement
+	readOnly  bool   // default_transaction_read_only is on, or the server is a standby
+	unlinked  bool   // neither triggers nor foreign keys act for this login
 }
 
 // canUseCTID tells whether the role may tell rows apart by their place.
@@ -38,22 +41,29 @@ func (f facts) canUseCTID() bool { return f.selectAll && f.plain }
 // readsRanges tells whether the server has a plan for a range of places.
 func (f facts) readsRanges() bool { return f.version >= 14_00_00 }
 
-// examine prepares the session and reads the facts, in one round trip.
-func (c *conn) examine(ctx context.Context) error {
+// examine prepares the session, reads the facts and takes the lock, in one round
+// trip. It sets nothing and takes no lock in any other session than that one.
+func (c *conn) examine(ctx context.Context, session uint32, lock bool) error {
 	f := facts{table: c.table}
 	var batch pgx.Batch
-	batch.Queue(sqlSettings)
+	batch.Queue(sqlSettings, int64(session))
 	batch.Queue(sqlFacts)
+	if lock {
+		batch.Queue(sqlLock, int64(session))
+	}
 	results := c.pg.SendBatch(ctx, &batch)
 	_, err := results.Exec()
 	if err == nil {
 		err = results.QueryRow().Scan(&f.now, &f.database, &f.version, &f.standby, &f.oid, &f.plain, &f.typeName,
-			&f.usage, &f.selectExp, &f.selectAll, &f.deletable, &f.filtered, &f.indexed)
+			&f.usage, &f.selectExp, &f.selectAll, &f.deletable, &f.filtered, &f.indexed, &f.backend, &f.readOnly, &f.unlinked)
+	}
+	if err == nil && lock {
+		err = results.QueryRow().Scan(&c.locked)
 	}
 	if closed := results.Close(); err == nil {
 		err = closed
 	}
-	c.facts = f
+	c.facts, c.served = f, err == nil
 	return c.explain("examine the database", err)
 }
 
@@ -70,6 +80,8 @@ func (f facts) fault(database string, writes bool) error {
 		return purge.NotPurgeable{Kind: purge.WrongTable, Message: fmt.Sprintf("%s.%s is of type %s; Ed-Fi's is %s, and another type has another notion of expired", f.table, f.table.Expiration, f.typeName, expirationType)}
 	case writes && f.standby:
 		return purge.NotPurgeable{Kind: purge.ReaderEndpoint, Message: "the server is a read-only standby: use the writer's endpoint, not a reader's", Server: true}
+	case writes && f.readOnly:
+		return purge.NotPurgeable{Kind: purge.ReaderEndpoint, Message: readOnly, Server: true}
 	case !f.usage || !f.selectExp:
 		return purge.NotPurgeable{Kind: purge.NoSelectRight, Message: "the login may not read when tokens expire: " + f.grant()}
 	case writes:
@@ -77,6 +89,8 @@ func (f facts) fault(database string, writes bool) error {
 	}
 	return nil
 }
+
+const readOnly = "default_transaction_read_only is on for the login, the database or the server: where that is meant, exclude the database or use another server; else ALTER ROLE, ALTER DATABASE or ALTER SYSTEM .. RESET default_transaction_read_only"
 
 // mayDelete returns nil, or the error for a login that may only read.
 func (f facts) mayDelete() error {
@@ -96,6 +110,9 @@ func (f facts) grant() string {
 func (f facts) findings() (found []purge.Finding) {
 	if f.filtered {
 		found = append(found, purge.RowSecurity.Found(fmt.Sprintf("row-level security applies to the login; expired rows that it hides stay: for the role of the login ALTER ROLE edfi_token_purge BYPASSRLS; or CREATE POLICY token_purge ON %s TO edfi_token_purge USING (true);", f.table)))
+	}
+	if f.unlinked {
+		found = append(found, purge.SessionSettings.Found("session_replication_role is replica for the login, so neither triggers nor foreign keys act on its deletes, and only a superuser can change that: ALTER ROLE or ALTER DATABASE .. RESET session_replication_role"))
 	}
 	if !f.indexed {
 		found = append(found, f.missingIndex())

@@ -115,6 +115,14 @@ var (
 		Code: "reader-endpoint", Level: LevelError,
 		Mend: "the server or the database is read-only: give the writer's endpoint as `DB_HOST` or in the secret",
 	})
+	TransactionPooler = kind(Kind{
+		Code: "transaction-pooler", Level: LevelError,
+		Mend: "PostgreSQL: a pooler in between gives each transaction another session, as PgBouncer does with `pool_mode` transaction or statement; a purge needs one to itself: give the server's own port, or a pool with `pool_mode = session`",
+	})
+	SessionSettings = kind(Kind{
+		Code: "session-settings", Level: LevelWarning,
+		Mend: "PostgreSQL: a setting of role, database or server is in the way that the login may not change for its session: run the statement in the message",
+	})
 	ClockSkew = kind(Kind{
 		Code: "clock-skew", Level: LevelError,
 		Mend: "the clocks of database and function are more than five minutes apart, so nothing is deleted: set the wrong one; the message has both",
