@@ -34,7 +34,9 @@ func (c *conn) logIn(ctx context.Context) error {
 	for left := len(addresses); left > 0; left-- {
 		d := <-results
 		if d.err != nil {
-			failure = worse(failure, &dialError{d.err})
+			if failure == nil { // else an address that was reached tells more
+				failure = &dialError{d.err}
+			}
 			continue
 		}
 		err := c.logInAt(ctx, d.conn, left)
@@ -46,15 +48,6 @@ func (c *conn) logIn(ctx context.Context) error {
 		failure = err
 	}
 	return failure
-}
-
-// worse returns the error that tells more: a host that was reached, before one that
-// was not.
-func worse(have, next error) error {
-	if have != nil {
-		return have
-	}
-	return next
 }
 
 // dialError is that of an address that takes no connection.

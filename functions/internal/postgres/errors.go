@@ -40,7 +40,7 @@ func (c *conn) explain(doing string, err error) error {
 		return fmt.Errorf("%s: %s", doing, purge.Unverified(certificate.Err.Error()))
 	case strings.Contains(err.Error(), "server refused TLS connection"): // an error that pgx has no name for
 		return fmt.Errorf("%s: server refused TLS connection: turn TLS on there (ssl = on), or set DB_TLS=disable, which sends all in plaintext", doing)
-	case !c.served && isNotServed(err):
+	case !c.served && (isNotServed(err) || c.pg != nil && c.pg.IsClosed()):
 		return fmt.Errorf("%s: %w: it took the connection and then said nothing: it may start, wake or fail over; if it stays so, check that host and port are PostgreSQL's", doing, purge.ErrNotYet)
 	case isTimeout(err):
 		return fmt.Errorf("%s: %w", doing, purge.NoAnswer(isReached(err)))
@@ -63,10 +63,11 @@ func isNotServed(err error) bool {
 	return false
 }
 
-// isReached tells whether the server had taken the connection.
+// isReached tells whether the server had taken the connection. One that is reset may
+// end before we know that it was taken.
 func isReached(err error) bool {
 	var dial *dialError
-	return !errors.As(err, &dial)
+	return !errors.As(err, &dial) || errors.Is(err, syscall.ECONNRESET)
 }
 
 func isTimeout(err error) bool {
