@@ -125,7 +125,12 @@ func TestTransactionTimeoutOfPostgreSQL17DoesNotEndTheSession(t *testing.T) {
 	own, s, admin := ownServer(t, pgserver.Options{Version: "17.5.0"})
 	must(t, admin, "CREATE ROLE hurried LOGIN PASSWORD 'hurried'; GRANT USAGE ON SCHEMA dbo TO hurried; GRANT SELECT (expiration), DELETE ON dbo.clientaccesstokens TO hurried")
 	s.User, s.Password = redact.NewSecret("hurried"), redact.NewSecret("hurried")
+	// With it the statement that lifts the limits takes longer than they are.
+	must(t, admin, `CREATE SCHEMA slow; GRANT USAGE ON SCHEMA slow TO PUBLIC;
+CREATE FUNCTION slow.equal(int4, int8) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.1); RETURN pg_catalog.int48eq($1, $2); END $$;
+CREATE OPERATOR slow.= (LEFTARG = int4, RIGHTARG = int8, FUNCTION = slow.equal)`)
 	for _, set := range []string{
+		"ALTER ROLE hurried SET transaction_timeout = '50ms'; ALTER ROLE hurried SET search_path = slow, pg_catalog",
 		"ALTER ROLE hurried SET transaction_timeout = '1ms'",
 		"ALTER ROLE hurried SET transaction_timeout = '50ms'",
 		"ALTER DATABASE postgres SET transaction_timeout = '1ms'",
