@@ -377,3 +377,93 @@ func blackHoleAt(t *testing.T, ip string, port uint16) uint16 {
 	t.Skip("a full queue of connections still takes more here")
 	return 0
 }
+
+func TestAServerWithNoConnectionToSpareSaysHowManyAreFree(t *testing.T) {
+	t.Parallel()
+	_, s, admin := ownServer(t, pgserver.Options{Settings: map[string]string{"max_connections": "20", "superuser_reserved_connections": "3"}})
+	must(t, admin, `CREATE ROLE few LOGIN PASSWORD 'few'; GRANT USAGE ON SCHEMA dbo TO few; GRANT SELECT (expiration), DELETE ON dbo.clientaccesstokens TO few`)
+	s.User, s.Password = redact.NewSecret("few"), redact.NewSecret("few")
+	for name, c := range map[string]struct {
+		limit string
+		most  int
+	}{
+		"of the role":     {"ALTER ROLE few CONNECTION LIMIT 4", 4},
+		"of the database": {"ALTER DATABASE postgres CONNECTION LIMIT 5", 4}, // one is the test's own
+		"of the server":   {"", 20 - 3 - 1},
+	} {
+		must(t, admin, c.limit)
+		var all []purge.Conn
+		for n := 1; ; n++ {
+			next, err := s.Open(t.Context(), "postgres", purge.ClientAccessTokens, false)
+			if errors.Is(err, purge.ErrNoSlot) && errors.Is(err, purge.ErrLost) {
+				break
+			}
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			all = append(all, next)
+			if free, err := next.(purge.SlotCounter).FreeSlots(t.Context()); err != nil || free != c.most-n {
+				t.Errorf("%s: %d free beside %d, want %d: %v", name, free, n, c.most-n, err)
+			}
+		}
+		if len(all) != c.most {
+			t.Errorf("%s: %d connections, want %d", name, len(all), c.most)
+		}
+		for _, conn := range all {
+			conn.Close()
+		}
+		must(t, admin, "ALTER ROLE few CONNECTION LIMIT -1; ALTER DATABASE postgres CONNECTION LIMIT -1")
+		for one[int](t, admin, "SELECT count(*) FROM pg_stat_activity WHERE usename = 'few'") > 0 {
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+}
+
+func TestAWriterThatBecomesAReaderIsALostConnection(t *testing.T) {
+	t.Parallel()
+	own, s, admin := ownServer(t, pgserver.Options{})
+	must(t, admin, "CREATE ROLE writer LOGIN PASSWORD 'writer'; GRANT USAGE ON SCHEMA dbo TO writer; GRANT SELECT (expiration), DELETE ON dbo.clientaccesstokens TO writer")
+	s.User, s.Password = redact.NewSecret("writer"), redact.NewSecret("writer")
+	if err := edfi.Fill(t.Context(), admin, edfi.FillOptions{Expired: 100}, nil); err != nil {
+		t.Fatal(err)
+	}
+	writer, err := s.Open(t.Context(), "postgres", purge.ClientAccessTokens, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close()
+	cut, _, err := writer.Cut(t.Context(), writer.Expired(time.Time{}, time.Now()), 40, 2)
+	if err != nil || len(cut) != 2 {
+		t.Fatal(cut, err)
+	}
+	must(t, admin, "ALTER SYSTEM SET default_transaction_read_only = on")
+	must(t, admin, "SELECT pg_reload_conf()")
+	for one[string](t, writer.(*conn).pg, "SHOW default_transaction_read_only") != "on" {
+		time.Sleep(10 * time.Millisecond)
+	}
+	writer.(purge.Pipeliner).DeleteAll(t.Context(), cut, func(gone purge.Deleted, err error) {
+		if gone.Rows != 0 || !errors.Is(err, purge.ErrLost) || !errors.Is(err, purge.ErrUncommitted) || !strings.Contains(err.Error(), "reader") {
+			t.Errorf("%+v, %v", gone, err)
+		}
+	})
+	unfit, _ := errors.AsType[purge.NotPurgeable](opened(t.Context(), s, "postgres"))
+	if unfit.Kind.Code != "reader-endpoint" || !unfit.Server {
+		t.Errorf("a server that is read-only by a setting: %+v", unfit)
+	}
+	must(t, admin, "SET default_transaction_read_only = off") // ALTER SYSTEM and COPY are fine with either
+	must(t, admin, "ALTER SYSTEM RESET default_transaction_read_only")
+	must(t, admin, "COPY (SELECT '') TO PROGRAM 'touch standby.signal'")
+	if err := own.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	unfit, _ = errors.AsType[purge.NotPurgeable](opened(t.Context(), s, "postgres"))
+	if unfit.Kind.Code != "reader-endpoint" || !unfit.Server || !strings.Contains(unfit.Message, "standby") {
+		t.Errorf("a standby: %+v", unfit)
+	}
+	// Reading needs no writer.
+	reading, err := s.Open(t.Context(), "postgres", purge.ClientAccessTokens, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reading.Close()
+}

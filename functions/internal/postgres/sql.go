@@ -55,20 +55,21 @@ WHERE pg_catalog.pg_backend_pid() = $1::pg_catalog.int8
 
 	sqlBackend = `SELECT pg_backend_pid()`
 
-	// How many more connections the login may have, -1 for no limit: what is left of
-	// the limits of the server, less what it reserves, of the database and of the
-	// role. A process of the server's own belongs to no user. A superuser has no limit
-	// but the server's.
+	// How many more connections the login may have: what the limits leave of the server,
+	// less what it reserves (RDS reserves some of its own), of the database and of the
+	// role. A superuser has no limit but the server's. A process of the server's
+	// own belongs to no user or no database.
 	sqlFreeSlots = `
-SELECT least(
+SELECT greatest(0, least(
     current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
-        - coalesce(current_setting('reserved_connections', true)::int, 0) - taken.everywhere,
+        - coalesce(NULLIF(current_setting('reserved_connections', true), '')::int, 0)
+        - coalesce(NULLIF(current_setting('rds.rds_superuser_reserved_connections', true), '')::int, 0) - taken.everywhere,
     CASE WHEN datconnlimit >= 0 AND NOT rolsuper THEN datconnlimit - taken.here END,
-    CASE WHEN rolconnlimit >= 0 AND NOT rolsuper THEN rolconnlimit - taken.ours END)::int
+    CASE WHEN rolconnlimit >= 0 AND NOT rolsuper THEN rolconnlimit - taken.ours END))::int
 FROM (SELECT count(*) AS everywhere,
              count(*) FILTER (WHERE datname = current_database()) AS here,
              count(*) FILTER (WHERE usename = session_user) AS ours
-      FROM pg_stat_activity WHERE usesysid IS NOT NULL) AS taken,
+      FROM pg_stat_activity WHERE usesysid IS NOT NULL AND datid IS NOT NULL) AS taken,
      pg_database, pg_roles
 WHERE datname = current_database() AND rolname = session_user`
 

@@ -169,8 +169,7 @@ type WriteCounter interface {
 type SlotCounter interface {
 	// FreeSlots returns how many more connections to this database the server would
 	// let the login have at the moment: the least that the limits of server, database
-	// and login leave. It never counts what is reserved for others; below 0 is
-	// that none of them limits this login.
+	// and login leave. What is reserved for others counts as taken.
 	FreeSlots(ctx context.Context) (int, error)
 }
 
