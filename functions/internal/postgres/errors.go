@@ -114,28 +114,30 @@ func (c *conn) explainRefusal(doing string, refused *pgconn.PgError) error {
 		return say("%s: the role lacks a right, see infra/postgres/role.sql", message)
 	case pgerrcode.ReadOnlySQLTransaction: // it was writable, else it had not been opened
 		return purge.Uncommitted(say("%w: %s: the server has become a reader", purge.ErrLost, message))
-	case pgerrcode.CannotConnectNow:
-		return say("%w: %s", purge.ErrNotYet, message)
-	case pgerrcode.TooManyConnections:
-		return say("%w: %s", purge.ErrNoSlot, message)
-	case transactionTimeout:
-		return say("%w: %s", errTransactionTimeout, message)
-	case pgerrcode.IdleInTransactionSessionTimeout:
-		return say("%w: %s", purge.ErrLost, message)
 	case pgerrcode.ProtocolViolation:
 		return c.explainPooler(say, refused.Message, message)
 	}
-	switch {
-	case !c.served && isNotServed(refused):
-		return say("%w: %s", purge.ErrNotYet, message)
-	case pgerrcode.IsConnectionException(refused.Code) || pgerrcode.IsOperatorIntervention(refused.Code):
-		return say("%w: %s", purge.ErrLost, message)
+	if lost := c.lost(refused); lost != nil {
+		return say("%w: %s", lost, message)
 	}
 	return say("%s", message)
 }
 
-// transactionTimeout is a code of PostgreSQL 17 and later.
-const transactionTimeout = "25P04"
+// lost returns in which way there is no connection, nil where there is one.
+func (c *conn) lost(refused *pgconn.PgError) error {
+	const transactionTimeout = "25P04" // of PostgreSQL 17 and later
+	switch code := refused.Code; {
+	case code == pgerrcode.CannotConnectNow || !c.served && isNotServed(refused):
+		return purge.ErrNotYet
+	case code == pgerrcode.TooManyConnections:
+		return purge.ErrNoSlot
+	case code == transactionTimeout:
+		return errTransactionTimeout
+	case code == pgerrcode.IdleInTransactionSessionTimeout || pgerrcode.IsConnectionException(code) || pgerrcode.IsOperatorIntervention(code):
+		return purge.ErrLost
+	}
+	return nil
+}
 
 // explainPooler explains what PgBouncer says, which has one code for nearly all of it.
 func (c *conn) explainPooler(say func(string, ...any) error, said, message string) error {
