@@ -134,7 +134,7 @@ func TestNoFailureOfADatabaseShowsASecret(t *testing.T) {
 			between.CutAfter(way, n)
 			f := start(t, "SECRET_ID="+l.put(l.secret("host", "127.0.0.1", "port", between.Port())), "DATABASES="+l.name, "AWS_LAMBDA_LOG_LEVEL=DEBUG")
 			reply, lines := f.invoke(t, `{}`)
-			shown(t, fmt.Sprintf("a log-in cut %s at byte %d", way, n), lines+string(reply.Payload), "no connection")
+			shown(t, fmt.Sprintf("a log-in cut %s at byte %d", way, n), lines+string(reply.Payload), "does not serve yet")
 			f.Stop()
 		}
 	}

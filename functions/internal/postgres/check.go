@@ -67,8 +67,11 @@ func (c *conn) checkRights() (found []purge.Finding) {
 	default:
 		found = append(found, purge.Rights.Found("the login may delete tokens and read when they expire, but read no token"))
 	}
-	if c.facts.standby {
+	switch {
+	case c.facts.standby:
 		found = append(found, purge.ReaderEndpoint.Found("the server is a read-only standby: use the writer's endpoint"))
+	case c.facts.readOnly:
+		found = append(found, purge.ReadOnly.Found(readOnly))
 	}
 	return found
 }

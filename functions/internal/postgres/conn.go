@@ -8,15 +8,24 @@
 //	errors.go  says what an error means and what to do about it
 //	facts.go   what must be known before anything is deleted
 //	check.go   what an operator should know
+//	pooler.go  tells what pools connections in between, if anything does
+//	dial.go    tries the addresses of a host
 //	sql.go     every statement that is sent
 package postgres
 
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"maps"
+	"net"
+	"os"
+	"strings"
+	"sync"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
@@ -33,8 +42,8 @@ const (
 )
 
 const (
-	// connectTimeout bounds everything up to the end of the log-in. A host that
-	// a security group hides answers nothing at all.
+	// connectTimeout bounds how long a host is waited for that takes no connection:
+	// one that a security group hides answers nothing at all.
 	connectTimeout = 8 * time.Second
 	// cancelTimeout is how long a canceled statement may take to end before the
 	// connection is dropped.
@@ -51,17 +60,19 @@ type Server struct {
 	Password    redact.Secret
 	TLS         *tls.Config   // nil is no TLS; verification is up to the caller
 	LockTimeout time.Duration // longest wait for a lock
-	// ConnectTimeout is how long a server is waited for that takes connections and
-	// does not serve yet.
+	// ConnectTimeout is how long to wait for a server that takes connections and does
+	// not serve yet; never less than a host is waited for that takes none.
 	ConnectTimeout time.Duration
 	// Longest bounds a statement that deletes, unless its batch is Patient; 0 is no
 	// bound but the time left.
 	Longest time.Duration
+
+	resolver *net.Resolver // nil is the system's
 }
 
 // Open implements [purge.Engine].
 func (s Server) Open(ctx context.Context, database string, table purge.Table, lock bool) (purge.Conn, error) {
-	c := &conn{server: s, database: database, table: table.Lower(), prepared: map[string]*pgconn.StatementDescription{}}
+	c := &conn{server: s, database: database, table: table.Lower(), seen: map[string]bool{}, prepared: map[string]*pgconn.StatementDescription{}}
 	if err := c.open(ctx, lock); err != nil {
 		c.Close()
 		return nil, err
@@ -69,15 +80,23 @@ func (s Server) Open(ctx context.Context, database string, table purge.Table, lo
 	return c, nil
 }
 
-// conn implements [purge.Conn], [purge.Pipeliner] and [purge.WriteCounter].
+// patience returns how long opening a connection may take.
+func (s Server) patience() time.Duration { return max(connectTimeout, s.ConnectTimeout) }
+
+// conn implements [purge.Conn], [purge.Pipeliner], [purge.WriteCounter] and
+// [purge.SlotCounter].
 type conn struct {
 	server   Server
 	database string
 	table    purge.Table
 	pg       *pgx.Conn
+	startup  map[string]string // settings that the log-in asks for; nil is the usual ones
+	pooled   bool              // a pooler that keeps sessions apart is in between
+	served   bool              // the server has answered a statement
 	locked   bool
 	facts    facts
 	limits   *limits // nil is none set
+	seen     map[string]bool
 	prepared map[string]*pgconn.StatementDescription
 	began    time.Time // the last statement
 	canceled int       // statements in turn, by somebody else
@@ -87,7 +106,7 @@ type conn struct {
 func (s Server) Databases(ctx context.Context, via string) ([]purge.Database, error) {
 	c := &conn{server: s, database: via}
 	defer c.Close()
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.patience())
 	defer cancel()
 	if err := c.connect(ctx); err != nil {
 		return nil, err
@@ -99,35 +118,76 @@ func (s Server) Databases(ctx context.Context, via string) ([]purge.Database, er
 	return all, c.explain("list the databases", err)
 }
 
+// The settings that a log-in asks for. statement_timeout is among them because one
+// that is set for the role would else hold for the statement that lifts it.
+var startup = map[string]string{
+	"application_name":  "edfi-token-purge",
+	"client_encoding":   "UTF8",
+	"statement_timeout": "0",
+}
+
+// connect logs in. Poolers refuse a log-in that asks for a setting they don't know
+// (PgBouncer with 08P01, RDS Proxy with 0A000), and get one that asks for less. A
+// role's or server's transaction_timeout may end the first statements; only a server
+// that has it, from PostgreSQL 17 on, takes a log-in that lifts it.
 func (c *conn) connect(ctx context.Context) error {
-	config, err := c.config()
-	if err != nil {
-		return err
+	if c.startup == nil {
+		c.startup = startup
 	}
-	c.pg, err = pgx.ConnectConfig(ctx, config)
+	err := c.logIn(ctx)
+	if code := sqlState(err); code == pgerrcode.ProtocolViolation || code == pgerrcode.FeatureNotSupported {
+		c.startup = maps.Clone(c.startup)
+		delete(c.startup, "statement_timeout")
+		delete(c.startup, "transaction_timeout")
+		err = c.logIn(ctx)
+	}
 	return c.explain("connect", err)
 }
 
 func (c *conn) open(ctx context.Context, lock bool) error {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.server.patience())
 	defer cancel()
 	if err := c.connect(ctx); err != nil {
 		return err
 	}
-	if err := c.examine(ctx); err != nil {
+	err := c.begin(ctx, lock)
+	if errors.Is(err, errTransactionTimeout) {
+		c.pg.Close(ctx) //nolint:errcheck // it is gone
+		c.startup = maps.Clone(c.startup)
+		c.startup["transaction_timeout"] = "0"
+		if err = c.connect(ctx); err == nil {
+			err = c.begin(ctx, lock)
+		}
+	}
+	if err != nil {
 		return err
 	}
 	if err := c.facts.fault(c.database, lock); err != nil {
 		return err
 	}
-	if !lock {
-		return nil
-	}
-	if err := c.pg.QueryRow(ctx, sqlLock).Scan(&c.locked); err != nil {
-		return c.explain("lock the database", err)
-	}
-	if !c.locked {
+	if lock && !c.locked {
 		return purge.ErrAlreadyRunning
+	}
+	return nil
+}
+
+// begin examines the table in a session of our own. Nothing is set in a session that
+// the log-in did not open, until a pooler is known to leave it to us.
+func (c *conn) begin(ctx context.Context, lock bool) error {
+	session := c.pg.PgConn().PID()
+	if err := c.examine(ctx, session, lock); err != nil || c.facts.backend == session {
+		return err
+	}
+	session = c.facts.backend
+	if err := c.findOutPooling(ctx); err != nil {
+		return err
+	}
+	c.pooled = true
+	if err := c.examine(ctx, session, lock); err != nil {
+		return err
+	}
+	if c.facts.backend != session {
+		return errPooled
 	}
 	return nil
 }
@@ -135,21 +195,39 @@ func (c *conn) open(ctx context.Context, lock bool) error {
 // config builds the connection's settings field by field: a password may hold
 // any character, so no connection string is put together.
 func (c *conn) config() (*pgx.ConnConfig, error) {
-	config, err := pgx.ParseConfig("sslmode=disable")
+	config, err := defaults()
 	if err != nil {
-		return nil, fmt.Errorf("the PG* environment variables cannot be used: %s", redact.Text(err.Error()))
+		return nil, fmt.Errorf("the driver has no defaults: %s", redact.Text(err.Error()))
 	}
 	config.Host, config.Port, config.Database = c.server.Host, c.server.Port, c.database
 	config.User, config.Password = c.server.User.Reveal(), c.server.Password.Reveal()
 	config.TLSConfig, config.Fallbacks = c.server.TLS, nil
-	config.RuntimeParams = map[string]string{"application_name": "edfi-token-purge"}
-	config.ConnectTimeout = connectTimeout
+	config.RuntimeParams = c.startup
+	config.ConnectTimeout = 0 // the context has it
 	// One round trip a statement; those that come often are prepared by hand.
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	config.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
 		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: cancelTimeout}
 	}
 	return config, nil
+}
+
+// environment guards the variables that defaults hides.
+var environment sync.Mutex
+
+// defaults returns the driver's own settings. It has a configuration made by its
+// parser alone, and the parser reads libpq's variables, some of which it can't be
+// talked out of: PGSERVICE, PGTARGETSESSIONATTRS. So they are away while it parses.
+func defaults() (*pgx.ConnConfig, error) {
+	environment.Lock()
+	defer environment.Unlock()
+	for _, variable := range os.Environ() {
+		if name, value, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "PG") {
+			os.Unsetenv(name)            //nolint:errcheck // it fails for a malformed name alone
+			defer os.Setenv(name, value) //nolint:errcheck // the same
+		}
+	}
+	return pgx.ParseConfig("host=localhost user=nobody sslmode=disable")
 }
 
 // Close implements [purge.Conn].
@@ -159,15 +237,29 @@ func (c *conn) Close() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	// A server under load ends a session some time after its client has left. A
-	// run that follows at once must not meet the lock.
-	if c.locked && !c.pg.IsClosed() {
-		c.pg.Exec(ctx, sqlUnlock) //nolint:errcheck // it goes with the session at the latest
+	if !c.pg.IsClosed() {
+		c.leave(ctx)
 	}
 	c.pg.Close(ctx) //nolint:errcheck // nothing is at stake: every batch is committed
 	// After a statement that was given up the driver keeps the socket for some
 	// seconds, and the server with it the lock.
 	c.pg.PgConn().Conn().Close() //nolint:errcheck // as above
+}
+
+// leave makes the session as it was, where somebody may meet it.
+func (c *conn) leave(ctx context.Context) {
+	var left []string
+	if c.locked {
+		// A server under load ends a session some time after its client has left. A
+		// run that follows at once must not meet the lock.
+		left = append(left, sqlUnlock)
+	}
+	if c.pooled {
+		left = append(left, sqlReset)
+	}
+	if left != nil {
+		c.pg.PgConn().Exec(ctx, strings.Join(left, ";")).Close() //nolint:errcheck // it goes with the session at the latest
+	}
 }
 
 // Facts implements [purge.Conn].
@@ -184,4 +276,10 @@ func (c *conn) Writes(ctx context.Context) (int64, error) {
 	}
 	err := c.row(ctx, plan, &count, sqlWrites)
 	return count, c.explain("count transactions", err)
+}
+
+// FreeSlots implements [purge.SlotCounter].
+func (c *conn) FreeSlots(ctx context.Context) (free int, err error) {
+	err = c.row(ctx, byIndex, &free, sqlFreeSlots)
+	return free, c.explain("count free connections", err)
 }

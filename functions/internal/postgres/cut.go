@@ -283,10 +283,17 @@ func (c *conn) physical(sql string) string {
 	return strings.Replace(sql, "ctid >=", sqlPlaces+"ctid >=", 1)
 }
 
-// row reads the one value that sql returns into dest. Preparing pays even where
-// a statement comes but twice: planning looks at the end of the index, where the
-// deleted entries are.
+// row reads the one value that sql returns into dest. Preparing pays from the second
+// time on: planning looks at the end of the index, where the deleted entries are.
 func (c *conn) row(ctx context.Context, plan plan, dest any, sql string, args ...any) error {
+	if !c.seen[sql] {
+		c.seen[sql] = true
+		l, err := c.newLimits(ctx, plan, 1)
+		if err != nil {
+			return err
+		}
+		return c.once(ctx, l, dest, sql, args)
+	}
 	if err := c.prepare(ctx, plan, sql, 1); err != nil {
 		return err
 	}

@@ -78,7 +78,7 @@ func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, f form, d
 			return p.sent + 1
 		}
 		gone, err := p.committed()
-		if err = c.explain("delete", err); errors.Is(err, purge.ErrLost) {
+		if err = c.explain("delete", err); errors.Is(err, purge.ErrLost) && !errors.Is(err, purge.ErrUncommitted) {
 			gone.Rows = cmp.Or(gone.Rows, batches[answered].Rows)
 		} else if err != nil {
 			gone = purge.Deleted{}

@@ -5,8 +5,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -32,14 +35,15 @@ func (c *conn) explain(doing string, err error) error {
 		err = connecting.Unwrap()
 	}
 	var certificate *tls.CertificateVerificationError
-	var network net.Error
 	switch {
 	case errors.As(err, &certificate):
 		return fmt.Errorf("%s: %s", doing, purge.Unverified(certificate.Err.Error()))
 	case strings.Contains(err.Error(), "server refused TLS connection"): // an error that pgx has no name for
 		return fmt.Errorf("%s: server refused TLS connection: turn TLS on there (ssl = on), or set DB_TLS=disable, which sends all in plaintext", doing)
-	case errors.Is(err, context.DeadlineExceeded) || errors.As(err, &network) && network.Timeout():
-		return fmt.Errorf("%s: %w", doing, purge.NoAnswer(!strings.Contains(err.Error(), "dial error"))) // as above
+	case !c.served && (isNotServed(err) || c.pg != nil && c.pg.IsClosed()):
+		return fmt.Errorf("%s: %w: it took the connection and then said nothing: it may start, wake or fail over; if it stays so, check that host and port are PostgreSQL's", doing, purge.ErrNotYet)
+	case isTimeout(err):
+		return fmt.Errorf("%s: %w", doing, purge.NoAnswer(isReached(err)))
 	default:
 		return fmt.Errorf("%s: %w: %s", doing, purge.ErrLost, redact.Login(err.Error(), c.server.User, c.server.Password))
 	}
@@ -60,15 +64,49 @@ var surprises = map[string]error{
 	pgerrcode.InvalidSchemaName:         purge.ErrChanged,
 }
 
+// isNotServed tells whether a log-in failed as it does at a server that takes
+// connections and does not serve yet: it says so, says nothing, or ends the connection
+// without a word, as a relay does that has nobody behind it.
+func isNotServed(err error) bool {
+	switch sqlState(err) {
+	case pgerrcode.CannotConnectNow, pgerrcode.AdminShutdown, pgerrcode.CrashShutdown:
+		return true
+	case "":
+		closed := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+		return isReached(err) && (closed || isTimeout(err))
+	}
+	return false
+}
+
+// isReached tells whether the server had taken the connection. One that is reset may
+// end before we know that it was taken.
+func isReached(err error) bool {
+	var dial *dialError
+	return !errors.As(err, &dial) || errors.Is(err, syscall.ECONNRESET)
+}
+
+func isTimeout(err error) bool {
+	var network net.Error
+	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &network) && network.Timeout()
+}
+
+// sqlState returns the code of a server's error, "" for any other.
+func sqlState(err error) string {
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) {
+		return refused.Code
+	}
+	return ""
+}
+
+// errTransactionTimeout is [purge.ErrLost], for the reason that transaction_timeout was
+// over.
+var errTransactionTimeout = fmt.Errorf("%w", purge.ErrLost)
+
 // explainRefusal explains what the server itself says.
 func (c *conn) explainRefusal(doing string, refused *pgconn.PgError) error {
 	message := fmt.Sprintf("%s (SQLSTATE %s)", redact.Login(refused.Message, c.server.User, c.server.Password), refused.Code)
 	say := func(format string, args ...any) error { return fmt.Errorf(doing+": "+format, args...) }
-	if c.facts.oid != 0 && refused.Where == "" { // else a trigger's function raised it
-		if found := surprises[refused.Code]; found != nil {
-			return say("%w: %s", found, message)
-		}
-	}
 	switch refused.Code {
 	case pgerrcode.LockNotAvailable, pgerrcode.DeadlockDetected, pgerrcode.SerializationFailure:
 		return say("%w: SQLSTATE %s", purge.ErrLocked, refused.Code)
@@ -91,20 +129,31 @@ func (c *conn) explainRefusal(doing string, refused *pgconn.PgError) error {
 		if c.pg == nil {
 			return c.noAccess("the login may not connect to database %s (SQLSTATE %s): run infra/postgres/role.sql there", refused.Code)
 		}
-	case pgerrcode.ReadOnlySQLTransaction:
-		return say("%s: use the writer's endpoint, not a reader's; on the writer, default_transaction_read_only is on", message)
+	case pgerrcode.ReadOnlySQLTransaction: // it was writable, else it had not been opened
+		return purge.Uncommitted(say("%w: %s: the server has become a reader", purge.ErrLost, message))
+	case pgerrcode.ProtocolViolation:
+		return c.explainPooler(say, refused.Message, message)
 	}
-	if kind := kindOf(refused); kind != nil {
+	if kind := c.kindOf(refused); kind != nil {
 		return say("%w: %s", kind, message)
 	}
 	return say("%s", message)
 }
 
-// kindOf returns what a refusal is to the domain, by the class of its code; nil is a
-// plain error.
-func kindOf(refused *pgconn.PgError) error {
+// kindOf returns what a refusal is to the domain, by its code; nil is a plain error.
+func (c *conn) kindOf(refused *pgconn.PgError) error {
+	const transactionTimeout = "25P04" // of PostgreSQL 17 and later
+	if c.facts.oid != 0 && refused.Where == "" && surprises[refused.Code] != nil { // else a trigger's function raised it
+		return surprises[refused.Code]
+	}
 	switch code := refused.Code; {
-	case pgerrcode.IsConnectionException(code) || pgerrcode.IsOperatorIntervention(code):
+	case code == pgerrcode.CannotConnectNow || !c.served && isNotServed(refused):
+		return purge.ErrNotYet
+	case code == pgerrcode.TooManyConnections:
+		return purge.ErrNoSlot
+	case code == transactionTimeout:
+		return errTransactionTimeout
+	case code == pgerrcode.IdleInTransactionSessionTimeout || pgerrcode.IsConnectionException(code) || pgerrcode.IsOperatorIntervention(code):
 		return purge.ErrLost
 	case pgerrcode.IsInsufficientResources(code): // a full disk gets no emptier by trying again
 		return nil
@@ -112,6 +161,24 @@ func kindOf(refused *pgconn.PgError) error {
 		return purge.ErrRefused
 	}
 	return nil
+}
+
+// explainPooler explains what PgBouncer says, which has one code for nearly all of it.
+func (c *conn) explainPooler(say func(string, ...any) error, said, message string) error {
+	has := func(texts ...string) bool {
+		return slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(said, text) })
+	}
+	switch {
+	case has("no more connections allowed", "query_wait_timeout", "too many connections", "too many clients", "connection slots"):
+		return say("%w: %s", purge.ErrNoSlot, message)
+	case has("no such database", "does not exist"):
+		return purge.NotPurgeable{Kind: purge.NoDatabase, Message: fmt.Sprintf("database %s does not exist behind the pooler in between", c.database)}
+	case has("authentication failed"):
+		return say("%w (SQLSTATE %s): check user name and password", purge.ErrLogin, pgerrcode.ProtocolViolation)
+	case has("server_login_retry", "server login", "cannot connect to server", "connect failed", "shutting down", "starting up"):
+		return say("%w: %s", purge.ErrNotYet, message)
+	}
+	return say("%w: %s", purge.ErrLost, message)
 }
 
 func (c *conn) noAccess(format, code string) error {

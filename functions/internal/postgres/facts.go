@@ -35,6 +35,9 @@ type facts struct {
 	leaves    []uint32 // the table and all that inherit from it
 	counted   bool     // the server counts the rows that it deletes
 	triggers  bool     // run for each delete
+	backend   uint32   // the server's process that ran the statement
+	readOnly  bool     // default_transaction_read_only is on, or the server is a standby
+	unlinked  bool     // neither triggers nor foreign keys act for this login
 }
 
 // canUseCTID tells whether the role may tell rows apart by their place.
@@ -43,23 +46,30 @@ func (f facts) canUseCTID() bool { return f.selectAll && f.plain }
 // readsRanges tells whether the server has a plan for a range of places.
 func (f facts) readsRanges() bool { return f.version >= 14_00_00 }
 
-// examine prepares the session and reads the facts, in one round trip.
-func (c *conn) examine(ctx context.Context) error {
+// examine prepares the session, reads the facts and takes the lock, in one round
+// trip. It sets nothing and takes no lock in any other session than that one.
+func (c *conn) examine(ctx context.Context, session uint32, lock bool) error {
 	f := facts{table: c.table}
 	var batch pgx.Batch
-	batch.Queue(sqlSettings)
+	batch.Queue(sqlSettings, int64(session))
 	batch.Queue(sqlFacts)
+	if lock {
+		batch.Queue(sqlLock, int64(session))
+	}
 	results := c.pg.SendBatch(ctx, &batch)
 	_, err := results.Exec()
 	if err == nil {
 		err = results.QueryRow().Scan(&f.now, &f.database, &f.version, &f.standby, &f.oid, &f.kind, &f.plain, &f.typeName,
 			&f.usage, &f.selectExp, &f.selectAll, &f.deletable, &f.hidden, &f.indexed,
-			&f.signature, &f.leaves, &f.counted, &f.triggers)
+			&f.signature, &f.leaves, &f.counted, &f.triggers, &f.backend, &f.readOnly, &f.unlinked)
+	}
+	if err == nil && lock {
+		err = results.QueryRow().Scan(&c.locked)
 	}
 	if closed := results.Close(); err == nil {
 		err = closed
 	}
-	c.facts = f
+	c.facts, c.served = f, err == nil
 	return c.explain("examine the database", err)
 }
 
@@ -78,6 +88,8 @@ func (f facts) fault(database string, writes bool) error {
 		return purge.NotPurgeable{Kind: purge.WrongTable, Message: fmt.Sprintf("%s.%s is of type %s; Ed-Fi's is %s, and another type has another notion of expired", f.table, f.table.Expiration, f.typeName, expirationType)}
 	case writes && f.standby:
 		return purge.NotPurgeable{Kind: purge.ReaderEndpoint, Message: "the server is a read-only standby: use the writer's endpoint, not a reader's", Server: true}
+	case writes && f.readOnly:
+		return purge.NotPurgeable{Kind: purge.ReadOnly, Message: readOnly}
 	case !f.usage || !f.selectExp:
 		return purge.NotPurgeable{Kind: purge.NoSelectRight, Message: "the login may not read when tokens expire: " + f.grant()}
 	case f.hidden:
@@ -90,6 +102,8 @@ func (f facts) fault(database string, writes bool) error {
 
 // kinds are what may stand in the table's place, as pg_class.relkind has it.
 var kinds = map[rune]string{'v': "a view", 'm': "a materialized view", 'f': "a foreign table", 'S': "a sequence", 'c': "a type", 'i': "an index", 'I': "an index", 't': "a TOAST table"}
+
+const readOnly = "default_transaction_read_only is on for the login, the database or the server: where that is meant, exclude the database or use another server; else ALTER ROLE, ALTER DATABASE or ALTER SYSTEM .. RESET default_transaction_read_only"
 
 // mayDelete returns nil, or the error for a login that may only read.
 func (f facts) mayDelete() error {
@@ -107,6 +121,9 @@ func (f facts) grant() string {
 
 // findings are what costs time, or leaves rows behind, in each run.
 func (f facts) findings() (found []purge.Finding) {
+	if f.unlinked {
+		found = append(found, purge.SessionSettings.Found("session_replication_role is replica for the login, so neither triggers nor foreign keys act on its deletes, and only a superuser can change that: ALTER ROLE or ALTER DATABASE .. RESET session_replication_role"))
+	}
 	if !f.indexed {
 		found = append(found, f.missingIndex())
 	}

@@ -2,8 +2,11 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"edfi-token-purge/functions/internal/purge"
 )
@@ -52,28 +55,12 @@ func (l *limits) serve(plan plan, atOnce int, deadline, now time.Time) bool {
 // statement is prepared, and the server will give all of them up in time. Most
 // calls find all in place and cost nothing.
 func (c *conn) prepare(ctx context.Context, plan plan, sql string, atOnce int) error {
-	deadline, _ := ctx.Deadline()
-	now := time.Now()
-	if !c.limits.serve(plan, atOnce, deadline, now) {
-		l := &limits{lock: c.server.LockTimeout, plan: plan, atOnce: atOnce, deadline: deadline}
-		if !deadline.IsZero() {
-			left := deadline.Sub(now)
-			left -= min(serverFirst, left/4)
-			if left < minStatement {
-				return purge.ErrTimeout
-			}
-			// An eighth less than there is, so that the limits need not be set anew
-			// until that eighth is over.
-			l.statement, l.until = left/8*7/time.Duration(atOnce), now.Add(left/8)
-		}
-		if longest := c.server.Longest; plan.bounded && longest > 0 && (l.statement == 0 || longest < l.statement) {
-			l.statement = longest
-		}
-		if l.statement > 0 {
-			// The lock's time must be up first, else it looks like a slow statement.
-			l.lock = min(l.lock, l.statement/10*9)
-		}
-		if _, err := c.pg.Exec(ctx, sqlLimits, milliseconds(l.statement), milliseconds(l.lock), onOff(plan.index), onOff(plan.sequence)); err != nil {
+	l, err := c.newLimits(ctx, plan, atOnce)
+	if err != nil {
+		return err
+	}
+	if l != nil {
+		if _, err := c.pg.Exec(ctx, sqlLimits, l.args()...); err != nil {
 			return err
 		}
 		c.limits = l
@@ -87,6 +74,66 @@ func (c *conn) prepare(ctx context.Context, plan plan, sql string, atOnce int) e
 	}
 	c.began = time.Now()
 	return nil
+}
+
+// newLimits returns those that so many statements of this plan need, nil where they
+// are in place.
+func (c *conn) newLimits(ctx context.Context, plan plan, atOnce int) (*limits, error) {
+	deadline, _ := ctx.Deadline()
+	now := time.Now()
+	if c.limits.serve(plan, atOnce, deadline, now) {
+		return nil, nil
+	}
+	l := &limits{lock: c.server.LockTimeout, plan: plan, atOnce: atOnce, deadline: deadline}
+	if !deadline.IsZero() {
+		left := deadline.Sub(now)
+		left -= min(serverFirst, left/4)
+		if left < minStatement {
+			return nil, purge.ErrTimeout
+		}
+		// An eighth less than there is, so that the limits need not be set anew
+		// until that eighth is over.
+		l.statement, l.until = left/8*7/time.Duration(atOnce), now.Add(left/8)
+	}
+	if longest := c.server.Longest; plan.bounded && longest > 0 && (l.statement == 0 || longest < l.statement) {
+		l.statement = longest
+	}
+	if l.statement > 0 {
+		// The lock's time must be up first, else it looks like a slow statement.
+		l.lock = min(l.lock, l.statement/10*9)
+	}
+	return l, nil
+}
+
+// args are the parameters of sqlLimits.
+func (l *limits) args() []any {
+	return []any{milliseconds(l.statement), milliseconds(l.lock), onOff(l.plan.index), onOff(l.plan.sequence)}
+}
+
+// once reads the one value that sql returns into dest, unprepared, and sets limits that
+// are not nil ahead of it, in one round trip.
+func (c *conn) once(ctx context.Context, l *limits, dest any, sql string, args []any) (err error) {
+	var batch pgx.Batch
+	if l != nil {
+		batch.Queue(sqlLimits, l.args()...)
+		c.limits = l
+	}
+	batch.Queue(sql, args...)
+	c.began = time.Now()
+	results := c.pg.SendBatch(ctx, &batch)
+	if l != nil {
+		_, err = results.Exec()
+	}
+	if err == nil {
+		err = results.QueryRow().Scan(dest)
+	}
+	if closed := results.Close(); err == nil {
+		err = closed
+	}
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) && l != nil { // they went with the transaction, and tell how long it had
+		l.until = c.began
+	}
+	return err
 }
 
 // tookItsTime tells whether the last statement ran for about as long as the server

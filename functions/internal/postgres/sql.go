@@ -13,8 +13,17 @@ const (
 	// vanished, and with it the lock. The zone is UTC, so that a column that
 	// becomes timestamptz while a run deletes is still compared as the instant
 	// that was meant: in a zone west of Greenwich live tokens would go.
+	//
+	// What else a role, a database or a server may have set, and what would end or
+	// bend the session: limits of time, an isolation in which a batch fails for
+	// others, row_security off, which makes row-level security an error instead of a
+	// finding, and strings in which a backslash is special. Names are ours to the
+	// end: whatever the search_path is, pg_catalog comes first, and the rest stays for
+	// triggers that count on it. session_replication_role is a superuser's to set.
+	// Of default_transaction_read_only nothing is taken: whoever set it may mean it.
+	// A server that doesn't know a setting doesn't get it.
 	sqlSettings = `
-SELECT set_config(name, value, false)
+SELECT pg_catalog.set_config(name, value, false)
 FROM (VALUES ('synchronous_commit', 'off'),
              ('enable_seqscan', 'off'),
              ('enable_bitmapscan', 'off'),
@@ -25,7 +34,44 @@ FROM (VALUES ('synchronous_commit', 'off'),
              ('TimeZone', 'UTC'),
              ('tcp_keepalives_idle', '30'),
              ('tcp_keepalives_interval', '10'),
-             ('tcp_keepalives_count', '3')) AS setting (name, value)`
+             ('tcp_keepalives_count', '3'),
+             ('statement_timeout', '0'),
+             ('lock_timeout', '0'),
+             ('transaction_timeout', '0'),
+             ('idle_in_transaction_session_timeout', '0'),
+             ('idle_session_timeout', '0'),
+             ('default_transaction_isolation', 'read committed'),
+             ('default_transaction_deferrable', 'off'),
+             ('row_security', 'on'),
+             ('standard_conforming_strings', 'on'),
+             ('session_replication_role', CASE pg_catalog.current_setting('is_superuser') WHEN 'on' THEN 'origin' END),
+             ('search_path', pg_catalog.concat_ws(', ', 'pg_catalog', NULLIF(pg_catalog.current_setting('search_path'), '')))) AS setting (name, value)
+WHERE pg_catalog.pg_backend_pid() = $1::pg_catalog.int8
+  AND value IS NOT NULL
+  AND pg_catalog.current_setting(name, true) IS NOT NULL`
+
+	// What a session that others get next is left with: what it had.
+	sqlReset = `RESET ALL; DEALLOCATE ALL`
+
+	sqlBackend = `SELECT pg_backend_pid()`
+
+	// How many more connections the login may have: what the limits leave of the server,
+	// less what it reserves (RDS reserves some of its own), of the database and of the
+	// role. A superuser has no limit but the server's. A process of the server's
+	// own belongs to no user or no database.
+	sqlFreeSlots = `
+SELECT greatest(0, least(
+    current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+        - coalesce(NULLIF(current_setting('reserved_connections', true), '')::int, 0)
+        - coalesce(NULLIF(current_setting('rds.rds_superuser_reserved_connections', true), '')::int, 0) - taken.everywhere,
+    CASE WHEN datconnlimit >= 0 AND NOT rolsuper THEN datconnlimit - taken.here END,
+    CASE WHEN rolconnlimit >= 0 AND NOT rolsuper THEN rolconnlimit - taken.ours END))::int
+FROM (SELECT count(*) AS everywhere,
+             count(*) FILTER (WHERE datname = current_database()) AS here,
+             count(*) FILTER (WHERE usename = session_user) AS ours
+      FROM pg_stat_activity WHERE usesysid IS NOT NULL AND datid IS NOT NULL) AS taken,
+     pg_database, pg_roles
+WHERE datname = current_database() AND rolname = session_user`
 
 	// The catalogue, and why a database of it is none to connect to. A limit of no
 	// connections, which is how one is closed for a time, does not hold for a
@@ -133,7 +179,10 @@ SELECT clock_timestamp() AT TIME ZONE 'UTC',
        coalesce(` + sqlSignature + `, ''),
        array_remove(` + sqlLeaves + `, NULL),
        current_setting('track_counts') = 'on',
-       EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 8 <> 0)
+       EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 8 <> 0),
+       pg_backend_pid(),
+       current_setting('transaction_read_only') = 'on',
+       current_setting('session_replication_role') = 'replica'
 FROM (SELECT) AS always
 LEFT JOIN pg_namespace n ON n.nspname = 'dbo'
 LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'clientaccesstokens'
@@ -180,7 +229,7 @@ WHERE active AND command ~* '\mdelete\M.*\mclientaccesstokens\M'`
 
 	// One run at a time for each database. The numbers spell EdFi and Purg. The
 	// server lets the lock go when the connection ends, however it ends.
-	sqlLock = `SELECT pg_try_advisory_lock(1164200553, 1349874279)`
+	sqlLock = `SELECT CASE WHEN pg_backend_pid() = $1::int8 THEN pg_try_advisory_lock(1164200553, 1349874279) ELSE false END`
 
 	sqlUnlock = `SELECT pg_advisory_unlock(1164200553, 1349874279)`
 

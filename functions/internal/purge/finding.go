@@ -131,6 +131,18 @@ var (
 		Code: "no-connection-free", Level: LevelWarning,
 		Mend: "the server, the database or the login had no connection to spare until the run ended: raise the limit in the message, or lower `PARALLEL_DATABASES` and `CONCURRENCY`",
 	})
+	TransactionPooler = kind(Kind{
+		Code: "transaction-pooler", Level: LevelError,
+		Mend: "PostgreSQL: a pooler in between gives each transaction another session, as PgBouncer does with `pool_mode` transaction or statement; a purge needs one to itself: give the server's own port, or a pool with `pool_mode = session`",
+	})
+	ReadOnly = kind(Kind{
+		Code: "read-only", Level: LevelError,
+		Mend: "PostgreSQL: `default_transaction_read_only` is on, so nothing can be deleted: the message says how to reset it, or exclude the database in `DATABASES`",
+	})
+	SessionSettings = kind(Kind{
+		Code: "session-settings", Level: LevelWarning,
+		Mend: "PostgreSQL: a setting of role, database or server is in the way that the login may not change for its session: run the statement in the message",
+	})
 	ClockSkew = kind(Kind{
 		Code: "clock-skew", Level: LevelError,
 		Mend: "the clocks of database and function are more than five minutes apart, so nothing is deleted: set the wrong one; the message has both",

@@ -167,6 +167,15 @@ type WriteCounter interface {
 	Writes(ctx context.Context) (int64, error)
 }
 
+// SlotCounter is a Conn whose server tells how many connections it still has for the
+// login.
+type SlotCounter interface {
+	// FreeSlots returns how many more connections to this database the server would
+	// let the login have at the moment: the least that the limits of server, database
+	// and login leave. What is reserved for others counts as taken.
+	FreeSlots(ctx context.Context) (int, error)
+}
+
 // Facts is what an adapter learned about a table while opening it.
 type Facts struct {
 	Now      time.Time // the database's clock, UTC
@@ -219,12 +228,21 @@ var (
 	ErrChanged        = errors.New("the table is not any more what it was when the run examined it")
 	ErrTimeout        = errors.New("the statement ran out of time")
 	ErrLogin          = errors.New("the server refused the login")
-	ErrLost           = errors.New("no connection to the server")           // none any more, or none yet
-	ErrUnreached      = fmt.Errorf("%w", ErrLost)                           // which could not even be reached
-	ErrNotYet         = errors.New("the server does not serve yet")         // it starts, wakes or fails over: a later try may succeed
-	ErrNoSlot         = errors.New("the server has no connection to spare") // now; for server, database or login
-	ErrUncommitted    = errors.New("nothing was committed")                 // beside ErrLost: it was lost before it could commit the batch
+	ErrLost           = errors.New("no connection to the server")             // none any more, or none yet
+	ErrUnreached      = fmt.Errorf("%w", ErrLost)                             // which could not even be reached
+	ErrNotYet         = noConnection("the server does not serve yet")         // it starts, wakes or fails over: a later try may succeed; ErrLost too
+	ErrNoSlot         = noConnection("the server has no connection to spare") // now; for server, database or login; ErrLost too
+	ErrUncommitted    = errors.New("nothing was committed")                   // beside ErrLost: it was lost before it could commit the batch
 )
+
+// noConnection is an error that is ErrLost too: whoever knows no better waits for
+// both.
+type noConnection string
+
+func (n noConnection) Error() string { return string(n) }
+
+// Is tells errors.Is so.
+func (noConnection) Is(target error) bool { return target == ErrLost }
 
 // Uncommitted marks a lost connection as one that was lost before the server could
 // commit anything. Any other error stays as it is.

@@ -1,0 +1,228 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/testing/pgserver"
+)
+
+// pool starts a PgBouncer in front of the server, and returns the way through it.
+func pool(t *testing.T, s stage, settings map[string]string) Server {
+	t.Helper()
+	pooler, err := server.StartPooler(t.Context(), settings, map[string]string{s.role: password})
+	if errors.Is(err, pgserver.ErrNoPooler) && os.Getenv("CI") == "" {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { pooler.Stop() }) //nolint:errcheck // the test has spoken
+	through := s.server()
+	through.Host, through.Port = pooler.Host, pooler.Port
+	return through
+}
+
+// client connects to the database by way of the pool.
+func client(t *testing.T, through Server, database string) *pgx.Conn {
+	t.Helper()
+	config, err := defaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.Host, config.Port, config.Database = through.Host, through.Port, database
+	config.User, config.Password = through.User.Reveal(), through.Password.Reveal()
+	config.DefaultQueryExecMode = pgx.QueryExecModeExec
+	conn, err := pgx.ConnectConfig(context.Background(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(context.Background()) })
+	return conn
+}
+
+// others are clients of the same pool that come and go in short transactions, and look
+// whether anything of ours is in the session that they get.
+func others(t *testing.T, through Server, database string, clients int) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	for n := range clients {
+		conn := client(t, through, database)
+		all.Go(func() {
+			for ctx.Err() == nil {
+				if found := leftBehind(conn); found != "" {
+					t.Error("another client met ", found)
+					return
+				}
+				time.Sleep(time.Duration(n) * time.Millisecond)
+			}
+		})
+	}
+	return func() { cancel(); all.Wait() }
+}
+
+// leftBehind tells what of ours is in the session that conn has now; "" is nothing.
+// What a pooler itself sets for its client is compared with what the server has.
+func leftBehind(conn *pgx.Conn) (found string) {
+	err := conn.QueryRow(context.Background(), `
+SELECT coalesce((SELECT string_agg(name || '=' || setting, ' ') FROM pg_settings
+                 WHERE source = 'session' AND setting <> reset_val AND name <> 'application_name'), '')
+    || coalesce((SELECT string_agg(name, ' ') FROM pg_prepared_statements), '')
+    || coalesce((SELECT string_agg('lock ' || objid, ' ') FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()), '')`).Scan(&found)
+	if err != nil {
+		return err.Error()
+	}
+	return found
+}
+
+// searchPool looks into every session that the pool has, up to so many, by holding
+// them at once.
+func searchPool(t *testing.T, through Server, database string, sessions int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for range sessions {
+		conn := client(t, through, database)
+		if tx, err := conn.Begin(ctx); err == nil {
+			defer tx.Rollback(ctx) //nolint:errcheck // it only read
+		} else { // statement pooling: no two at once
+			conn = client(t, through, database)
+		}
+		if found := leftBehind(conn); found != "" {
+			t.Error("left behind: ", found)
+		}
+	}
+}
+
+func TestPgBouncerInSessionModeServesARunAndNothingIsLeftBehind(t *testing.T) {
+	s := newStage(t, "purge_session_pool", "")
+	for name, settings := range map[string]map[string]string{
+		"as it comes":                {},
+		"without server_reset_query": {"server_reset_query": ""},
+		"that ignores settings":      {"server_reset_query": "", "ignore_startup_parameters": "statement_timeout,transaction_timeout"},
+		"that takes turns":           {"server_reset_query": "", "server_round_robin": "1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := s.create(t)
+			for range 5 {
+				db.Insert(t, db.Now(t).Add(-time.Hour), db.Now(t).Add(time.Hour))
+			}
+			settings := maps.Clone(settings)
+			settings["pool_mode"] = "session"
+			through := pool(t, s, settings)
+			stop := others(t, through, db.name, 3)
+			for _, want := range []int64{5, 0} {
+				if r := run(t, through, db.name); r.Status != purge.Complete || r.DeletedRows != want {
+					t.Errorf("%+v", r)
+				}
+			}
+			stop()
+			searchPool(t, through, db.name, 5)
+		})
+	}
+}
+
+func TestAPoolWithNoSessionToSpareServesARunInSessionMode(t *testing.T) {
+	s := newStage(t, "purge_small_pool", "")
+	db := s.create(t)
+	db.Insert(t, db.Now(t).Add(-time.Hour))
+	through := pool(t, s, map[string]string{"pool_mode": "session", "default_pool_size": "1", "server_reset_query": ""})
+	if r := run(t, through, db.name); r.Status != purge.Complete || r.DeletedRows != 1 {
+		t.Errorf("%+v", r)
+	}
+	if found := leftBehind(client(t, through, db.name)); found != "" {
+		t.Error(found)
+	}
+}
+
+func TestPgBouncerThatSharesSessionsIsRefusedAndNothingIsLeftBehind(t *testing.T) {
+	s := newStage(t, "purge_shared_pool", "")
+	for _, mode := range []string{"transaction", "statement"} {
+		for name, settings := range map[string]map[string]string{
+			"as it comes":                    {},
+			"that takes turns":               {"server_round_robin": "1"},
+			"that ignores settings":          {"ignore_startup_parameters": "statement_timeout"},
+			"with one session":               {"default_pool_size": "1"},
+			"that has two sessions by turns": {"min_pool_size": "2", "default_pool_size": "2", "server_round_robin": "1"},
+		} {
+			for _, beside := range []int{0, 3} {
+				t.Run(fmt.Sprintf("%s/%s/%d others", mode, name, beside), func(t *testing.T) {
+					t.Parallel()
+					db := s.create(t)
+					db.Insert(t, db.Now(t).Add(-time.Hour))
+					settings := maps.Clone(settings)
+					settings["pool_mode"] = mode
+					sessions := 5
+					if size, limited := settings["default_pool_size"]; limited {
+						sessions, _ = strconv.Atoi(size)
+					}
+					through := pool(t, s, settings)
+					stop := others(t, through, db.name, beside)
+					for range 2 {
+						for _, action := range []purge.Action{purge.Purge, purge.DryRun, purge.Check} {
+							r := act(t, through, db.name, action)
+							if r.Status != purge.Failed || len(r.Findings) != 1 || r.Findings[0].Code != "transaction-pooler" || r.DeletedRows != 0 {
+								t.Errorf("%s: %+v", action, r)
+							}
+						}
+					}
+					stop()
+					searchPool(t, through, db.name, sessions)
+				})
+			}
+		}
+	}
+}
+
+// What the pooler itself says in one code for everything.
+func TestWhatPgBouncerSaysIsUnderstood(t *testing.T) {
+	s := newStage(t, "purge_pool_words", "")
+	db := s.create(t)
+	open := func(through Server, name string) error {
+		conn, err := through.Open(t.Context(), name, purge.ClientAccessTokens, true)
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	}
+	full := pool(t, s, map[string]string{"pool_mode": "session", "max_client_conn": "3"})
+	for range 3 { // one may have to wait until it is known that the pooler's start was a success
+		for {
+			conn := &conn{server: full, database: db.name}
+			defer conn.Close()
+			if conn.connect(t.Context()) == nil {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	if err := open(full, db.name); !errors.Is(err, purge.ErrNoSlot) {
+		t.Errorf("a pooler without a connection to spare: %v", err)
+	}
+	waits := pool(t, s, map[string]string{"pool_mode": "session", "default_pool_size": "1", "query_wait_timeout": "1"})
+	must(t, client(t, waits, db.name), "SELECT 1")
+	if err := open(waits, db.name); !errors.Is(err, purge.ErrNoSlot) {
+		t.Errorf("a pool without a session to spare: %v", err)
+	}
+	through := pool(t, s, map[string]string{"pool_mode": "session"})
+	err := open(through, "no_such_database")
+	if unfit, _ := errors.AsType[purge.NotPurgeable](err); unfit.Kind.Code != "no-database" {
+		t.Errorf("a database that is not there: %v", err)
+	}
+	wrong := through
+	wrong.Password = through.User
+	if err := open(wrong, db.name); !errors.Is(err, purge.ErrLogin) {
+		t.Errorf("a wrong password: %v", err)
+	}
+}
