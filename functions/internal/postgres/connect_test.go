@@ -447,7 +447,7 @@ func TestAWriterThatBecomesAReaderIsALostConnection(t *testing.T) {
 		}
 	})
 	unfit, _ := errors.AsType[purge.NotPurgeable](opened(t.Context(), s, "postgres"))
-	if unfit.Kind.Code != "reader-endpoint" || !unfit.Server {
+	if unfit.Kind.Code != "read-only" {
 		t.Errorf("a server that is read-only by a setting: %+v", unfit)
 	}
 	must(t, admin, "SET default_transaction_read_only = off") // ALTER SYSTEM and COPY are fine with either

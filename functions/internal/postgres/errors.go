@@ -142,7 +142,7 @@ func (c *conn) explainRefusal(doing string, refused *pgconn.PgError) error {
 
 // kindOf returns what a refusal is to the domain, by its code; nil is a plain error.
 func (c *conn) kindOf(refused *pgconn.PgError) error {
-	const transactionTimeout = "25P04" // of PostgreSQL 17 and later
+	const transactionTimeout = "25P04"                                             // of PostgreSQL 17 and later
 	if c.facts.oid != 0 && refused.Where == "" && surprises[refused.Code] != nil { // else a trigger's function raised it
 		return surprises[refused.Code]
 	}
