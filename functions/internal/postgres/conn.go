@@ -83,8 +83,8 @@ func (s Server) Open(ctx context.Context, database string, table purge.Table, lo
 // patience returns how long opening a connection may take.
 func (s Server) patience() time.Duration { return max(connectTimeout, s.ConnectTimeout) }
 
-// conn implements [purge.Conn], [purge.Pipeliner], [purge.WriteCounter] and
-// [purge.SlotCounter].
+// conn implements [purge.Conn], [purge.Pipeliner], [purge.WriteCounter],
+// [purge.SlotCounter] and [purge.Rehearser].
 type conn struct {
 	server   Server
 	database string

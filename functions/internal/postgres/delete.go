@@ -88,6 +88,33 @@ func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, f form, d
 	}
 }
 
+// Rehearse implements [purge.Rehearser].
+func (c *conn) Rehearse(ctx context.Context, b purge.Batch) (gone purge.Deleted, err error) {
+	plan, sql := byIndex, sqlDelete
+	w := b.Window.(window)
+	if w.physical {
+		plan, sql = byPlace, c.physical(sqlDeletePhysical)
+	}
+	if err := c.prepare(ctx, plan, sql, 1); err != nil {
+		return gone, c.explain("try to delete", err)
+	}
+	undone := errors.New("undone")
+	err = pgx.BeginFunc(ctx, c.pg, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, sql, w.args(c.facts.signature)...); err != nil {
+			return err
+		}
+		var micros int64
+		if err := tx.QueryRow(ctx, sqlProve, c.facts.leaves, int64(math.MaxInt64)).Scan(&gone.Rows, &micros, &gone.Writes); err != nil {
+			return err
+		}
+		return undone
+	})
+	if errors.Is(err, undone) {
+		err = nil
+	}
+	return gone, c.explain("try to delete", err)
+}
+
 // mostInFlight returns how many batches may be with the server at once: two, where
 // both end in time even if each meets a lock.
 func (c *conn) mostInFlight(ctx context.Context) int {

@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"edfi-token-purge/functions/internal/purge"
@@ -127,7 +128,8 @@ func (c *conn) explainRefusal(doing string, refused *pgconn.PgError) error {
 		return purge.NotPurgeable{Kind: purge.NoDatabase, Message: fmt.Sprintf("database %s does not exist on this server", c.database)}
 	case pgerrcode.InsufficientPrivilege:
 		if c.pg == nil {
-			return c.noAccess("the login may not connect to database %s (SQLSTATE %s): run infra/postgres/role.sql there", refused.Code)
+			return purge.NotPurgeable{Kind: purge.NoAccess, Message: fmt.Sprintf("the login may not connect to database %s (SQLSTATE %s): run infra/postgres/role.sql there, or GRANT CONNECT ON DATABASE %s TO edfi_token_purge;",
+				c.database, refused.Code, pgx.Identifier{c.database}.Sanitize())}
 		}
 	case pgerrcode.ReadOnlySQLTransaction: // it was writable, else it had not been opened
 		return purge.Uncommitted(say("%w: %s: the server has become a reader", purge.ErrLost, message))

@@ -34,6 +34,7 @@ type facts struct {
 	signature string   // of all that is relied on later
 	leaves    []uint32 // the table and all that inherit from it
 	counted   bool     // the server counts the rows that it deletes
+	nameless  bool     // deletes are published without a replica identity
 	triggers  bool     // run for each delete
 	backend   uint32   // the server's process that ran the statement
 	readOnly  bool     // default_transaction_read_only is on, or the server is a standby
@@ -61,7 +62,7 @@ func (c *conn) examine(ctx context.Context, session uint32, lock bool) error {
 	if err == nil {
 		err = results.QueryRow().Scan(&f.now, &f.database, &f.version, &f.standby, &f.oid, &f.kind, &f.plain, &f.typeName,
 			&f.usage, &f.selectExp, &f.selectAll, &f.deletable, &f.hidden, &f.indexed,
-			&f.signature, &f.leaves, &f.counted, &f.triggers, &f.backend, &f.readOnly, &f.unlinked)
+			&f.signature, &f.leaves, &f.counted, &f.nameless, &f.triggers, &f.backend, &f.readOnly, &f.unlinked)
 	}
 	if err == nil && lock {
 		err = results.QueryRow().Scan(&c.locked)
@@ -107,7 +108,10 @@ const readOnly = "default_transaction_read_only is on for the login, the databas
 
 // mayDelete returns nil, or the error for a login that may only read.
 func (f facts) mayDelete() error {
-	if f.deletable {
+	switch {
+	case f.deletable && f.nameless:
+		return purge.NotPurgeable{Kind: purge.NoReplicaIdentity, Message: fmt.Sprintf("a publication has the table's deletes, and the table has no replica identity, so that the server refuses them: ALTER TABLE %s REPLICA IDENTITY FULL;", f.table)}
+	case f.deletable:
 		return nil
 	}
 	return purge.NotPurgeable{Kind: purge.NoDeleteRight, Message: "the login may not delete tokens: " + f.grant()}

@@ -155,7 +155,7 @@ func (d database) DropIndex(t testing.TB) {
 func (d database) DropTable(t testing.TB) { must(t, d.conn, "DROP TABLE dbo.clientaccesstokens") }
 
 func (d database) Revoke(t testing.TB, right string) (code string) {
-	must(t, d.conn, "REVOKE "+right+" ON dbo.clientaccesstokens FROM "+d.role)
+	must(t, d.conn, fmt.Sprintf("REVOKE %s ON dbo.clientaccesstokens FROM %s, %[2]s_rights", right, d.role))
 	return "no-" + strings.ToLower(right) + "-right"
 }
 

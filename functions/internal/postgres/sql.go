@@ -78,10 +78,10 @@ WHERE datname = current_database() AND rolname = session_user`
 	// superuser.
 	sqlDatabases = `
 SELECT datname,
-       CASE WHEN datistemplate THEN 'it is a template, which nobody may have open'
+       CASE WHEN datname IN ('rdsadmin', 'cloudsqladmin', 'azure_maintenance', 'azure_sys') THEN 'it is a system database'
+            WHEN datistemplate THEN 'it is a template, which nobody may have open'
             WHEN NOT datallowconn OR datconnlimit = -2
               OR datconnlimit = 0 AND current_setting('is_superuser') = 'off' THEN 'it takes no connections'
-            WHEN NOT has_database_privilege(oid, 'CONNECT') THEN 'the login may not connect to it'
             ELSE '' END
 FROM pg_database
 ORDER BY datname`
@@ -144,6 +144,18 @@ FROM (SELECT coalesce(` + sqlNet + ` - NULLIF(current_setting('edfi_token_purge.
                WHERE p.polrelid = c.oid AND p.polcmd::text IN ('*', need.cmd)
                  AND EXISTS (SELECT FROM unnest(p.polroles) AS role WHERE role = 0 OR pg_has_role(role, 'USAGE'))`
 
+	// Whether deletes are published, to subscribers that could not tell by it which row
+	// went: the server refuses each then.
+	sqlUnidentified = `CASE WHEN EXISTS (SELECT FROM pg_publication WHERE pubdelete) THEN EXISTS (
+               SELECT FROM unnest(` + sqlLeaves + `) AS leaf
+               JOIN pg_class l ON l.oid = leaf AND l.relkind = 'r'
+               JOIN pg_namespace s ON s.oid = l.relnamespace
+               JOIN pg_publication_tables t ON t.schemaname = s.nspname AND t.tablename = l.relname
+               JOIN pg_publication p ON p.pubname = t.pubname AND p.pubdelete
+               WHERE l.relreplident <> 'f' AND NOT EXISTS (
+                   SELECT FROM pg_index i WHERE i.indrelid = leaf
+                     AND CASE l.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END)) END`
+
 	// An index that finds the rows of leaf in the order of their expiration: it has no
 	// nulls first, or is read backwards.
 	sqlIndexOfLeaf = `
@@ -179,6 +191,7 @@ SELECT clock_timestamp() AT TIME ZONE 'UTC',
        coalesce(` + sqlSignature + `, ''),
        array_remove(` + sqlLeaves + `, NULL),
        current_setting('track_counts') = 'on',
+       coalesce(` + sqlUnidentified + `, false),
        EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 8 <> 0),
        pg_backend_pid(),
        current_setting('transaction_read_only') = 'on',

@@ -63,8 +63,8 @@ func TestWhatChangesInTheMiddleOfARunCostsNoLiveTokenAndNoTrueCount(t *testing.T
 		"the type, to text":                          {"ALTER TABLE dbo.clientaccesstokens ALTER expiration TYPE text", purge.Failed, "of type text"},
 		"the column's name":                          {"ALTER TABLE dbo.clientaccesstokens RENAME expiration TO expires", purge.Failed, "no column expiration"},
 		"the owner":                                  {"CREATE ROLE owner_%[1]s; ALTER TABLE dbo.clientaccesstokens OWNER TO owner_%[1]s", purge.Complete, ""},
-		"the right to delete":                        {"REVOKE DELETE ON dbo.clientaccesstokens FROM states", purge.Failed, "GRANT"},
-		"the right to read":                          {"REVOKE SELECT (expiration) ON dbo.clientaccesstokens FROM states", purge.Failed, "GRANT"},
+		"the right to delete":                        {"REVOKE DELETE ON dbo.clientaccesstokens FROM states, states_rights", purge.Failed, "GRANT"},
+		"the right to read":                          {"REVOKE SELECT (expiration) ON dbo.clientaccesstokens FROM states, states_rights", purge.Failed, "GRANT"},
 		"the index":                                  {"DROP INDEX dbo.ix_clientaccesstokens_expiration", purge.Complete, ""},
 		"row-level security":                         {"ALTER TABLE dbo.clientaccesstokens ENABLE ROW LEVEL SECURITY", purge.Failed, "row-level security"},
 		"a policy that hides":                        {"ALTER TABLE dbo.clientaccesstokens ENABLE ROW LEVEL SECURITY; CREATE POLICY half ON dbo.clientaccesstokens USING (id::text < '8')", purge.Failed, "row-level security"},
@@ -311,5 +311,49 @@ func TestAStatementThatSomebodyCancelsIsTriedAgain(t *testing.T) {
 	canceling.Wait()
 	if expired, live := db.counts(t); r.Status != purge.Complete || r.DeletedRows != rows || expired != 0 || live != 10 {
 		t.Errorf("%+v", r)
+	}
+}
+
+// Whatever a purge fails for, a check fails for too, with the statement that mends it.
+func TestACheckIsNeverGreenWhereAPurgeFails(t *testing.T) {
+	for name, c := range map[string]struct{ stage, mend string }{
+		"no right to delete":    {"REVOKE DELETE ON dbo.clientaccesstokens FROM parity_rights", "GRANT .*;"},
+		"no right to read":      {"REVOKE SELECT (expiration) ON dbo.clientaccesstokens FROM parity_rights", "GRANT .*;"},
+		"no right in schema":    {"REVOKE USAGE ON SCHEMA dbo FROM parity_rights", "GRANT .*;"},
+		"row-level security":    {"ALTER TABLE dbo.clientaccesstokens ENABLE ROW LEVEL SECURITY", "CREATE POLICY .*;"},
+		"published deletes":     {"CREATE PUBLICATION p FOR TABLE dbo.clientaccesstokens; ALTER TABLE dbo.clientaccesstokens REPLICA IDENTITY NOTHING", "ALTER TABLE .*;"},
+		"all tables published":  {"CREATE PUBLICATION p FOR ALL TABLES; ALTER TABLE dbo.clientaccesstokens REPLICA IDENTITY NOTHING", "ALTER TABLE .*;"},
+		"inserts published":     {"CREATE PUBLICATION p FOR TABLE dbo.clientaccesstokens WITH (publish = 'insert'); ALTER TABLE dbo.clientaccesstokens REPLICA IDENTITY NOTHING", ""},
+		"a trigger that keeps":  {"CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; CREATE TRIGGER keep BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION f()", "ALTER TABLE [^;]* DISABLE TRIGGER .*;"},
+		"one that refuses":      {"CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'no'; END$$; CREATE TRIGGER no BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION f()", "ALTER TABLE [^;]* DISABLE TRIGGER .*;"},
+		"one that puts back":    {"CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN INSERT INTO dbo.clientaccesstokens VALUES (OLD.*); RETURN NULL; END'; CREATE TRIGGER back AFTER DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION f()", "ALTER TABLE [^;]* DISABLE TRIGGER .*;"},
+		"one that only watches": {"CREATE TABLE gone (id uuid); GRANT INSERT ON gone TO PUBLIC; CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.gone VALUES (OLD.id); RETURN OLD; END'; CREATE TRIGGER watch BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION f()", ""},
+		"a rule":                {"CREATE RULE keep AS ON DELETE TO dbo.clientaccesstokens DO INSTEAD NOTHING", "ALTER TABLE [^;]* DISABLE RULE .*;"},
+		"rows that are needed":  {"CREATE TABLE child (id uuid REFERENCES dbo.clientaccesstokens); INSERT INTO child SELECT id FROM dbo.clientaccesstokens WHERE expiration <= now() AT TIME ZONE 'UTC'", "ALTER TABLE [^;]* DROP CONSTRAINT .*;"},
+		"nothing":               {"", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, "parity", "")
+			db := filled(t, s)
+			must(t, db.conn, c.stage)
+			checked := act(t, s.server(), db.name, purge.Check)
+			purged := run(t, s.server(), db.name)
+			if purged.Status != checked.Status || (purged.Status == purge.Failed) != (c.mend != "") {
+				t.Fatalf("a check is %s, a purge %s\n%s\n%s", checked.Status, purged.Status, checked.Error, purged.Error)
+			}
+			if c.mend == "" {
+				return
+			}
+			mend := regexp.MustCompile(c.mend).FindString(checked.Error + "\n" + text(checked.Findings))
+			if mend == "" {
+				t.Fatalf("no %s in %s", c.mend, text(checked.Findings))
+			}
+			first, _, _ := strings.Cut(mend, "; or ")
+			must(t, db.conn, strings.ReplaceAll(first, "edfi_token_purge", "parity"))
+			checked, purged = act(t, s.server(), db.name, purge.Check), run(t, s.server(), db.name)
+			if purged.Status != purge.Complete || checked.Status != purge.Complete {
+				t.Errorf("after %s a check is %s, a purge %s\n%s\n%s", first, checked.Status, purged.Status, checked.Error, purged.Error)
+			}
+		})
 	}
 }

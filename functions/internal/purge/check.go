@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -15,6 +16,8 @@ const (
 	// backlogAge is how long ago a row must have expired to tell that nobody
 	// deletes: cleaners come every half an hour.
 	backlogAge = 6 * time.Hour
+	// rehearsed is how many rows a check tries to delete.
+	rehearsed = 100
 	// certificateAge is how long before its end a certificate is worth a word.
 	certificateAge = 30 * 24 * time.Hour
 )
@@ -47,8 +50,18 @@ func (t *turn) check(ctx context.Context, facts Facts) error {
 	case err != nil:
 		return err
 	}
-	if err := t.checkExpired(ctx); err != nil {
+	expired, err := t.checkExpired(ctx)
+	if err != nil {
 		return err
+	}
+	if expired != nil && slices.ContainsFunc(findings, inTheWay) {
+		refused, err := t.rehearse(ctx, expired)
+		if err != nil {
+			return err
+		}
+		for _, f := range refused {
+			find(f)
+		}
 	}
 	if faults != nil {
 		return errors.New(strings.Join(faults, "; "))
@@ -56,16 +69,46 @@ func (t *turn) check(ctx context.Context, facts Facts) error {
 	return nil
 }
 
-// checkExpired finds how much there is to do.
-func (t *turn) checkExpired(ctx context.Context) error {
+// inTheWay tells whether a finding is about something that may keep rows.
+func inTheWay(f Finding) bool {
+	return f.Code == DeleteTrigger.Code || f.Code == DeleteRule.Code || f.Code == Referenced.Code
+}
+
+// rehearse finds out whether the first rows would go, where the connection can try it.
+func (t *turn) rehearse(ctx context.Context, w Window) ([]Finding, error) {
+	conn, ok := t.conn.(Rehearser)
+	if !ok {
+		return nil, nil
+	}
+	cut, _, err := t.conn.Cut(ctx, w, rehearsed, 1)
+	if err != nil {
+		return nil, err
+	}
+	gone, err := conn.Rehearse(ctx, cut[0])
+	switch {
+	case errors.Is(err, ErrRefused):
+		return []Finding{RefusedRows.Found("a delete that was tried and undone says: " + err.Error())}, nil
+	case errors.Is(err, ErrLocked): // a purge would wait
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case gone.Rows == 0:
+		return []Finding{KeptRows.Found("a delete that was tried and undone removes no row: " + errKept.Error())}, nil
+	}
+	return nil, nil
+}
+
+// checkExpired finds how much there is to do, and returns what there is to delete; nil
+// is nothing.
+func (t *turn) checkExpired(ctx context.Context) (Window, error) {
 	oldest, found, err := t.oldest(ctx, t.expired)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if found == nil {
 		t.result.looked(nil)
 		t.find(ExpiredRows.Found("no row has expired"))
-		return nil
+		return nil, nil
 	}
 	t.result.OldestExpiration = instant(oldest)
 	t.result.looked(t.result.OldestExpiration)
@@ -76,7 +119,7 @@ func (t *turn) checkExpired(ctx context.Context) error {
 	case err == nil:
 		many = fmt.Sprintf("%d rows", rows)
 	case !errors.Is(err, ErrTimeout):
-		return err
+		return nil, err
 	}
 	text := fmt.Sprintf("%s have expired, the oldest at %s", many, instant(oldest))
 	if *t.result.OldestExpiredAge() > backlogAge {
@@ -84,7 +127,7 @@ func (t *turn) checkExpired(ctx context.Context) error {
 	} else {
 		t.find(ExpiredRows.Found(text))
 	}
-	return nil
+	return found, nil
 }
 
 // skew compares the database's clock with ours; ok is close enough to delete by.

@@ -135,6 +135,14 @@ var (
 		Code: "transaction-pooler", Level: LevelError,
 		Mend: "PostgreSQL: a pooler in between gives each transaction another session, as PgBouncer does with `pool_mode` transaction or statement; a purge needs one to itself: give the server's own port, or a pool with `pool_mode = session`",
 	})
+	KeptRows = kind(Kind{
+		Code: "kept-rows", Level: LevelError,
+		Mend: "rows have expired, and a delete leaves them where they are: a trigger or a rule keeps them or puts them back; a check lists both with the statements that end them",
+	})
+	NoReplicaIdentity = kind(Kind{
+		Code: "no-replica-identity", Level: LevelError,
+		Mend: "PostgreSQL: a publication has the table's deletes, and the server refuses them for a table without a replica identity: run the `ALTER TABLE` in the message",
+	})
 	ReadOnly = kind(Kind{
 		Code: "read-only", Level: LevelError,
 		Mend: "PostgreSQL: `default_transaction_read_only` is on, so nothing can be deleted: the message says how to reset it, or exclude the database in `DATABASES`",

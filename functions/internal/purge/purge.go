@@ -152,6 +152,13 @@ type Pipeliner interface {
 	DeleteAll(ctx context.Context, batches []Batch, done func(Deleted, error))
 }
 
+// Rehearser is a Conn that can try a delete and undo it.
+type Rehearser interface {
+	// Rehearse deletes the rows of b as Delete does, and undoes it. Rows that would
+	// not go are not among those returned.
+	Rehearse(ctx context.Context, b Batch) (Deleted, error)
+}
+
 // SlowLook is a Conn that can say why a look for expired rows took long although an
 // index finds them.
 type SlowLook interface {
