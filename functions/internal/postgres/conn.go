@@ -249,7 +249,7 @@ func (c *conn) Close() {
 // leave makes the session as it was, where somebody may meet it.
 func (c *conn) leave(ctx context.Context) {
 	var left []string
-	if c.locked {
+	if c.locked || c.pooled {
 		// A server under load ends a session some time after its client has left. A
 		// run that follows at once must not meet the lock.
 		left = append(left, sqlUnlock)

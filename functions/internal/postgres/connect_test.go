@@ -164,7 +164,7 @@ func TestARelayWithNobodyBehindItIsNotYet(t *testing.T) {
 func TestAPoolerWhoseServerIsAwayIsNotYet(t *testing.T) {
 	t.Parallel()
 	own, s, _ := ownServer(t, pgserver.Options{})
-	pooler, err := own.StartPooler(t.Context(), map[string]string{"pool_mode": "session"}, map[string]string{own.User: own.Password})
+	pooler, err := own.StartPooler(t.Context(), map[string]string{"pool_mode": "session", "server_login_retry": "1"}, map[string]string{own.User: own.Password})
 	if errors.Is(err, pgserver.ErrNoPooler) && os.Getenv("CI") == "" {
 		t.Skip(err)
 	}

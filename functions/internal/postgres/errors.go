@@ -25,7 +25,7 @@ import (
 func (c *conn) explain(doing string, err error) error {
 	var refused *pgconn.PgError
 	switch {
-	case err == nil, errors.Is(err, purge.ErrTimeout):
+	case err == nil, errors.Is(err, purge.ErrTimeout), errors.Is(err, errPooled):
 		return err
 	case errors.As(err, &refused):
 		return c.explainRefusal(doing, refused)

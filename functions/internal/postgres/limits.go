@@ -1,12 +1,14 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"edfi-token-purge/functions/internal/purge"
 )
@@ -60,7 +62,8 @@ func (c *conn) prepare(ctx context.Context, plan plan, sql string, atOnce int) e
 		return err
 	}
 	if l != nil {
-		if _, err := c.pg.Exec(ctx, sqlLimits, l.args()...); err != nil {
+		set, err := c.pg.Exec(ctx, sqlLimits, c.limitArgs(l)...)
+		if err = cmp.Or(err, inSession(set)); err != nil {
 			return err
 		}
 		c.limits = l
@@ -105,9 +108,17 @@ func (c *conn) newLimits(ctx context.Context, plan plan, atOnce int) (*limits, e
 	return l, nil
 }
 
-// args are the parameters of sqlLimits.
-func (l *limits) args() []any {
-	return []any{milliseconds(l.statement), milliseconds(l.lock), onOff(l.plan.index), onOff(l.plan.sequence)}
+// limitArgs are the parameters of sqlLimits.
+func (c *conn) limitArgs(l *limits) []any {
+	return []any{milliseconds(l.statement), milliseconds(l.lock), onOff(l.plan.index), onOff(l.plan.sequence), int64(c.facts.backend)}
+}
+
+// inSession returns errPooled where sqlLimits met another session than the run's own.
+func inSession(set pgconn.CommandTag) error {
+	if set.RowsAffected() == 0 {
+		return errPooled
+	}
+	return nil
 }
 
 // once reads the one value that sql returns into dest, unprepared, and sets limits that
@@ -115,14 +126,16 @@ func (l *limits) args() []any {
 func (c *conn) once(ctx context.Context, l *limits, dest any, sql string, args []any) (err error) {
 	var batch pgx.Batch
 	if l != nil {
-		batch.Queue(sqlLimits, l.args()...)
+		batch.Queue(sqlLimits, c.limitArgs(l)...)
 		c.limits = l
 	}
 	batch.Queue(sql, args...)
 	c.began = time.Now()
 	results := c.pg.SendBatch(ctx, &batch)
 	if l != nil {
-		_, err = results.Exec()
+		var set pgconn.CommandTag
+		set, err = results.Exec()
+		err = cmp.Or(err, inSession(set))
 	}
 	if err == nil {
 		err = results.QueryRow().Scan(dest)

@@ -29,7 +29,8 @@ import (
 // them. The order of the turns is such that neither a pool that gives the session that
 // was free last, nor one that gives each in its turn, gives everyone the same one each
 // time; and the second connection is a new one for each round, as several poolers may
-// share a port. Where the pool has none left for the second connection, and the first
+// share a port. One that still looks right by chance is found out when a limit is set in
+// mid-run, which is not done in a session of somebody else's. Where the pool has none left for the second connection, and the first
 // one is served nevertheless, ahead of one that waits, it holds its own.
 //
 // RDS Proxy, by its documentation, does so too until a session is pinned, and pins it for
@@ -38,7 +39,7 @@ import (
 // isn't is refused.
 
 const (
-	poolerRounds = 4
+	poolerRounds = 6
 	// poolerPatience is how long a second connection may wait for a session until the
 	// pool counts as exhausted.
 	poolerPatience = time.Second
@@ -46,7 +47,7 @@ const (
 
 var errPooled = purge.NotPurgeable{
 	Kind:    purge.TransactionPooler,
-	Message: "a pooler in between gives each transaction another session, and a purge needs one to itself; nothing was set in any: give the port of the PostgreSQL server itself (DB_PORT, or port in the secret; usually 5432), or of a pool with pool_mode = session",
+	Message: "a pooler in between gives each transaction another session, and a purge needs one to itself: give the port of the PostgreSQL server itself (DB_PORT, or port in the secret; usually 5432), or of a pool with pool_mode = session",
 	Server:  true,
 }
 

@@ -226,3 +226,28 @@ func TestWhatPgBouncerSaysIsUnderstood(t *testing.T) {
 		t.Errorf("a wrong password: %v", err)
 	}
 }
+
+// A pooler that showed itself in mid-run alone: the session is not the run's any more.
+func TestNothingIsSetInASessionOfSomebodyElses(t *testing.T) {
+	s := newStage(t, "purge_other_session", "")
+	db := s.create(t)
+	opened, err := s.server().Open(t.Context(), db.name, purge.ClientAccessTokens, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer opened.Close()
+	c := opened.(*conn)
+	c.facts.backend++
+	const limit = "SHOW lock_timeout"
+	before := one[string](t, c.pg, limit)
+	if _, _, err := c.Oldest(t.Context(), c.Expired(time.Time{}, time.Now()), purge.Trail{}); !errors.Is(err, errPooled) {
+		t.Errorf("a look: %v", err)
+	}
+	cut := purge.Batch{Window: c.Expired(time.Time{}, time.Now())}
+	if _, err := c.Delete(t.Context(), cut); !errors.Is(err, errPooled) {
+		t.Errorf("a batch: %v", err)
+	}
+	if after := one[string](t, c.pg, limit); after != before || one[int](t, c.pg, "SELECT count(*) FROM pg_prepared_statements") != 0 {
+		t.Errorf("lock_timeout was %s, is %s", before, after)
+	}
+}

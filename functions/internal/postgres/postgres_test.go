@@ -53,12 +53,21 @@ func TestConformance(t *testing.T) {
 		t.Parallel()
 		purgetest.Run(t, newStage(t, "purge_reader", "GRANT SELECT ON dbo.clientaccesstokens TO purge_reader"))
 	})
+	t.Run("ThroughPgBouncer", func(t *testing.T) {
+		t.Parallel()
+		s := newStage(t, "purge_pooled", "")
+		// After a database that is not there PgBouncer lets nobody ask for it for a while.
+		through := pool(t, s, map[string]string{"pool_mode": "session", "server_reset_query": "", "server_login_retry": "1"})
+		s.through = &through
+		purgetest.Run(t, s)
+	})
 }
 
 // stage implements [purgetest.Server] for one role.
 type stage struct {
-	role  string
-	extra string // a grant beyond role.sql
+	role    string
+	extra   string  // a grant beyond role.sql
+	through *Server // where not directly
 }
 
 const password = `p@ss;'"word /?#`
@@ -68,10 +77,15 @@ func newStage(t *testing.T, role, extra string) stage {
 	admin := connect(t, "postgres")
 	must(t, admin, "DROP ROLE IF EXISTS "+role)
 	must(t, admin, "CREATE ROLE "+role+" LOGIN PASSWORD "+quote(password))
-	return stage{role, extra}
+	return stage{role: role, extra: extra}
 }
 
-func (s stage) Engine() purge.Engine { return s.server() }
+func (s stage) Engine() purge.Engine {
+	if s.through != nil {
+		return *s.through
+	}
+	return s.server()
+}
 
 func (s stage) server() Server {
 	return Server{

@@ -251,13 +251,15 @@ WHERE active AND command ~* '\mdelete\M.*\mclientaccesstokens\M'`
 	// index. With those off and sequential ones on, a look reads the whole table.
 	// Planned once, a statement keeps its plan, which saves a batch the planner's
 	// look at the end of the index, where the deleted entries are; a look that reads
-	// the whole table is planned for itself.
+	// the whole table is planned for itself. Nothing is set in another session than
+	// the run's own.
 	sqlLimits = `
 SELECT set_config('statement_timeout', $1, false),
        set_config('lock_timeout', $2, false),
        set_config('enable_indexscan', $3, false),
        set_config('enable_seqscan', $4, false),
-       set_config('plan_cache_mode', CASE $4 WHEN 'on' THEN 'force_custom_plan' ELSE 'force_generic_plan' END, false)`
+       set_config('plan_cache_mode', CASE $4 WHEN 'on' THEN 'force_custom_plan' ELSE 'force_generic_plan' END, false)
+WHERE pg_backend_pid() = $5::int8`
 
 	sqlCount = `
 SELECT count(*) FROM dbo.clientaccesstokens
