@@ -46,6 +46,12 @@ func babelfishNumber(err mssql.Error) int32 {
 		return lockTimeout
 	case strings.Contains(err.Message, "Cannot open database"):
 		return cannotOpenDatabase
+	case strings.Contains(err.Message, "permission denied"):
+		return permissionDenied
+	case strings.HasPrefix(err.Message, "relation ") && strings.HasSuffix(err.Message, "does not exist"):
+		return invalidObject
+	case strings.Contains(err.Message, "violates foreign key"):
+		return foreignKey
 	default:
 		return err.Number
 	}

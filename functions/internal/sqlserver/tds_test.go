@@ -39,6 +39,15 @@ const (
 // first.
 var kinds = []struct{ part, kind string }{
 	{"SERVERPROPERTY", "check"},
+	{"is_instead_of_trigger", "triggers"},
+	{"sys.foreign_keys", "references"},
+	{"sys.sql_expression_dependencies", "burdens"},
+	{"sys.dm_tran_locks", "holders"},
+	{"VIEW SERVER STATE", "may see holders"},
+	{"user_access_desc", "state"},
+	{"AS issued", "issued"},
+	{"AS one", "any"},
+	{"TOP (0)", "exists"},
 	{"allocation_units", "pages"},
 	{"sysjobs", "jobs"},
 	{"GETUTCDATE", "facts"},
@@ -47,6 +56,7 @@ var kinds = []struct{ part, kind string }{
 	{"SET LOCK_TIMEOUT", "limits"},
 	{"DELETE TOP", "delete"},
 	{"OFFSET", "end"},
+	{"COUNT(*) FROM dbo.ClientAccessTokens WITH (NOLOCK)", "held"},
 	{"MIN(Expiration)", "oldest"},
 	{"COUNT_BIG", "count"},
 	{"sys.databases", "databases"},
@@ -258,13 +268,16 @@ func doneOf(token byte, status uint16, rows uint64) []byte {
 }
 
 // failure is an error of the server.
-func failure(number int32, class byte, text string) []byte {
+func failure(number int32, class byte, text string) []byte { return failureIn("", number, class, text) }
+
+// failureIn is one that is raised in a procedure or trigger.
+func failureIn(procedure string, number int32, class byte, text string) []byte {
 	body := binary.LittleEndian.AppendUint32(nil, uint32(number))
 	body = append(body, 1, class)
 	body = binary.LittleEndian.AppendUint16(body, uint16(len(text)))
 	body = append(body, ucs2(text)...)
 	body = append(body, short("server")...)
-	body = append(body, short("")...)
+	body = append(body, short(procedure)...)
 	body = binary.LittleEndian.AppendUint32(body, 1)
 	token := binary.LittleEndian.AppendUint16([]byte{0xaa}, uint16(len(body)))
 	return append(append(token, body...), done(2)...)
@@ -320,7 +333,15 @@ func output(name string, value int) []byte {
 	return append(append(append(token, 1), typed...), data...)
 }
 
-func facts0(now time.Time) []byte { return row(now, 1, "READ_WRITE", 4711, "datetime", 1, 1, 1) }
+// examined is what sqlFacts returns of Ed-Fi's table, and change what is different.
+func examined(change func(*facts)) []byte {
+	f := facts{now: time.Now().UTC(), database: "EdFi_Admin", updates: "READ_WRITE", oid: 4711, typeName: "datetime", keyType: keyType, selectable: true, deletable: true, indexed: true, rows: 100}
+	if change != nil {
+		change(&f)
+	}
+	bit := func(b bool) int { return map[bool]int{true: 1}[b] }
+	return row(f.now, f.database, 1, f.updates, f.oid, f.typeName, f.keyType, bit(f.selectable), bit(f.deletable), bit(f.indexed), bit(f.triggered), bit(f.filtered), int(f.rows), f.kind)
+}
 
 func join(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 
