@@ -22,6 +22,7 @@ import (
 	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/redact"
 	"edfi-token-purge/functions/internal/secret"
+	"edfi-token-purge/functions/internal/sqlserver"
 )
 
 // answerMargin is how long before the deadline the call for the secret ends,
@@ -111,7 +112,7 @@ func (h *handler) run(ctx context.Context, req request) (result purge.Result, er
 	if err := req.refuse(h.config.policy, &selection, engine.caseInsensitive); err != nil {
 		return result, failure(invalidEvent, err)
 	}
-	access := newLogins(login, h.connect, func(stage string) (secret.Login, error) { return h.fetch(ctx, stage) })
+	access := newLogins(login, h.connector(), func(stage string) (secret.Login, error) { return h.fetch(ctx, stage) })
 	target := purge.Target{
 		Engine: access, Table: purge.ClientAccessTokens, Name: engine.name,
 		Server: net.JoinHostPort(login.Host, strconv.Itoa(int(login.Port))),
@@ -180,11 +181,25 @@ func resolve(ctx context.Context, s server, selection purge.Selection, e engine,
 			return nil, fmt.Errorf("the server's list of databases, for the patterns in DATABASES: %w", err)
 		}
 	}
-	databases := selection.Resolve(catalogue, e.caseInsensitive)
+	databases := selection.Resolve(catalogue, e.caseInsensitive && !differInCase(catalogue))
 	if len(databases) == 0 {
 		return nil, fmt.Errorf("none of the server's %d databases matches DATABASES", len(catalogue))
 	}
 	return databases, nil
+}
+
+// differInCase tells whether the catalogue has names that differ in their letter case
+// alone. Only a server does to which they are two.
+func differInCase(catalogue []purge.Database) bool {
+	seen := map[string]bool{}
+	for _, d := range catalogue {
+		folded := strings.ToLower(d.Name)
+		if seen[folded] {
+			return true
+		}
+		seen[folded] = true
+	}
+	return false
 }
 
 // fetch reads the login and fills in what the configuration says instead.
@@ -220,6 +235,8 @@ func (h *handler) fetch(ctx context.Context, stage string) (secret.Login, error)
 		return login, errors.New("the secret names no host: set DB_HOST")
 	case !isHost(login.Host):
 		return login, errors.New("the secret: host " + hostRule)
+	case h.config.strict && !engine.strict:
+		return login, fmt.Errorf("DB_TLS=strict is for SQL Server, and the secret names %s: set DB_TLS=verify-full", engine.name)
 	case strings.Contains(login.Database, "://"):
 		return login, errors.New("the secret: the database must be a name, and not a URL")
 	}
@@ -236,14 +253,17 @@ func (h *handler) selection(login secret.Login) purge.Selection {
 	return purge.Select(cmp.Or(login.Database, "EdFi_Admin"))
 }
 
-// connect makes the server from a login.
-func (h *handler) connect(login secret.Login) server {
-	engine, _ := engineNamed(login.Engine)
-	var verified *tls.Config
-	if !h.config.plaintext {
-		verified = &tls.Config{RootCAs: h.config.roots, ServerName: login.Host, MinVersion: tls.VersionTLS12}
+// connector returns what makes the server from a login, for one run.
+func (h *handler) connector() func(secret.Login) server {
+	memory := new(sqlserver.Memory)
+	return func(login secret.Login) server {
+		engine, _ := engineNamed(login.Engine)
+		var verified *tls.Config
+		if !h.config.plaintext {
+			verified = &tls.Config{RootCAs: h.config.roots, ServerName: login.Host, MinVersion: tls.VersionTLS12}
+		}
+		return engine.connect(login, h.config, verified, memory)
 	}
-	return engine.connect(login, h.config, verified)
 }
 
 // report publishes and logs what happened in one database.
