@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unicode/utf16"
@@ -20,8 +21,12 @@ type standIn struct {
 	listener net.Listener
 	refuse   []byte      // the answer to a log-in instead of an acknowledgement
 	tls      *tls.Config // nil is a server without encryption
+	strict   bool        // encrypts from the first byte
 	silent   bool        // accepts connections and says nothing
 	answer   func(kind string) []byte
+	login    func(nth int32) []byte // the answer to the nth log-in; nil is an acknowledgement
+
+	came atomic.Int32 // log-ins
 
 	mu   sync.Mutex
 	sent []string // kinds of statements that came
@@ -110,6 +115,14 @@ func (s *standIn) serve(conn net.Conn) {
 		io.Copy(io.Discard, conn) //nolint:errcheck // until the client gives up
 		return
 	}
+	if s.strict {
+		secured := tls.Server(conn, s.tls)
+		if secured.Handshake() != nil {
+			return
+		}
+		s.note("handshake")
+		conn = secured
+	}
 	for {
 		kind, body, err := readMessage(conn)
 		if err != nil {
@@ -117,13 +130,23 @@ func (s *standIn) serve(conn net.Conn) {
 		}
 		switch kind {
 		case 0x12:
-			if s.prelogin(conn); s.tls != nil {
+			if s.prelogin(conn); s.tls != nil && !s.strict {
 				return
 			}
 		case 0x10:
 			s.note("login")
-			if s.refuse != nil {
-				writeMessage(conn, s.refuse)
+			refuse, nth := s.refuse, s.came.Add(1)
+			if s.login != nil {
+				refuse = s.login(nth)
+			}
+			switch {
+			case bytes.Equal(refuse, noAnswer):
+				io.Copy(io.Discard, conn) //nolint:errcheck // until the client gives up
+				return
+			case bytes.Equal(refuse, hangUp):
+				return
+			case refuse != nil:
+				writeMessage(conn, refuse)
 				return
 			}
 			writeMessage(conn, append(loginAck(), done(0)...))
@@ -153,7 +176,7 @@ func (s *standIn) prelogin(conn net.Conn) {
 	}
 	// VERSION and ENCRYPTION: option, offset, length; an end; their values.
 	writeMessage(conn, []byte{0, 0, 11, 0, 6, 1, 0, 17, 0, 1, 0xff, 16, 0, 0, 0, 0, 0, encryption})
-	if s.tls != nil && tls.Server(&wrapped{Conn: conn}, s.tls).Handshake() == nil {
+	if s.tls != nil && !s.strict && tls.Server(&wrapped{Conn: conn}, s.tls).Handshake() == nil {
 		s.note("handshake")
 	}
 }
@@ -320,7 +343,7 @@ func cell(value any) (typed, data []byte) {
 	case int:
 		return append(typed, 0x26, 8), binary.LittleEndian.AppendUint64([]byte{8}, uint64(v))
 	case string:
-		data = binary.LittleEndian.AppendUint16(nil, uint16(2*len(v)))
+		data = binary.LittleEndian.AppendUint16(nil, uint16(len(ucs2(v))))
 		return append(typed, 0xe7, 200, 0, 0, 0, 0, 0, 0), append(data, ucs2(v)...)
 	}
 	panic(fmt.Sprintf("no cell of %T", value))
