@@ -80,7 +80,7 @@ SELECT GETUTCDATE(),
                  WHERE p.object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND p.index_id IN (0, 1)), 0),
        coalesce((SELECT CASE WHEN t.is_memory_optimized = 1 THEN 'memory-optimized'
                              WHEN t.temporal_type = 1 THEN 'the history of a temporal table' ELSE '' END
-                 FROM sys.tables AS t WHERE t.object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U')), '')`
+                 FROM sys.tables AS t WHERE t.object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U')), 'a view')`
 
 	// Fails with 229 where the table is there and the login may not read it, with 208
 	// where there is none. OBJECT_ID hides the one like the other.
