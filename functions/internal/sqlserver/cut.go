@@ -143,28 +143,61 @@ func (c *conn) Count(ctx context.Context, w purge.Window) (int64, error) {
 	return count, c.explain("count expired rows", err)
 }
 
-// Cut implements [purge.Conn]: a batch ends where the row after it begins. The
-// server finds each end by itself, so one call cuts one batch. How many rows it has
-// is not known: others' locked rows are passed over.
-func (c *conn) Cut(ctx context.Context, w purge.Window, size, _ int) ([]purge.Batch, purge.Window, error) {
+// end is where a batch ends: at the first row of the next one.
+type end struct{ first, before time.Time }
+
+// Cut implements [purge.Conn]: a batch ends where the row after it begins. How many rows
+// it has is not known: others' locked rows are passed over.
+func (c *conn) Cut(ctx context.Context, w purge.Window, size, batches int) (cut []purge.Batch, rest purge.Window, err error) {
 	part := w.(window)
 	part.most = min(size, MostBatch)
 	if part.byKey || !c.facts.indexed {
 		return c.cutByKey(ctx, part)
 	}
-	var end time.Time
-	err := c.row(ctx, []any{&end}, sqlEnd, part.args(sql.Named("n", part.most))...)
-	switch start := c.facts.startOf(end); {
-	case errors.Is(err, sql.ErrNoRows): // a batch at most
-		return []purge.Batch{{Window: part}}, nil, nil
-	case err != nil:
+	ends, err := c.ends(ctx, part, batches)
+	if err != nil {
 		return nil, nil, c.explain("find the next batch", err)
-	case start.After(part.from):
-		cut := window{from: part.from, to: start, most: part.most}
-		return []purge.Batch{{Window: cut}}, window{from: start, to: part.to}, nil
-	default: // more rows than a batch share one expiration: their key tells them apart
-		return c.cutByKey(ctx, part)
 	}
+	for _, e := range ends {
+		start := c.facts.startOf(e.first)
+		if !start.After(part.from) {
+			break // more rows than a batch share one expiration
+		}
+		cut = append(cut, purge.Batch{Window: window{from: part.from, to: start, most: part.most}})
+		if part.from = start; !start.After(e.before) {
+			break // the next batch has rows of this one's place as well
+		}
+	}
+	switch {
+	case len(cut) == 0 && len(ends) > 0: // their key tells them apart
+		return c.cutByKey(ctx, part)
+	case len(cut) == len(ends) && len(ends) < batches && (len(ends) == 0 || part.from.After(ends[len(ends)-1].before)): // a batch at most is left
+		return append(cut, purge.Batch{Window: part}), nil, nil
+	default:
+		return cut, window{from: part.from, to: part.to}, nil
+	}
+}
+
+// ends returns where the next batches end, as many as there are.
+func (c *conn) ends(ctx context.Context, part window, batches int) (all []end, err error) {
+	ctx, cancel, err := c.prepare(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer cancel()
+	read, err := c.session.QueryContext(ctx, sqlEnds, part.args(sql.Named("n", part.most), sql.Named("total", part.most*batches+1))...)
+	if err != nil {
+		return nil, late(ctx, err)
+	}
+	defer read.Close()
+	for read.Next() {
+		var e end
+		if err := read.Scan(&e.first, &e.before); err != nil {
+			return nil, late(ctx, err)
+		}
+		all = append(all, e)
+	}
+	return all, late(ctx, read.Err())
 }
 
 // cutByKey is Cut by key instead of expiration. Where an index finds rows by their

@@ -243,10 +243,16 @@ IF @seen IS NULL SET @seen = (
     WHERE Expiration >= @from AND Expiration < @to);
 SELECT @seen, @seen`
 
-	sqlEnd = `
-SELECT Expiration FROM dbo.ClientAccessTokens WITH (READCOMMITTEDLOCK, READPAST)
-WHERE Expiration >= @from AND Expiration < @to
-ORDER BY Expiration OFFSET @n ROWS FETCH NEXT 1 ROWS ONLY`
+	// The first rows of the batches of @n rows after the first one, of @total rows, and
+	// the row before each.
+	sqlEnds = `
+SELECT Expiration, previous
+FROM (SELECT TOP (@total) Expiration, LAG(Expiration) OVER (ORDER BY Expiration) AS previous, ROW_NUMBER() OVER (ORDER BY Expiration) AS place
+      FROM dbo.ClientAccessTokens WITH (READCOMMITTEDLOCK, READPAST)
+      WHERE Expiration >= @from AND Expiration < @to
+      ORDER BY Expiration) AS ordered
+WHERE place > 1 AND (place - 1) % @n = 0
+ORDER BY place`
 
 	// Rows that came in since the batch was cut, or were locked then, must not lead
 	// to a lock on the table: MostBatch says when it would. The plan is made for few

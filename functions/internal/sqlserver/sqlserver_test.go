@@ -48,7 +48,7 @@ func TestConformance(t *testing.T) {
 func TestTheRoleIsEnoughAndCanBeRunAgain(t *testing.T) {
 	s := newStage(t, "edfi_token_purge_again")
 	db := s.create(t)
-	must(t, db.conn, "REVOKE DELETE ON dbo.ClientAccessTokens FROM "+s.login)
+	must(t, db.conn, "REVOKE DELETE ON dbo.ClientAccessTokens FROM "+s.login+"r")
 	db.grant(t)
 	db.Insert(t, time.Now().Add(-time.Hour))
 	if r := run(t, s.server(), db.name); r.Status != purge.Complete || r.DeletedRows != 1 {
@@ -237,7 +237,7 @@ func (d database) DropIndex(t testing.TB) {
 func (d database) DropTable(t testing.TB) { must(t, d.conn, "DROP TABLE dbo.ClientAccessTokens") }
 
 func (d database) Revoke(t testing.TB, right string) (code string) {
-	must(t, d.conn, "REVOKE "+right+" ON dbo.ClientAccessTokens FROM "+d.login)
+	must(t, d.conn, "REVOKE "+right+" ON dbo.ClientAccessTokens FROM "+d.login+"r") // the role's
 	return "no-" + strings.ToLower(right) + "-right"
 }
 

@@ -286,7 +286,7 @@ func TestABatchThatLeavesRowsIsUndoneAndProved(t *testing.T) {
 
 func TestWhileATriggerIsThereEachBatchIsProved(t *testing.T) {
 	t.Parallel()
-	for triggered, proofs := range map[bool]int{true: 3, false: 1} {
+	for _, triggered := range []bool{true, false} {
 		table := newScript(21, 3, quietly)
 		s := newStandIn(t, &standIn{answer: func(kind string) []byte {
 			if kind == "facts" {
@@ -295,7 +295,11 @@ func TestWhileATriggerIsThereEachBatchIsProved(t *testing.T) {
 			return table.answer(kind)
 		}})
 		r := run(t, s.server(), "EdFi_Admin")
-		if sent := s.statements(); r.Status != purge.Complete || count(sent, "held") != proofs {
+		sent, proofs := s.statements(), 1
+		if triggered {
+			proofs = count(sent, "delete")
+		}
+		if r.Status != purge.Complete || count(sent, "held") != proofs {
 			t.Errorf("%t: %+v, sent %v", triggered, r, sent)
 		}
 	}
@@ -420,7 +424,7 @@ func TestAnotherKeyIsPurgedAllTheSame(t *testing.T) {
 		case "facts":
 			return examined(func(f *facts) { f.keyType = "int" })
 		case "end":
-			return row(at)
+			return row(at, at)
 		case "oldest":
 			if table.rows.Load() > 0 {
 				return row(at, at)

@@ -61,6 +61,7 @@ var kinds = []struct{ part, kind string }{
 	{"SET LOCK_TIMEOUT", "limits"},
 	{"DELETE TOP", "delete"},
 	{"OFFSET", "end"},
+	{"ROW_NUMBER", "end"},
 	{"COUNT(*) FROM dbo.ClientAccessTokens WITH (NOLOCK)", "held"},
 	{"MIN(Expiration)", "oldest"},
 	{"COUNT_BIG", "count"},
@@ -327,7 +328,8 @@ func more(answer []byte) []byte {
 // rowless is an answer of no row.
 func rowless() []byte {
 	typed, _ := cell(time.Time{})
-	return append(append(append([]byte{0x81, 1, 0}, typed...), short("c")...), done(0x10)...)
+	column := append(typed, short("c")...)
+	return join([]byte{0x81, 2, 0}, column, column, done(0x10))
 }
 
 func cell(value any) (typed, data []byte) {
