@@ -115,6 +115,10 @@ var (
 		Code: "reader-endpoint", Level: LevelError,
 		Mend: "the server or the database is read-only: give the writer's endpoint as `DB_HOST` or in the secret",
 	})
+	ReadOnlyDatabase = kind(Kind{
+		Code: "read-only-database", Level: LevelError,
+		Mend: "SQL Server: the database is set read-only: run the `ALTER DATABASE` in the message, or exclude the database in `DATABASES`",
+	})
 	RefusedRows = kind(Kind{
 		Code: "refused-rows", Level: LevelError,
 		Mend: "a foreign key or a trigger refuses to let rows go, so they stay, and all others are deleted: mend what the message names; a check lists triggers and foreign keys with the statements that end them",

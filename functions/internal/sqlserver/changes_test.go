@@ -129,16 +129,24 @@ func TestCountsAreTrueWhateverATriggerDoes(t *testing.T) {
 		want    string
 	}{
 		"AFTER, all back": {"AFTER DELETE AS INSERT INTO dbo.ClientAccessTokens SELECT * FROM deleted", purge.Failed, 40, "trigger"},
-		"AFTER, half back": {"AFTER DELETE AS INSERT INTO dbo.ClientAccessTokens SELECT * FROM deleted WHERE DATEPART(second, Expiration) % 2 = 0",
-			purge.Failed, 20, "trigger"},
+		"AFTER, half back": {
+			"AFTER DELETE AS INSERT INTO dbo.ClientAccessTokens SELECT * FROM deleted WHERE DATEPART(second, Expiration) % 2 = 0",
+			purge.Failed, 20, "trigger",
+		},
 		"AFTER, back under other keys": {"AFTER DELETE AS INSERT INTO dbo.ClientAccessTokens (Id, Expiration) SELECT NEWID(), Expiration FROM deleted", purge.Failed, 40, "trigger"},
-		"AFTER, back and live": {"AFTER DELETE AS INSERT INTO dbo.ClientAccessTokens (Id, Expiration) SELECT Id, DATEADD(day, 1, GETUTCDATE()) FROM deleted",
-			purge.Complete, 40, ""},
+		"AFTER, back and live": {
+			"AFTER DELETE AS INSERT INTO dbo.ClientAccessTokens (Id, Expiration) SELECT Id, DATEADD(day, 1, GETUTCDATE()) FROM deleted",
+			purge.Complete, 40, "",
+		},
 		"INSTEAD OF, none": {"INSTEAD OF DELETE AS BEGIN DECLARE @x int END", purge.Failed, 40, "trigger"},
-		"INSTEAD OF, forwarding": {"INSTEAD OF DELETE AS DELETE token FROM dbo.ClientAccessTokens AS token WHERE token.Id IN (SELECT Id FROM deleted)",
-			purge.Complete, 0, ""},
-		"INSTEAD OF, half": {"INSTEAD OF DELETE AS DELETE token FROM dbo.ClientAccessTokens AS token WHERE token.Id IN (SELECT Id FROM deleted) AND DATEPART(second, token.Expiration) % 2 = 0",
-			purge.Failed, 20, "trigger"},
+		"INSTEAD OF, forwarding": {
+			"INSTEAD OF DELETE AS DELETE token FROM dbo.ClientAccessTokens AS token WHERE token.Id IN (SELECT Id FROM deleted)",
+			purge.Complete, 0, "",
+		},
+		"INSTEAD OF, half": {
+			"INSTEAD OF DELETE AS DELETE token FROM dbo.ClientAccessTokens AS token WHERE token.Id IN (SELECT Id FROM deleted) AND DATEPART(second, token.Expiration) % 2 = 0",
+			purge.Failed, 20, "trigger",
+		},
 		"on INSERT":     {"AFTER INSERT AS BEGIN DECLARE @x int END", purge.Complete, 0, ""},
 		"a refusal":     {"AFTER DELETE AS IF EXISTS (SELECT * FROM deleted WHERE DATEPART(second, Expiration) = 7) BEGIN RAISERROR('keep', 16, 1); ROLLBACK END", purge.Failed, 1, "keep"},
 		"a throw":       {"AFTER DELETE AS IF EXISTS (SELECT * FROM deleted WHERE DATEPART(second, Expiration) = 7) BEGIN; THROW 51000, 'keep', 1 END", purge.Failed, 1, "keep"},

@@ -141,6 +141,9 @@ func (f facts) checkFindings() (found []purge.Finding) {
 	if !f.keyed() {
 		found = append(found, purge.OddKey.Found(fmt.Sprintf("%s.%s is of type %s; Ed-Fi's is %s: where many rows share one expiration, or no index finds them, each batch reads anew what the ones before it read", f.table, f.table.Key, f.keyType, keyType)))
 	}
+	if f.updates == setReadOnly {
+		found = append(found, purge.ReadOnlyDatabase.Found("the database is set read-only: ALTER DATABASE "+quoteName(f.database)+" SET READ_WRITE;"))
+	}
 	if f.indexed {
 		found = append(found, purge.ExpirationIndex.Found("an index finds rows by their expiration"))
 	}

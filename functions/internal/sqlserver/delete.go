@@ -93,6 +93,9 @@ func (c *conn) delete(ctx context.Context, tx *sql.Tx, w window) (held int64, go
 			statement = strings.Replace(statement, "Id "+keyType, "Id sql_variant", 1)
 		}
 	}
+	if !c.facts.exact {
+		statement = strings.Replace(statement, sqlIsDatetime, babelfishIsDatetime, 1)
+	}
 	// An output parameter and not a result: a trigger may have results of its own.
 	if _, err := tx.ExecContext(ctx, c.on(w, statement), w.args(args...)...); err != nil {
 		return held, purge.Deleted{}, err

@@ -18,8 +18,10 @@ const (
 	expirationType = "datetime"
 	// keyType is that of Ed-Fi's key.
 	keyType = "uniqueidentifier"
-	// readOnly is what a database that takes no deletes says of itself.
-	readOnly = "READ_ONLY"
+	// readOnly is what a database says of itself that takes no deletes here, and
+	// setReadOnly one that takes none anywhere.
+	readOnly    = "READ_ONLY"
+	setReadOnly = "SET READ_ONLY"
 )
 
 // facts is what sqlFacts returns. sqlGuard says which of them are looked at again with
@@ -29,7 +31,7 @@ type facts struct {
 	now        time.Time
 	database   string // that is open
 	exact      bool   // an expiration comes to the client as it is
-	updates    string // READ_WRITE or READ_ONLY
+	updates    string // READ_WRITE, readOnly or setReadOnly
 	oid        int    // 0 is no table, or none that the login may know of
 	typeName   string // of the column Expiration; "" is no such column
 	keyType    string // of the column Id; the same
@@ -95,7 +97,9 @@ func (f facts) fault(database string, writes bool) error {
 	case f.kind != "":
 		return purge.NotPurgeable{Kind: purge.WrongTable, Message: fmt.Sprintf("%s is %s, which Ed-Fi's is not, and rows of such a table can't be purged", f.table, f.kind)}
 	case writes && f.updates == readOnly:
-		return purge.NotPurgeable{Kind: purge.ReaderEndpoint, Message: "the database is read-only: use the writer's endpoint, not a reader's; or ALTER DATABASE " + quoteName(f.database) + " SET READ_WRITE;", Server: true}
+		return purge.NotPurgeable{Kind: purge.ReaderEndpoint, Message: "the database is read-only: use the writer's endpoint, not a reader's", Server: true}
+	case writes && f.updates == setReadOnly:
+		return purge.NotPurgeable{Kind: purge.ReadOnlyDatabase, Message: "the database is set read-only: ALTER DATABASE " + quoteName(f.database) + " SET READ_WRITE;"}
 	case !f.selectable:
 		return purge.NotPurgeable{Kind: purge.NoSelectRight, Message: "the login may not read when tokens expire: " + f.grant()}
 	case f.filtered:

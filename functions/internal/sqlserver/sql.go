@@ -61,7 +61,8 @@ IF OBJECT_ID('sys.security_predicates') IS NOT NULL
 SELECT GETUTCDATE(),
        DB_NAME(),
        CASE WHEN DATEPART(millisecond, CAST('2000-01-01T00:00:00.001' AS datetime)) = 0 THEN 1 ELSE 0 END,
-       coalesce(CAST(DATABASEPROPERTYEX(DB_NAME(), 'Updateability') AS nvarchar(20)), ''),
+       CASE WHEN EXISTS (SELECT * FROM sys.databases WHERE database_id = DB_ID() AND is_read_only = 1) THEN 'SET READ_ONLY'
+            ELSE coalesce(CAST(DATABASEPROPERTYEX(DB_NAME(), 'Updateability') AS nvarchar(20)), '') END,
        coalesce(OBJECT_ID('dbo.ClientAccessTokens', 'U'), 0),
        coalesce((SELECT TYPE_NAME(c.system_type_id) FROM sys.columns AS c
                  WHERE c.object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND c.name = 'Expiration'), ''),
@@ -89,6 +90,9 @@ SELECT GETUTCDATE(),
 	// Whether the login sees any row at all.
 	sqlAnyRow = `SELECT COUNT(*) FROM (SELECT TOP (1) Expiration FROM dbo.ClientAccessTokens WITH (NOLOCK)) AS one`
 
+	// A row where the column is of type datetime, 61.
+	sqlIsDatetime = `SELECT * FROM sys.columns WHERE object_id = @oid AND name = 'Expiration' AND system_type_id = 61`
+
 	// What the run relies on since it examined the table: that it is this very table,
 	// what its column holds, and whether triggers run. It stands behind a delete and
 	// ahead of its commit: until then the delete's own lock keeps others from
@@ -96,9 +100,7 @@ SELECT GETUTCDATE(),
 	// An index that is gone makes batches slow and no worse.
 	sqlGuard = `
 IF COALESCE(OBJECT_ID('dbo.ClientAccessTokens', 'U'), 0) <> @oid
-   OR NOT EXISTS (SELECT * FROM INFORMATION_SCHEMA.COLUMNS
-                  WHERE TABLE_SCHEMA = 'dbo' AND TABLE_NAME = 'ClientAccessTokens'
-                    AND COLUMN_NAME = 'Expiration' AND DATA_TYPE = 'datetime')
+   OR NOT EXISTS (` + sqlIsDatetime + `)
    OR @triggered <> ` + sqlTriggered + `
     THROW 1164200553, 'the table has changed', 1;`
 

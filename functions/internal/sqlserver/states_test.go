@@ -382,6 +382,8 @@ func TestATableThatIsNotEdFisIsTold(t *testing.T) {
 		code  string
 		want  string
 	}{
+		"set read-only":         {func(f *facts) { f.updates = setReadOnly }, "read-only-database", "SET READ_WRITE"},
+		"a view":                {func(f *facts) { f.kind = "a view" }, "wrong-table", "a view"},
 		"memory-optimized":      {func(f *facts) { f.kind = "memory-optimized" }, "wrong-table", "memory-optimized"},
 		"no key":                {func(f *facts) { f.keyType = "" }, "wrong-table", "no column Id"},
 		"another database":      {func(f *facts) { f.database = "EdFi_Other" }, "other-database", "EdFi_Other"},

@@ -328,7 +328,7 @@ func more(answer []byte) []byte {
 // rowless is an answer of no row.
 func rowless() []byte {
 	typed, _ := cell(time.Time{})
-	column := append(typed, short("c")...)
+	column := join(typed, short("c"))
 	return join([]byte{0x81, 2, 0}, column, column, done(0x10))
 }
 
