@@ -55,4 +55,4 @@ DEALLOCATE jobs;
 IF @found = 0
     PRINT N'no job that this login may see deletes from ClientAccessTokens';
 IF @failed > 0
-    RAISERROR (N'%d jobs are still enabled. Run this as their owner, whom sp_help_job shows; or as that owner EXEC msdb.dbo.sp_update_job @job_name = N''...'', @enabled = 0.', 16, 1, @failed);
+    RAISERROR (N'Jobs that are still enabled: %d. Run this as their owner, whom sp_help_job shows; or as that owner EXEC msdb.dbo.sp_update_job @job_name = N''...'', @enabled = 0.', 16, 1, @failed);

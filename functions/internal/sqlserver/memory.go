@@ -145,4 +145,7 @@ func (c *conn) watch(ctx context.Context, watch *remembered) error {
 	return err
 }
 
-var _ purge.WriteCounter = (*conn)(nil)
+var (
+	_ purge.WriteCounter = (*conn)(nil)
+	_ purge.SlowLook     = (*conn)(nil)
+)

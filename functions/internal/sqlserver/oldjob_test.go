@@ -70,7 +70,7 @@ func TestTheOldJobsStopAndNoOthers(t *testing.T) {
 	must(t, msdb, "EXEC msdb.dbo.sp_add_job @job_name = @p1, @enabled = 1", name)
 	must(t, msdb, "EXEC msdb.dbo.sp_add_jobstep @job_name = @p1, @step_name = N'step', @command = N'DELETE FROM ClientAccessTokens'", name)
 	t.Cleanup(func() { must(t, connect(t, "msdb"), "EXEC msdb.dbo.sp_delete_job @job_name = @p1", name) })
-	if err := edfi.ExecBatches(context.Background(), msdb, string(script)); err == nil || !contains(err.Error(), "1 jobs are still enabled", "owner") {
+	if err := edfi.ExecBatches(context.Background(), msdb, string(script)); err == nil || !contains(err.Error(), "still enabled: 1", "owner") {
 		t.Errorf("%v", err)
 	}
 }

@@ -291,7 +291,8 @@ DECLARE @began datetime2 = SYSUTCDATETIME(), @before bigint;
 DECLARE @doomed TABLE (Id uniqueidentifier NOT NULL);
 INSERT INTO @doomed
 SELECT TOP (@most) Id FROM dbo.ClientAccessTokens WITH (ROWLOCK, UPDLOCK)
-WHERE Expiration >= @from AND Expiration < @to;
+WHERE Expiration >= @from AND Expiration < @to
+OPTION (OPTIMIZE FOR (@from = '17530101', @to = '17530102'));
 SET @before = (SELECT COUNT(*) FROM dbo.ClientAccessTokens AS token WHERE token.Id IN (SELECT doomed.Id FROM @doomed AS doomed));
 DELETE TOP (@most) FROM dbo.ClientAccessTokens WITH (ROWLOCK)
 WHERE Expiration >= @from AND Expiration < @to AND Id IN (SELECT doomed.Id FROM @doomed AS doomed);
