@@ -29,6 +29,7 @@ type config struct {
 	host        string
 	port        uint16
 	plaintext   bool // DB_TLS=disable
+	strict      bool // DB_TLS=strict
 	roots       *x509.CertPool
 	lockTimeout time.Duration
 	policy      purge.Policy // without an action; a BatchSize of 0 is the engine's default
@@ -51,7 +52,8 @@ func readConfig(getenv func(string) string) (config, []string) {
 		engine:      env.engine("DB_ENGINE"),
 		host:        env.host("DB_HOST"),
 		port:        uint16(env.number("DB_PORT", 0, 1, 65535)),
-		plaintext:   env.oneOf("DB_TLS", "verify-full", "disable") == "disable",
+		strict:      env.oneOf("DB_TLS", "verify-full", "strict", "disable") == "strict",
+		plaintext:   env.text("DB_TLS", "") == "disable",
 		roots:       env.certificates("DB_CA_BUNDLE"),
 		lockTimeout: env.duration("LOCK_TIMEOUT", 2*time.Second, time.Millisecond),
 		policy: purge.Policy{
@@ -94,6 +96,8 @@ func (c config) complete(login secret.Login) (secret.Login, error) {
 		return login, errors.New("names no engine: set DB_ENGINE")
 	case !known:
 		return login, fmt.Errorf("names an engine that this function does not know: it must be one of %s", engineNames())
+	case c.strict && !engine.strict:
+		return login, fmt.Errorf("names %s, and DB_TLS=strict is for SQL Server: set DB_TLS=verify-full", engine.name)
 	case login.Host == "":
 		return login, errors.New("names no host: set DB_HOST")
 	case !isHost(login.Host):

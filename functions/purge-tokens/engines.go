@@ -35,27 +35,37 @@ type engine struct {
 	maxName         int    // units of a database's name
 	nameUnit        string // bytes or characters
 	units           func(name string) int
-	connect         func(login secret.Login, c config, tls *tls.Config) server
+	strict          bool // knows DB_TLS=strict
+	connect         func(login secret.Login, c config, tls *tls.Config, memory *sqlserver.Memory) server
 }
 
-// engines are all that there are, with the names that RDS gives them.
+// lingerShare is the part of STOP_BEFORE that what was canceled may take to end: once
+// for a statement, once for the last look, which has a quarter of it, and once for the
+// closing, so that more than a third is left for the answer.
+const lingerShare = 8
+
+// engines are all that there are, with the names that RDS and Ed-Fi give them.
 var engines = []engine{{
 	name:    "postgres",
-	aliases: []string{"aurora-postgresql"},
+	aliases: []string{"aurora-postgresql", "postgresql"},
 	port:    postgres.DefaultPort, batch: postgres.DefaultBatch,
 	catalogue: "postgres",
 	maxName:   postgres.MaxName, nameUnit: "bytes", units: func(name string) int { return len(name) },
-	connect: func(login secret.Login, c config, tls *tls.Config) server {
+	connect: func(login secret.Login, c config, tls *tls.Config, _ *sqlserver.Memory) server {
 		return postgres.Server{Host: login.Host, Port: login.Port, User: login.Username, Password: login.Password, TLS: tls, LockTimeout: c.lockTimeout, ConnectTimeout: c.policy.ConnectTimeout, Longest: c.policy.Longest()}
 	},
 }, {
 	name:    "sqlserver",
-	aliases: []string{"sqlserver-ee", "sqlserver-se", "sqlserver-ex", "sqlserver-web"},
+	aliases: []string{"sqlserver-ee", "sqlserver-se", "sqlserver-ex", "sqlserver-web", "sqlserver-dev-ee", "sqlserver-dev-se"},
 	port:    sqlserver.DefaultPort, batch: sqlserver.DefaultBatch, mostBatch: sqlserver.MostBatch,
 	catalogue: "master", caseInsensitive: true, hidesDatabases: true,
 	maxName: sqlserver.MaxName, nameUnit: "characters", units: func(name string) int { return len(utf16.Encode([]rune(name))) },
-	connect: func(login secret.Login, c config, tls *tls.Config) server {
-		return sqlserver.Server{Host: login.Host, Port: login.Port, User: login.Username, Password: login.Password, TLS: tls, LockTimeout: c.lockTimeout, ConnectTimeout: c.policy.ConnectTimeout, Longest: c.policy.Longest()}
+	strict: true,
+	connect: func(login secret.Login, c config, tls *tls.Config, memory *sqlserver.Memory) server {
+		return sqlserver.Server{
+			Host: login.Host, Port: login.Port, User: login.Username, Password: login.Password, TLS: tls, Strict: c.strict,
+			LockTimeout: c.lockTimeout, ConnectTimeout: c.policy.ConnectTimeout, Longest: c.policy.Longest(), Linger: c.policy.StopBefore / lingerShare, Memory: memory,
+		}
 	},
 }}
 

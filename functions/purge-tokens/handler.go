@@ -12,6 +12,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-lambda-go/lambda/messages"
@@ -21,6 +22,7 @@ import (
 	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/redact"
 	"edfi-token-purge/functions/internal/secret"
+	"edfi-token-purge/functions/internal/sqlserver"
 )
 
 // handler is the Lambda function. From one invocation to the next it keeps the login
@@ -98,7 +100,8 @@ func (h *handler) run(ctx context.Context, req request) (purge.Result, error) {
 	case err != nil:
 		return purge.Result{}, r.failed(secretError, err, "")
 	}
-	access := newLogins(login, h.source(), h.connect, func(stage string) (secret.Login, error) { return h.fetch(r.before, stage) })
+	access := newLogins(login, h.source(), h.connector(), func(stage string) (secret.Login, error) { return h.fetch(r.before, stage) })
+	access.patience = h.config.policy.ConnectTimeout
 	for {
 		result, err := r.attempt(access)
 		if !access.leaving() {
@@ -294,11 +297,25 @@ func resolve(ctx context.Context, s server, selection purge.Selection, e engine,
 			return nil, fmt.Errorf("the server's list of databases, for the patterns in DATABASES: %w", err)
 		}
 	}
-	databases := selection.Resolve(catalogue, e.caseInsensitive)
+	databases := selection.Resolve(catalogue, e.caseInsensitive && !differInCase(catalogue))
 	if len(databases) == 0 {
 		return nil, fmt.Errorf("none of the server's %d databases matches DATABASES", len(catalogue))
 	}
 	return databases, nil
+}
+
+// differInCase tells whether the catalogue has names that differ in their letter case
+// alone. Only a server does to which they are two.
+func differInCase(catalogue []purge.Database) bool {
+	seen := map[string]bool{}
+	for _, d := range catalogue {
+		folded := strings.ToLower(d.Name)
+		if seen[folded] {
+			return true
+		}
+		seen[folded] = true
+	}
+	return false
 }
 
 // fetch reads the login, with what the configuration says instead.
@@ -333,14 +350,17 @@ func (h *handler) selection(login secret.Login) purge.Selection {
 	return purge.Select(cmp.Or(login.Database, "EdFi_Admin"))
 }
 
-// connect makes the server from a login.
-func (h *handler) connect(login secret.Login) server {
-	engine, _ := engineNamed(login.Engine)
-	var verified *tls.Config
-	if !h.config.plaintext {
-		verified = &tls.Config{RootCAs: h.config.roots, ServerName: login.Host, MinVersion: tls.VersionTLS12}
+// connector returns what makes the server from a login, for one run.
+func (h *handler) connector() func(secret.Login) server {
+	memory := new(sqlserver.Memory)
+	return func(login secret.Login) server {
+		engine, _ := engineNamed(login.Engine)
+		var verified *tls.Config
+		if !h.config.plaintext {
+			verified = &tls.Config{RootCAs: h.config.roots, ServerName: login.Host, MinVersion: tls.VersionTLS12}
+		}
+		return engine.connect(login, h.config, verified, memory)
 	}
-	return engine.connect(login, h.config, verified)
 }
 
 // report publishes and logs what happened in one database.

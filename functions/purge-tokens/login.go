@@ -29,6 +29,9 @@ type logins struct {
 	stages  map[string]func() (secret.Login, error) // by name; each is read once in a run
 	source  string                                  // of the login, for messages
 	began   time.Time
+	// patience is how long a server is waited for that takes connections and does not
+	// serve yet.
+	patience time.Duration
 
 	mu        sync.Mutex
 	current   secret.Login
@@ -63,7 +66,7 @@ func (l *logins) startOver() *logins {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return &logins{
-		connect: l.connect, stages: l.stages, source: l.source, began: time.Now(),
+		connect: l.connect, stages: l.stages, source: l.source, began: time.Now(), patience: l.patience,
 		current: *l.other, refused: slices.Concat(l.refused, []secret.Login{l.current}),
 	}
 }
@@ -174,8 +177,9 @@ func (l *logins) record(err error) error {
 	_, unfit := errors.AsType[purge.NotPurgeable](err)
 	l.taken = l.taken || err == nil || errors.Is(err, purge.ErrAlreadyRunning) || unfit && !mayNotEnter(l.current, err)
 	switch {
-	case !errors.Is(err, purge.ErrUnreached):
+	case !errors.Is(err, purge.ErrUnreached) && !errors.Is(err, purge.ErrNotYet):
 		l.reached = true
+	case errors.Is(err, purge.ErrNotYet) && time.Since(l.began) < l.patience:
 	case time.Since(l.began) > unreachedAfter:
 		l.unreached = err
 	}

@@ -22,6 +22,7 @@ import (
 
 	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/secret"
+	"edfi-token-purge/functions/internal/sqlserver"
 )
 
 // world is a few servers and the secret of a login for one of them.
@@ -140,7 +141,7 @@ func newWorld(t *testing.T, settings ...string) (*world, *handler) {
 	engines = slices.Clone(engines)
 	for i := range engines {
 		name := engines[i].name
-		engines[i].connect = func(login secret.Login, _ config, _ *tls.Config) server {
+		engines[i].connect = func(login secret.Login, _ config, _ *tls.Config, _ *sqlserver.Memory) server {
 			return session{w, stored{name, login.Host, login.Username.Reveal(), login.Password.Reveal(), login.Database}}
 		}
 	}

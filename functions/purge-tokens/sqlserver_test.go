@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"edfi-token-purge/functions/internal/testing/edfi"
+	"edfi-token-purge/functions/internal/testing/relay"
 )
 
 // These tests run the function on SQL Server, where there is one. What is the same on
@@ -119,4 +120,27 @@ func TestTheFunctionPurgesSQLServer(t *testing.T) {
 	template.expect(t, 7, 0)
 	reply, _ = f.invoke(t, `{"action":"purge","databases":["`+names+`A","No_Such_Database"]}`)
 	expectError(t, reply, "InvalidEvent", "No_Such_Database")
+}
+
+// Whenever the network falls silent, the answer comes ahead of the timeout, with little
+// time for it: what a canceled statement may still take comes out of STOP_BEFORE.
+func TestASilentNetworkLeavesTimeForTheAnswerOnSQLServer(t *testing.T) {
+	names := fmt.Sprintf("EdFi_Silent_%x", time.Now().UnixMilli())
+	db := newSQLServer(t, names, 9_000, 100)
+	address, _ := edfi.SQLServer() // newSQLServer has checked that it is set
+	for _, after := range []time.Duration{0, 300 * time.Millisecond, time.Second, 1700 * time.Millisecond, 2500 * time.Millisecond} {
+		link, err := relay.New(address.Host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { link.Close() })
+		f := start(t, append(db.env, "DATABASES="+db.name, "DB_HOST=127.0.0.1", fmt.Sprintf("DB_PORT=%d", link.Port()), "DB_TLS=disable",
+			"STOP_BEFORE=1s", "BATCH_SIZE=50", "PAUSE=50ms")...)
+		timer := time.AfterFunc(after, link.Silence)
+		reply, lines, err := f.Invoke(t.Context(), `{}`, 4*time.Second)
+		timer.Stop()
+		if err != nil || reply.Error == nil && parse(t, reply).Status == "complete" {
+			t.Errorf("silent after %s: %v, %s %s", after, err, reply.Payload, lines)
+		}
+	}
 }

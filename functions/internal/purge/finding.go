@@ -64,7 +64,7 @@ var (
 		Mend: "row-level security hides rows from the login, or may, so nothing is deleted: run one of the statements in the message",
 	})
 	LockedRows = kind(Kind{
-		Code: "locked-rows", Level: LevelWarning,
+		Code: "locked-rows", Level: LevelWarning, Or: LevelError,
 		Mend: "rows, or the table, stayed locked until the run ended: look for a long transaction; the next run tries again",
 	})
 	NoTime = kind(Kind{
@@ -119,9 +119,17 @@ var (
 		Code: "reader-endpoint", Level: LevelError,
 		Mend: "the server or the database is read-only: give the writer's endpoint as `DB_HOST` or in the secret",
 	})
+	ReadOnlyDatabase = kind(Kind{
+		Code: "read-only-database", Level: LevelError,
+		Mend: "SQL Server: the database is set read-only: run the `ALTER DATABASE` in the message, or exclude the database in `DATABASES`",
+	})
 	RefusedRows = kind(Kind{
 		Code: "refused-rows", Level: LevelError,
 		Mend: "a foreign key or a trigger refuses to let rows go, so they stay, and all others are deleted: mend what the message names; a check lists triggers and foreign keys with the statements that end them",
+	})
+	LockHolder = kind(Kind{
+		Code: "lock-holder", Level: LevelInfo,
+		Mend: "SQL Server: a look for expired rows waited for locks that the sessions in the message hold: end those that are forgotten",
 	})
 	Throttled = kind(Kind{
 		Code: "throttled", Level: LevelInfo,
@@ -194,6 +202,18 @@ var (
 	Referenced = kind(Kind{
 		Code: "referenced", Level: LevelWarning, Check: true,
 		Mend: "a foreign key, which is not Ed-Fi's, leads to the table and can refuse a delete: the statements in the message drop it",
+	})
+	DeleteBurden = kind(Kind{
+		Code: "delete-burden", Level: LevelWarning, Check: true,
+		Mend: "SQL Server: the table is temporal, captured, replicated, a heap or part of an indexed view, which Ed-Fi's is not, so that each delete does more: nothing to do, or mend what the message names",
+	})
+	OddKey = kind(Kind{
+		Code: "odd-key", Level: LevelWarning, Check: true,
+		Mend: "SQL Server: the key is not of Ed-Fi's type, so that many rows of one expiration leave slowly: nothing to do, if they do leave",
+	})
+	DefinitionsUnseen = kind(Kind{
+		Code: "definitions-unseen", Level: LevelInfo, Check: true,
+		Mend: "SQL Server: the login may not see triggers, foreign keys and policies: run the `GRANT` in the message, or check as an administrator",
 	})
 	RCSIOff = kind(Kind{
 		Code: "rcsi-off", Level: LevelWarning, Check: true,

@@ -15,6 +15,11 @@ import (
 // babelfish is how the name of the product begins in @@VERSION.
 const babelfish = "Babelfish"
 
+// babelfishIsDatetime is sqlIsDatetime where types have other numbers, and sys.columns
+// takes milliseconds.
+const babelfishIsDatetime = `SELECT * FROM INFORMATION_SCHEMA.COLUMNS
+    WHERE TABLE_SCHEMA = 'dbo' AND TABLE_NAME = 'ClientAccessTokens' AND COLUMN_NAME = 'Expiration' AND DATA_TYPE = 'datetime'`
+
 // startOf returns the latest instant that surely is not after an expiration which
 // the server sent as at.
 func (f facts) startOf(at time.Time) time.Time {
@@ -46,6 +51,12 @@ func babelfishNumber(err mssql.Error) int32 {
 		return lockTimeout
 	case strings.Contains(err.Message, "Cannot open database"):
 		return cannotOpenDatabase
+	case strings.Contains(err.Message, "permission denied"):
+		return permissionDenied
+	case strings.HasPrefix(err.Message, "relation ") && strings.HasSuffix(err.Message, "does not exist"):
+		return invalidObject
+	case strings.Contains(err.Message, "violates foreign key"):
+		return foreignKey
 	default:
 		return err.Number
 	}

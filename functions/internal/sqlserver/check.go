@@ -7,18 +7,25 @@ import (
 	"strings"
 
 	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/redact"
 )
 
 // oldestVersion is the oldest that this package supports, SQL Server 2017.
 const oldestVersion = 14
 
-// checked is what sqlCheck returns.
+// oldestLevel is the oldest compatibility level that all statements are written for,
+// that of SQL Server 2012.
+const oldestLevel = 110
+
+// checked is what sqlCheck returns, and the statements after it.
 type checked struct {
 	product, version, edition string
+	level                     int  // of compatibility
 	snapshot                  bool // reads wait for no writes
 	offset                    int  // minutes of the server's clock from UTC
-	triggers, references      string
-	rows                      int64
+	seesAll                   bool // triggers, foreign keys and policies
+	triggers, insteadOf       []string
+	references, burdens       []string
 }
 
 // Check implements [purge.Conn].
@@ -29,15 +36,85 @@ func (c *conn) Check(ctx context.Context) ([]purge.Finding, error) {
 	}
 	defer cancel()
 	var r checked
-	err = c.session.QueryRowContext(ctx, sqlCheck).Scan(&r.product, &r.version, &r.edition, &r.snapshot, &r.offset, &r.triggers, &r.references, &r.rows)
+	err = c.session.QueryRowContext(ctx, sqlCheck).Scan(&r.product, &r.version, &r.edition, &r.level, &r.snapshot, &r.offset, &r.seesAll)
+	if err == nil {
+		err = c.checkDeletes(ctx, &r)
+	}
 	if err != nil {
 		return nil, c.explain("check the database", late(ctx, err))
 	}
 	found := []purge.Finding{purge.Encryption(c.secured), r.supported()}
 	found = append(found, c.facts.checkFindings()...)
 	found = append(found, r.findings(c.database)...)
-	found = append(found, c.size(ctx, r.rows), c.jobs(ctx))
+	if c.facts.triggered && r.triggers == nil && r.insteadOf == nil {
+		found = append(found, purge.DeleteTrigger.Found("a trigger on DELETE may be there that the login can't see: each batch is proved, which costs time; an administrator finds it in sys.triggers"))
+	}
+	found = append(found, c.size(ctx), c.jobs(ctx))
 	return found, c.facts.mayDelete()
+}
+
+// checkDeletes reads what else happens at a delete.
+func (c *conn) checkDeletes(ctx context.Context, r *checked) error {
+	read, err := c.session.QueryContext(ctx, sqlDeleteTriggers)
+	if err != nil {
+		return err
+	}
+	defer read.Close()
+	for read.Next() {
+		var name string
+		var insteadOf bool
+		if err := read.Scan(&name, &insteadOf); err != nil {
+			return err
+		}
+		mend := fmt.Sprintf("ALTER TABLE %s DISABLE TRIGGER %s;", c.table, name)
+		if r.triggers = append(r.triggers, mend); insteadOf {
+			r.insteadOf = append(r.insteadOf, name)
+		}
+	}
+	if err := read.Err(); err != nil {
+		return err
+	}
+	if r.references, err = c.texts(ctx, sqlReferences); err == nil && c.facts.exact {
+		r.burdens, err = c.texts(ctx, sqlBurdens)
+	}
+	return err
+}
+
+// texts returns the column of texts that sql reads.
+func (c *conn) texts(ctx context.Context, sql string) (all []string, err error) {
+	read, err := c.session.QueryContext(ctx, sql)
+	if err != nil {
+		return nil, err
+	}
+	defer read.Close()
+	for read.Next() {
+		var text string
+		if err := read.Scan(&text); err != nil {
+			return nil, err
+		}
+		all = append(all, text)
+	}
+	return all, read.Err()
+}
+
+// WhySlow implements [purge.SlowLook]: a look takes long that waits for locks. Those
+// who hold them are for a login with VIEW SERVER STATE to see.
+func (c *conn) WhySlow(ctx context.Context) ([]purge.Finding, error) {
+	ctx, cancel, err := c.prepare(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer cancel()
+	var may bool
+	if err := c.session.QueryRowContext(ctx, sqlMaySeeSessions).Scan(&may); err != nil || !may || !c.facts.exact {
+		return nil, c.explain("look for who holds locks", late(ctx, err))
+	}
+	holders, err := c.texts(ctx, sqlBlockers)
+	if err != nil || holders == nil {
+		return nil, c.explain("look for who holds locks", late(ctx, err))
+	}
+	text := redact.Login(strings.Join(holders, "; "), c.server.User, c.server.Password)
+	return []purge.Finding{purge.LockHolder.Found("locks on the table are held by " + text)}, nil
 }
 
 // supported tells the server's version. Babelfish's says nothing of what it can do.
@@ -46,6 +123,9 @@ func (r checked) supported() purge.Finding {
 	major, _, _ := strings.Cut(r.version, ".")
 	if n, _ := strconv.Atoi(major); n < oldestVersion && r.product != babelfish {
 		return purge.Version.At(purge.LevelWarning, text+", is older than 2017 (14), the first version that this is for")
+	}
+	if r.level < oldestLevel {
+		return purge.Version.At(purge.LevelWarning, fmt.Sprintf("%s; the database's compatibility level is %d, below 110, the first that this is for: ALTER DATABASE ... SET COMPATIBILITY_LEVEL", text, r.level))
 	}
 	return purge.Version.Found(text)
 }
@@ -58,6 +138,12 @@ func (f facts) checkFindings() (found []purge.Finding) {
 	if f.updates == readOnly {
 		found = append(found, purge.ReaderEndpoint.Found("the database is read-only: use the writer's endpoint"))
 	}
+	if !f.keyed() {
+		found = append(found, purge.OddKey.Found(fmt.Sprintf("%s.%s is of type %s; Ed-Fi's is %s: where many rows share one expiration, or no index finds them, each batch reads anew what the ones before it read", f.table, f.table.Key, f.keyType, keyType)))
+	}
+	if f.updates == setReadOnly {
+		found = append(found, purge.ReadOnlyDatabase.Found("the database is set read-only: ALTER DATABASE "+quoteName(f.database)+" SET READ_WRITE;"))
+	}
 	if f.indexed {
 		found = append(found, purge.ExpirationIndex.Found("an index finds rows by their expiration"))
 	}
@@ -67,11 +153,21 @@ func (f facts) checkFindings() (found []purge.Finding) {
 // findings are what may get in the way of a purge, or a purge in the way of others.
 func (r checked) findings(database string) []purge.Finding {
 	found := []purge.Finding{purge.TimeZone.Found(fmt.Sprintf("the server's clock is %+d minutes from UTC; tokens are kept and compared in UTC", r.offset))}
-	if r.triggers != "" {
-		found = append(found, purge.DeleteTrigger.Found("triggers on the table may run for each delete, which costs time and may keep rows; without them: "+r.triggers))
+	if r.triggers != nil {
+		text := "triggers run for each delete, which costs time and may keep rows; without them: "
+		if r.insteadOf != nil {
+			text = strings.Join(r.insteadOf, " and ") + " stands in for each delete (INSTEAD OF), so that rows go only if it deletes them; without triggers: "
+		}
+		found = append(found, purge.DeleteTrigger.Found(text+strings.Join(r.triggers, " ")))
 	}
-	if r.references != "" {
-		found = append(found, purge.Referenced.Found("foreign keys lead to the table, which Ed-Fi has none of; they can refuse a delete; without them: "+r.references))
+	if r.references != nil {
+		found = append(found, purge.Referenced.Found("foreign keys lead to the table, which Ed-Fi has none of; they can refuse a delete; without them: "+strings.Join(r.references, " ")))
+	}
+	if r.burdens != nil {
+		found = append(found, purge.DeleteBurden.Found("each delete does more than Ed-Fi's table asks of it: "+strings.Join(r.burdens, "; ")))
+	}
+	if !r.seesAll && r.product != babelfish {
+		found = append(found, purge.DefinitionsUnseen.Found("the login may not see triggers, foreign keys and row-level security policies: GRANT VIEW DEFINITION ON dbo.ClientAccessTokens TO edfi_token_purge; shows the table's, and GRANT VIEW DEFINITION TO edfi_token_purge; all, or check as an administrator"))
 	}
 	if r.snapshot {
 		return append(found, purge.RCSI.Found("READ_COMMITTED_SNAPSHOT is on: the API's reads wait for no delete"))
@@ -80,8 +176,8 @@ func (r checked) findings(database string) []purge.Finding {
 }
 
 // size tells how large the table is. Not every server tells its pages.
-func (c *conn) size(ctx context.Context, rows int64) purge.Finding {
-	text := fmt.Sprintf("about %d rows", rows)
+func (c *conn) size(ctx context.Context) purge.Finding {
+	text := fmt.Sprintf("about %d rows", max(0, c.facts.rows))
 	var pages int64
 	if c.session.QueryRowContext(ctx, sqlPages).Scan(&pages) == nil {
 		text += fmt.Sprintf(", %d MB with indexes", pages*8/1024)

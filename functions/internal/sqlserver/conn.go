@@ -11,6 +11,7 @@
 //	check.go      what an operator should know
 //	sql.go        every statement that is sent
 //	babelfish.go  what only Babelfish needs
+//	memory.go     what the connections of a run know together, and of others' writes
 package sqlserver
 
 import (
@@ -32,9 +33,19 @@ import (
 // What holds where nothing else is said.
 const (
 	DefaultPort  = 1433
-	DefaultBatch = 2000 // rows; each of them locks its entry in each index, and the page that it is on
-	MostBatch    = 4000 // rows; beyond, a statement locks the whole table
-	MaxName      = 128  // UTF-16 units of a database's name
+	DefaultBatch = 2000 // rows
+	// MostBatch is the most rows of a statement. "A single Transact-SQL statement
+	// acquires at least 5,000 locks on a single nonpartitioned table or index": from
+	// then on they become one on the whole table, and nobody gets a token. "Lock
+	// escalation isn't triggered if a statement acquires 3,000 locks in one index and
+	// 3,000 locks in another index of the same table" (Transaction locking and row
+	// versioning guide, "Escalation threshold for a Transact-SQL statement"). So what
+	// counts is one index, however many there are, an indexed view's or a heap among
+	// them: there a row takes a lock on its entry, and one on the page that it is on.
+	// The keys of tokens are random, so that in the worst case no two rows share a
+	// page: two locks a row, 4,800 in all.
+	MostBatch = 2400
+	MaxName   = 128 // UTF-16 units of a database's name
 )
 
 const (
@@ -65,6 +76,13 @@ type Server struct {
 	// Longest bounds a statement that deletes, unless its batch is Patient; 0 is no
 	// bound but the time left.
 	Longest time.Duration
+	// Linger is how long a canceled statement may take to end, and what is said when
+	// a connection is closed, 2 s at most; 0 is that. With a network that swallows
+	// everything it passes after the time to stop, once for a statement, once for the
+	// last look and once for the closing.
+	Linger time.Duration
+	Strict bool    // encrypted from the first byte (TDS 8.0), as SQL Server 2022 can demand
+	Memory *Memory // of the run; nil is none, and no sense of others' writes
 }
 
 // Open implements [purge.Engine].
@@ -72,12 +90,51 @@ func (s Server) Open(ctx context.Context, database string, table purge.Table, lo
 	c := &conn{server: s, database: database, table: table}
 	if err := c.open(ctx, lock); err != nil {
 		c.Close()
-		return nil, err
+		return nil, s.whyNot(ctx, database, err)
 	}
+	s.Memory.opened(database)
 	return c, nil
 }
 
-// conn implements [purge.Conn].
+// whyNot looks in the catalogue for why a database can't be opened: the server has one
+// error for many reasons. A login that may not look there gets that error.
+func (s Server) whyNot(ctx context.Context, database string, err error) error {
+	unfit, ok := errors.AsType[purge.NotPurgeable](err)
+	if !ok || unfit.Kind.Code != purge.NoDatabase.Code || errors.Is(err, purge.ErrNotYet) {
+		return err
+	}
+	c := &conn{server: s, database: "master"}
+	defer c.Close()
+	if c.connect(ctx) != nil {
+		return err
+	}
+	var state, access string
+	var enters bool
+	switch missing := c.session.QueryRowContext(ctx, sqlDatabaseState, sql.Named("name", database)).Scan(&state, &access, &enters); {
+	case errors.Is(missing, sql.ErrNoRows):
+		unfit.Message = fmt.Sprintf("database %s does not exist on this server", database)
+		return unfit
+	case missing != nil:
+		return err
+	}
+	c.database = database
+	switch {
+	case state == "recovering":
+		return as{purge.NotPurgeable{Kind: purge.NoDatabase, Message: fmt.Sprintf("database %s is being recovered", database)}, []error{purge.ErrNotYet}}
+	case state != "online":
+		unfit.Message = fmt.Sprintf("database %s can't be opened: it is not online, but %s", database, state)
+		return unfit
+	case access == "single_user":
+		unfit.Message = fmt.Sprintf("database %s can't be opened: it is in single-user mode, and somebody is in: ALTER DATABASE %s SET MULTI_USER", database, quoteName(database))
+		return unfit
+	case !enters:
+		return c.noAccess("it has no user there")
+	default: // it may have come back just now
+		return as{unfit, []error{purge.ErrNotYet}}
+	}
+}
+
+// conn implements [purge.Conn] and [purge.WriteCounter].
 type conn struct {
 	server         Server
 	database       string
@@ -86,9 +143,11 @@ type conn struct {
 	session        *sql.Conn
 	wire           net.Conn // under the session
 	locked         bool
+	examined       bool
 	secured        *tls.ConnectionState // nil is not at all
 	facts          facts
 	deleteVerified bool    // DELETE does remove rows
+	commits        bool    // a trigger commits
 	limits         *limits // nil is none set
 }
 
@@ -146,6 +205,7 @@ func (c *conn) open(ctx context.Context, lock bool) error {
 	if err := c.facts.fault(c.database, lock); err != nil {
 		return err
 	}
+	c.examined = true
 	if !lock {
 		return nil
 	}
@@ -173,6 +233,9 @@ func (c *conn) config() (msdsn.Config, error) {
 	config.Host, config.Port, config.Database = c.server.Host, uint64(c.server.Port), c.database
 	config.User, config.Password = c.server.User.Reveal(), c.server.Password.Reveal()
 	config.TLSConfig, config.Encryption = c.server.TLS, msdsn.EncryptionRequired
+	if c.server.Strict {
+		config.Encryption = msdsn.EncryptionStrict
+	}
 	if c.server.TLS == nil {
 		config.Encryption = msdsn.EncryptionDisabled
 	} else { // the driver keeps the connection to itself
@@ -212,13 +275,14 @@ func (d dialer) HostName() string { return d.server.Host }
 // Close implements [purge.Conn].
 func (c *conn) Close() {
 	if c.session != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		patience := min(closeTimeout, c.server.linger())
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		// A server under load ends a session some time after its client has left. A
 		// run that follows at once must not meet the lock.
 		if c.locked {
-			c.wire.SetDeadline(time.Now().Add(closeTimeout)) //nolint:errcheck // ctx says the same
-			c.session.ExecContext(ctx, sqlUnlock)            //nolint:errcheck // it goes with the session at the latest
+			c.wire.SetDeadline(time.Now().Add(patience)) //nolint:errcheck // ctx says the same
+			c.session.ExecContext(ctx, sqlUnlock)        //nolint:errcheck // it goes with the session at the latest
 		}
 		c.session.Close() //nolint:errcheck // nothing is at stake: every batch is committed
 	}

@@ -3,7 +3,9 @@ package sqlserver
 import (
 	"context"
 	"database/sql"
+	"encoding/binary"
 	"errors"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -15,12 +17,27 @@ import (
 
 // window is a [purge.Window]: the rows with from <= Expiration < to. Where byKey,
 // only those of them with lower <= Id < upper, or up to the last Id of all.
+// Where no index leads to expirations the whole table is cut into slices by key, of
+// which the window is one and so many follow.
 type window struct {
 	from, to     time.Time
 	byKey        bool
 	lower, upper mssql.UniqueIdentifier
 	most         int // rows that one statement may delete of it
+	slice        int
+	slices       int // of the whole table; 0 is none
+	follow       int
 }
+
+const (
+	// sliceRows is about how many rows a slice has, so that it is read in the time of
+	// a batch.
+	sliceRows = 50_000
+	// mostSlices is where slices get no smaller.
+	mostSlices = 1 << 16
+	// fewSlices is how many there are of a table whose size isn't known.
+	fewSlices = 16
+)
 
 var (
 	firstKey mssql.UniqueIdentifier
@@ -69,26 +86,42 @@ func (c *conn) Expired(after, cutoff time.Time) purge.Window {
 // index entries of deleted rows away by itself, and soon.
 func (c *conn) Oldest(ctx context.Context, w purge.Window, _ purge.Trail) (time.Time, purge.Window, error) {
 	for _, look := range c.looks(w.(window)) {
-		var oldest sql.NullTime
-		if err := c.row(ctx, &oldest, c.on(look, sqlOldest), look.args()...); err != nil {
+		var oldest, free sql.NullTime // of all, and of those that nobody has locked
+		if err := c.row(ctx, []any{&oldest, &free}, c.on(look, c.sqlOldest()), look.args()...); err != nil {
 			return time.Time{}, nil, c.explain("look for expired rows", err)
 		}
-		if !oldest.Valid {
+		if !free.Valid {
 			continue
 		}
 		found := w.(window)
 		if !found.byKey {
-			found.from = c.facts.startOf(oldest.Time)
+			found.from = c.facts.startOf(free.Time)
 		}
 		return oldest.Time, found, nil
 	}
 	return time.Time{}, nil, nil
 }
 
+// sqlOldest returns the statement that looks for the oldest row. What a policy hides it
+// must not miss: Babelfish has none.
+func (c *conn) sqlOldest() string {
+	statement := sqlOldestOfAll
+	if c.facts.indexed {
+		statement = sqlOldest
+	}
+	if c.facts.exact {
+		return sqlGuardPolicy + statement
+	}
+	return statement
+}
+
 // looks splits w where its keys are those of its first expiration, and others
 // follow.
 func (c *conn) looks(w window) []window {
 	first := c.onlyFirst(w)
+	if w.follow > 0 { // all of them are left
+		return []window{{from: w.from, to: w.to}}
+	}
 	if !w.byKey || !c.facts.indexed || first == w {
 		return []window{w}
 	}
@@ -106,46 +139,87 @@ func (c *conn) onlyFirst(w window) window {
 // Count implements [purge.Conn].
 func (c *conn) Count(ctx context.Context, w purge.Window) (int64, error) {
 	var count int64
-	err := c.row(ctx, &count, sqlCount, w.(window).args()...)
+	err := c.row(ctx, []any{&count}, sqlCount, w.(window).args()...)
 	return count, c.explain("count expired rows", err)
 }
 
-// Cut implements [purge.Conn]: a batch ends where the row after it begins. The
-// server finds each end by itself, so one call cuts one batch. How many rows it has
-// is not known: others' locked rows are passed over.
-func (c *conn) Cut(ctx context.Context, w purge.Window, size, _ int) ([]purge.Batch, purge.Window, error) {
+// end is where a batch ends: at the first row of the next one.
+type end struct{ first, before time.Time }
+
+// Cut implements [purge.Conn]: a batch ends where the row after it begins. How many rows
+// it has is not known: others' locked rows are passed over.
+func (c *conn) Cut(ctx context.Context, w purge.Window, size, batches int) (cut []purge.Batch, rest purge.Window, err error) {
 	part := w.(window)
 	part.most = min(size, MostBatch)
 	if part.byKey || !c.facts.indexed {
 		return c.cutByKey(ctx, part)
 	}
-	var end time.Time
-	err := c.row(ctx, &end, sqlEnd, part.args(sql.Named("n", part.most))...)
-	switch start := c.facts.startOf(end); {
-	case errors.Is(err, sql.ErrNoRows): // a batch at most
-		return []purge.Batch{{Window: part}}, nil, nil
-	case err != nil:
+	ends, err := c.ends(ctx, part, batches)
+	if err != nil {
 		return nil, nil, c.explain("find the next batch", err)
-	case start.After(part.from):
-		cut := window{from: part.from, to: start, most: part.most}
-		return []purge.Batch{{Window: cut}}, window{from: start, to: part.to}, nil
-	default: // more rows than a batch share one expiration: their key tells them apart
+	}
+	for _, e := range ends {
+		start := c.facts.startOf(e.first)
+		if !start.After(part.from) {
+			break // more rows than a batch share one expiration
+		}
+		cut = append(cut, purge.Batch{Window: window{from: part.from, to: start, most: part.most}})
+		if part.from = start; !start.After(e.before) {
+			break // the next batch has rows of this one's place as well
+		}
+	}
+	switch {
+	case len(cut) == 0 && len(ends) > 0: // their key tells them apart
 		return c.cutByKey(ctx, part)
+	case len(cut) == len(ends) && len(ends) < batches && (len(ends) == 0 || part.from.After(ends[len(ends)-1].before)): // a batch at most is left
+		return append(cut, purge.Batch{Window: part}), nil, nil
+	default:
+		return cut, window{from: part.from, to: part.to}, nil
 	}
 }
 
+// ends returns where the next batches end, as many as there are.
+func (c *conn) ends(ctx context.Context, part window, batches int) (all []end, err error) {
+	ctx, cancel, err := c.prepare(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer cancel()
+	read, err := c.session.QueryContext(ctx, sqlEnds, part.args(sql.Named("n", part.most), sql.Named("total", part.most*batches+1))...)
+	if err != nil {
+		return nil, late(ctx, err)
+	}
+	defer read.Close()
+	for read.Next() {
+		var e end
+		if err := read.Scan(&e.first, &e.before); err != nil {
+			return nil, late(ctx, err)
+		}
+		all = append(all, e)
+	}
+	return all, late(ctx, read.Err())
+}
+
 // cutByKey is Cut by key instead of expiration. Where an index finds rows by their
-// expiration it stays with the first one, else it goes over all.
+// expiration it stays with the first one, else it goes over all slices.
 func (c *conn) cutByKey(ctx context.Context, part window) ([]purge.Batch, purge.Window, error) {
-	if !part.byKey {
+	switch {
+	case !c.facts.keyed(): // as many as a batch may have; the next look finds the others
+		return []purge.Batch{{Window: part}}, nil, nil
+	case !part.byKey && c.facts.indexed:
 		part.byKey, part.lower, part.upper = true, firstKey, lastKey
+	case !part.byKey:
+		part = c.firstSlice(part)
 	}
 	cut, rest := part, part
 	if c.facts.indexed {
 		cut = c.onlyFirst(part)
 	}
-	err := c.row(ctx, &cut.upper, c.on(cut, sqlEndByKey), cut.args(sql.Named("n", cut.most))...)
+	cut.follow = 0
+	err := c.row(ctx, []any{&cut.upper}, c.on(cut, sqlEndByKey), cut.args(sql.Named("n", cut.most))...)
 	switch {
+	case errors.Is(err, sql.ErrNoRows) && part.follow > 0: // a batch at most, of this slice
+		return []purge.Batch{{Window: cut}}, part.next(), nil
 	case errors.Is(err, sql.ErrNoRows): // a batch at most
 		if cut.to.Before(part.to) {
 			return []purge.Batch{{Window: cut}}, window{from: cut.to, to: part.to}, nil
@@ -157,6 +231,41 @@ func (c *conn) cutByKey(ctx context.Context, part window) ([]purge.Batch, purge.
 		rest.lower = cut.upper
 		return []purge.Batch{{Window: cut}}, rest, nil
 	}
+}
+
+// firstSlice returns a slice of the table for w, any of them: a run that can't read all
+// of it must not begin where the last one did.
+func (c *conn) firstSlice(w window) window {
+	w.slices = fewSlices
+	if c.facts.rows > 0 {
+		w.slices = int(min(c.facts.rows/sliceRows+1, mostSlices))
+	}
+	w.byKey, w.follow = true, w.slices
+	w.slice = rand.IntN(w.slices)
+	return w.at(w.slice)
+}
+
+// next returns the slice after w, and after the last one the first.
+func (w window) next() window { return w.at((w.slice + 1) % w.slices) }
+
+func (w window) at(slice int) window {
+	w.slice, w.follow = slice, w.follow-1
+	w.lower, w.upper = keyAt(slice, w.slices), lastKey
+	if slice+1 < w.slices {
+		w.upper = keyAt(slice+1, w.slices)
+	}
+	return w
+}
+
+// keyAt returns the key at so many parts of all. Its last six bytes are what SQL Server
+// orders keys by ("Comparing GUID and uniqueidentifier values"), its first ones what
+// PostgreSQL does.
+func keyAt(part, parts int) (key mssql.UniqueIdentifier) {
+	var place [8]byte
+	binary.BigEndian.PutUint64(place[:], uint64(part)*(1<<48/uint64(parts)))
+	copy(key[:6], place[2:])
+	copy(key[10:], place[2:])
+	return key
 }
 
 // on returns sql for the rows of w.
@@ -171,12 +280,12 @@ func (c *conn) on(w window, sql string) string {
 	}
 }
 
-// row reads the one value that sql returns into dest.
-func (c *conn) row(ctx context.Context, dest any, sql string, args ...any) error {
+// row reads the one row that sql returns into dest.
+func (c *conn) row(ctx context.Context, dest []any, sql string, args ...any) error {
 	ctx, cancel, err := c.prepare(ctx)
 	if err != nil {
 		return err
 	}
 	defer cancel()
-	return late(ctx, c.session.QueryRowContext(ctx, sql, args...).Scan(dest))
+	return late(ctx, c.session.QueryRowContext(ctx, sql, args...).Scan(dest...))
 }

@@ -1,15 +1,50 @@
 package sqlserver
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	mssql "github.com/microsoft/go-mssqldb"
 
 	"edfi-token-purge/functions/internal/purge"
 )
 
+// errCommits is for a trigger that ends the transaction it runs in. Rows go without
+// a count, and before anybody can undo them.
+var errCommits = errors.New("a trigger on DELETE commits the transaction that it runs in, so that deletes can't be counted: take COMMIT out of it, or turn it off; a check lists the triggers that the login may see")
+
 // Delete implements [purge.Conn].
 func (c *conn) Delete(ctx context.Context, b purge.Batch) (purge.Deleted, error) {
+	if c.commits {
+		return purge.Deleted{}, errCommits
+	}
+	if c.server.Longest > 0 && !b.Patient {
+		brief, cancel := context.WithTimeout(ctx, c.server.Longest)
+		defer cancel()
+		ctx = brief
+	}
+	w := b.Window.(window)
+	w.most = cmp.Or(min(w.most, int(b.Most)), w.most)
+	gone, err := c.deleteOnce(ctx, w)
+	if isNumber(err, rowsLeft) {
+		c.deleteVerified = false
+		gone, err = c.deleteOnce(ctx, w)
+	}
+	var refused mssql.Error
+	if errors.As(err, &refused) && !errors.Is(err, purge.ErrLost) { // the server's own words
+		err = purge.Uncommitted(c.explainDelete(refused))
+	}
+	return gone, err
+}
+
+// deleteOnce deletes the rows of w in a transaction. What the server itself says comes
+// back as it is.
+func (c *conn) deleteOnce(ctx context.Context, w window) (purge.Deleted, error) {
 	ctx, cancel, err := c.prepare(ctx)
 	if err != nil {
 		return purge.Deleted{}, purge.Uncommitted(c.explain("delete", err))
@@ -22,26 +57,104 @@ func (c *conn) Delete(ctx context.Context, b purge.Batch) (purge.Deleted, error)
 		return purge.Deleted{}, purge.Uncommitted(c.explain("delete", late(ctx, err)))
 	}
 	defer tx.Rollback() //nolint:errcheck // where it was not committed, the server does the same
-	deleted, err := c.delete(ctx, tx, b.Window.(window))
-	if err != nil {
+	held, gone, err := c.delete(ctx, tx, w)
+	switch {
+	case isNumber(err, endedInTrigger):
+		return c.ended(ctx, w, held, err)
+	case err != nil && ctx.Err() == nil && refusal(err):
+		return purge.Deleted{}, err
+	case err != nil:
 		return purge.Deleted{}, purge.Uncommitted(c.explain("delete", late(ctx, err)))
 	}
 	if err = c.explain("delete", tx.Commit()); errors.Is(err, purge.ErrLost) {
-		return purge.Deleted{Rows: deleted}, err // it may have come through
+		return gone, err // it may have come through
 	} else if err != nil {
 		return purge.Deleted{}, err
 	}
-	c.deleteVerified = c.deleteVerified || deleted > 0
-	return purge.Deleted{Rows: deleted}, nil
+	c.deleteVerified = c.deleteVerified || gone.Rows > 0
+	return gone, nil
 }
 
-// delete deletes the rows of w, and returns how many are gone once tx is committed.
-func (c *conn) delete(ctx context.Context, tx *sql.Tx, w window) (deleted int64, err error) {
-	statement := sqlDelete
-	if !c.deleteVerified {
-		statement = sqlDeleteVerifying
+// delete deletes the rows of w, and returns how many it held before, where that was
+// looked at, and how many are gone once tx is committed.
+func (c *conn) delete(ctx context.Context, tx *sql.Tx, w window) (held int64, gone purge.Deleted, err error) {
+	statement, verify := sqlDelete, !c.deleteVerified || c.facts.triggered
+	var microseconds int64
+	args := []any{
+		sql.Named("most", w.most), sql.Named("oid", c.facts.oid), sql.Named("triggered", c.facts.triggered),
+		sql.Named("deleted", sql.Out{Dest: &gone.Rows}), sql.Named("took", sql.Out{Dest: &microseconds}),
+	}
+	if verify {
+		if err := tx.QueryRowContext(ctx, c.on(w, sqlHeld), w.args()...).Scan(&held); err != nil {
+			return 0, purge.Deleted{}, err
+		}
+		statement, args = sqlDeleteVerifying, append(args, sql.Named("held", held))
+		if !c.facts.keyed() {
+			statement = strings.Replace(statement, "Id "+keyType, "Id sql_variant", 1)
+		}
+	}
+	if !c.facts.exact {
+		statement = strings.Replace(statement, sqlIsDatetime, babelfishIsDatetime, 1)
 	}
 	// An output parameter and not a result: a trigger may have results of its own.
-	_, err = tx.ExecContext(ctx, c.on(w, statement), w.args(sql.Named("most", w.most), sql.Named("deleted", sql.Out{Dest: &deleted}))...)
-	return deleted, err
+	if _, err := tx.ExecContext(ctx, c.on(w, statement), w.args(args...)...); err != nil {
+		return held, purge.Deleted{}, err
+	}
+	gone.Took = time.Duration(microseconds) * time.Microsecond
+	return held, gone, nil
+}
+
+// ended finds out what became of a batch whose transaction a trigger has ended: by a
+// rollback, which refuses the rows, or by a commit.
+func (c *conn) ended(ctx context.Context, w window, held int64, err error) (purge.Deleted, error) {
+	var left int64
+	if failure := c.session.QueryRowContext(ctx, c.on(w, sqlHeld), w.args()...).Scan(&left); failure != nil {
+		return purge.Deleted{}, c.explain("delete", late(ctx, failure))
+	}
+	switch {
+	case left < held:
+		c.commits = true
+		return purge.Deleted{Rows: held - left}, nil
+	case held == 0: // not looked at
+		c.deleteVerified = false
+		c.commits = left == 0
+	}
+	if c.commits {
+		return purge.Deleted{}, errCommits
+	}
+	return purge.Deleted{}, err
+}
+
+// explainDelete says what it means that the server refuses a batch.
+func (c *conn) explainDelete(refused mssql.Error) error {
+	switch n := number(refused); {
+	case meanings[n] != unknown:
+		return c.explain("delete", refused)
+	case n == foreignKey:
+		return fmt.Errorf("%w: %w", purge.ErrRefused, c.explain("another table refers to it", refused))
+	case n >= firstUserError && n != changed, n == endedInTrigger, refused.ProcName != "":
+		return fmt.Errorf("%w: %w", purge.ErrRefused, c.explain("a trigger says", refused))
+	default:
+		return c.explain("delete", refused)
+	}
+}
+
+// refusal tells whether err is what a server says that goes on serving.
+func refusal(err error) bool {
+	var refused mssql.Error
+	return errors.As(err, &refused) && refused.Class < fatalClass
+}
+
+// isNumber tells whether the server gave an error this number, among others perhaps.
+func isNumber(err error, n int32) bool {
+	var refused mssql.Error
+	if !errors.As(err, &refused) {
+		return false
+	}
+	for _, one := range refused.All {
+		if babelfishNumber(one) == n {
+			return true
+		}
+	}
+	return babelfishNumber(refused) == n
 }

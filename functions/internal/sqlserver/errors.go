@@ -14,51 +14,118 @@ import (
 	"edfi-token-purge/functions/internal/redact"
 )
 
-// The numbers of errors that mean something for a purge, by the names of their
-// messages in sys.messages.
+// The numbers that the code asks for by name.
 const (
-	lockTimeout      = 1222
-	deadlock         = 1205
-	snapshotConflict = 3960
-	dataMovement     = 601 // rows moved under a look
-
-	loginFailed        = 18456
-	loginDisabled      = 18470
-	loginLockedOut     = 18486
-	passwordExpired    = 18487
-	passwordMustChange = 18488
-
-	cannotOpenDatabase = 4060
-	noSuchDatabase     = 911
-
 	permissionDenied       = 229
 	columnPermissionDenied = 230
+	invalidObject          = 208
+	foreignKey             = 547
+	lockTimeout            = 1222
+	cannotOpenDatabase     = 4060
+	endedInTrigger         = 3609 // and the batch was aborted
+	passwordExpired        = 18487
+	passwordMustChange     = 18488
+	loginDisabled          = 18470
+	loginLockedOut         = 18486
 
-	databaseReadOnly   = 3906
-	databaseInRecovery = 3908
-	readIntentOnly     = 978
-
-	sessionKilled        = 596
-	shutdownInProgress   = 6005
-	replicaNotAccessible = 983
-	replicaNotPrimary    = 976
-	outOfMemory          = 701
-	outOfLocks           = 1204
-	memoryWaitTimeout    = 8645
-	azureRequestFailed   = 40197
-	azureBusy            = 40501
-	azureUnavailable     = 40613
-	azureOutOfResources  = 49918
+	// firstUserError is from where on numbers are of whoever raises the error. These
+	// two are sqlGuard's and sqlDelete's own.
+	firstUserError = 50000
+	changed        = 1164200553
+	rowsLeft       = 1349874279
 
 	// fatalClass is the severity from which on the server ends the connection.
 	fatalClass = 20
 )
 
+// meaning is what an error means for a run.
+type meaning int
+
+const (
+	unknown      meaning = iota
+	locked               // a later try may succeed, on the same connection
+	busy                 // the same, but it isn't locks: memory is short for the moment
+	badLogin             // another secret may be right
+	noDatabase           // where it was open before, it may come back
+	notThere             // the same, of a state that may last
+	notYet               // the server, or the database, serves soon
+	noSlot               // nothing to spare for one more session
+	reader               // a copy that takes no deletes
+	denied               // a right is missing
+	outside              // the login may not enter the database
+	lost                 // and with it the connection
+	tableChanged         // since it was examined
+	mendable             // remedies has how
+)
+
+// meanings are those of the errors that mean something for a purge, as Microsoft's
+// "Database Engine events and errors" lists them with their texts, and "Troubleshoot
+// transient connection errors in Azure SQL Database" those from 10928 to 10936 and
+// from 40000 on.
+var meanings = map[int32]meaning{
+	1205: locked, // deadlock
+	1222: locked, // lock request time out
+	3960: locked, // snapshot conflict
+	601:  locked, // rows moved under a look
+
+	701:  busy, // out of memory
+	802:  busy, // no buffers
+	1204: busy, // no lock resources
+	8645: busy, // time out while waiting for memory
+	8651: busy, // the resource pool has too little memory
+	8657: busy, // the resource governor's group has
+
+	18456: badLogin, 18470: badLogin, 18486: badLogin, 18487: badLogin, 18488: badLogin,
+
+	4060: noDatabase, 911: noDatabase,
+	927: notThere, // restoring
+
+	921:   notYet, // not recovered yet
+	922:   notYet, // being recovered
+	952:   notYet, // in transition
+	983:   notYet, // the replica is neither primary nor secondary, while it fails over
+	17142: notYet, // paused
+	17187: notYet, // starts up
+	17188: notYet, // shuts down
+	18401: notYet, // upgrades its scripts
+	18451: notYet, // shuts down
+	40197: notYet, 40501: notYet, 40613: notYet, 49918: notYet, 49919: notYet, 49920: notYet,
+
+	10928: noSlot, 10929: noSlot, 10936: noSlot, // the limit of sessions, workers or requests
+	17809: noSlot, // the most user connections
+
+	976:  reader, // a secondary replica that takes no queries
+	978:  reader, // one that takes only those that say that they read
+	3906: reader, // read-only
+	3908: reader, // in recovery, for reading only
+
+	229: denied, 230: denied,
+	916: outside,
+
+	596:  lost, // killed
+	6005: lost, // shutdown in progress
+
+	changed: tableChanged, 208: tableChanged, 207: tableChanged, 4902: tableChanged,
+}
+
+// remedies are for the errors that last until somebody acts.
+var remedies = map[int32]string{
+	924:   "the database is in single-user mode, and somebody is in: ALTER DATABASE ... SET MULTI_USER",
+	926:   "the database is suspect: look in the server's error log, then restore it or run DBCC CHECKDB",
+	942:   "the database is offline: ALTER DATABASE ... SET ONLINE, or leave it out",
+	945:   "the database's files, or memory or disk space, are missing: look in the server's error log",
+	1105:  "the disk or the filegroup is full: let its files grow, or add storage",
+	9002:  "the transaction log is full: back it up, let it grow or add storage; log_reuse_wait_desc in sys.databases says why it can't be reused",
+	3998:  "a trigger leaves its transaction so that it can't be committed: look at its TRY and CATCH",
+	18461: "the server is in single-user mode, for one administrator: start it without -m",
+	18452: "the server takes Windows logins only: turn on SQL Server authentication (mixed mode)",
+	17892: "a logon trigger refuses the login: have it let edfi_token_purge pass",
+}
+
 // explain says what doing failed at, and for the errors that an operator can
 // mend, how. It leaves out what may quote a row or the login: the user's name.
 func (c *conn) explain(doing string, err error) error {
 	var refused mssql.Error
-	var network net.Error
 	switch {
 	case err == nil, errors.Is(err, purge.ErrTimeout):
 		return err
@@ -66,43 +133,172 @@ func (c *conn) explain(doing string, err error) error {
 		return c.explainRefusal(doing, refused)
 	}
 	text := err.Error() // of many an error the driver keeps no more
-	_, unverified, isUnverified := strings.Cut(text, "failed to verify certificate: ")
+	if fault := c.explainTLS(text); fault != "" {
+		return fmt.Errorf("%s: %s", doing, fault)
+	}
+	reached, connected := c.wire != nil, c.session != nil
+	var network net.Error
+	silent := errors.Is(err, context.DeadlineExceeded) || errors.As(err, &network) && network.Timeout() || strings.Contains(text, os.ErrDeadlineExceeded.Error())
 	switch {
-	case isUnverified:
-		return fmt.Errorf("%s: %s", doing, purge.Unverified(unverified))
-	case strings.Contains(text, "server does not support encryption"):
-		return fmt.Errorf("%s: server does not support encryption: turn it on there, or set DB_TLS=disable, which sends all in plaintext", doing)
-	case errors.Is(err, context.DeadlineExceeded) || errors.As(err, &network) && network.Timeout() || strings.Contains(text, os.ErrDeadlineExceeded.Error()):
-		return fmt.Errorf("%s: %w", doing, purge.NoAnswer(c.wire != nil))
+	case silent && reached && !connected:
+		return as{fmt.Errorf("%s: %w", doing, purge.NoAnswer(reached)), []error{purge.ErrNotYet}}
+	case silent:
+		return fmt.Errorf("%s: %w", doing, purge.NoAnswer(reached))
+	case reached && !connected:
+		return as{fmt.Errorf("%s: the server ended the connection before the login: it may be starting, want another encryption (%s), or know no TLS 1.2: %s", doing, c.otherEncryption(), redact.Login(text, c.server.User, c.server.Password)), []error{purge.ErrNotYet}}
 	default:
 		return fmt.Errorf("%s: %w: %s", doing, purge.ErrLost, redact.Login(text, c.server.User, c.server.Password))
 	}
 }
 
+// otherEncryption says which settings there are besides the one in use.
+func (c *conn) otherEncryption() string {
+	switch {
+	case c.server.TLS == nil:
+		return "DB_TLS=verify-full"
+	case c.server.Strict:
+		return "DB_TLS=verify-full, as only SQL Server 2022 and later know strict"
+	default:
+		return "DB_TLS=strict, if it forces strict encryption"
+	}
+}
+
+// explainTLS says what is wrong with a server's encryption, and what mends that; "" is
+// nothing.
+func (c *conn) explainTLS(text string) string {
+	_, unverified, isUnverified := strings.Cut(text, "failed to verify certificate: ")
+	has := func(part string) bool { return strings.Contains(text, part) }
+	const renew = "give the server another one; on RDS, choose a newer authority for the instance (rds-ca-rsa2048-g1)"
+	switch {
+	case has("server does not support encryption"):
+		return "server does not support encryption: turn it on there, or set DB_TLS=disable, which sends all in plaintext"
+	case has("legacy Common Name"), has("doesn't contain any IP SANs"), has("is not valid for any names"):
+		return "the server's certificate can't be verified: it has no such name in its subject alternative names, and the common name does not count: " + renew
+	case has("negative serial number"):
+		return "the server's certificate can't be verified: its serial number is negative, as in those that old SQL Servers make for themselves: " + renew
+	case has("insecure algorithm"):
+		return "the server's certificate can't be verified: it, or its authority's, is signed by SHA-1 or older: " + renew
+	case has("keys are insecure"), has("RSA key too small"):
+		return "the server's certificate can't be verified: its RSA key is too short: " + renew
+	case has("unsupported protocol version"), has("protocol version not supported"):
+		return "the server knows no TLS 1.2: turn TLS 1.2 on there, and update it if it can't; on RDS, rds.tls12 in the parameter group"
+	case has("handshake failure"), has("peer doesn't support any of the certificate's signature algorithms"), has("no cipher suite supported"), has("unsupported signature algorithm"), has("does not match the list of supported"):
+		return "the server and this function share no TLS that is safe, for example because the server signs with SHA-1: update it, and turn on TLS 1.2 with SHA-256 and ECDHE there"
+	case isUnverified:
+		return purge.Unverified(unverified)
+	case has("first record does not look like a TLS handshake"), has("unexpected message"), has("no application protocol"):
+		return "the server does not speak TLS from the start: DB_TLS=strict is for SQL Server 2022 and later; set DB_TLS=verify-full"
+	default:
+		return ""
+	}
+}
+
 // explainRefusal explains what the server itself says.
 func (c *conn) explainRefusal(doing string, refused mssql.Error) error {
+	n := number(refused)
 	message := fmt.Sprintf("%s (error %d)", redact.Login(refused.Message, c.server.User, c.server.Password), refused.Number)
 	say := func(format string, args ...any) error { return fmt.Errorf(doing+": "+format, args...) }
-	switch number(refused) {
-	case lockTimeout, deadlock, snapshotConflict, dataMovement:
-		return say("%w: error %d", purge.ErrLocked, refused.Number)
-	case loginFailed, loginDisabled, loginLockedOut, passwordExpired, passwordMustChange:
-		return say("%w (error %d): check that the login is enabled, and its user name and password", purge.ErrLogin, refused.Number)
-	case cannotOpenDatabase, noSuchDatabase:
-		return purge.NotPurgeable{Kind: purge.NoDatabase, Message: fmt.Sprintf("database %s does not exist on this server, or the login may not enter it", c.database)}
-	case permissionDenied, columnPermissionDenied:
-		return say("%s: the login lacks a right, see infra/sqlserver/role.sql", message)
-	case databaseReadOnly, databaseInRecovery, readIntentOnly:
-		return say("%s: this is a reader; use the writer's endpoint", message)
-	case sessionKilled, shutdownInProgress, replicaNotAccessible, replicaNotPrimary,
-		outOfMemory, outOfLocks, memoryWaitTimeout,
-		azureRequestFailed, azureBusy, azureUnavailable, azureOutOfResources:
+	switch meanings[n] {
+	case locked:
+		return c.locks(say("%w: error %d", purge.ErrLocked, refused.Number))
+	case busy:
+		return as{say("the server is short of memory: %s", message), []error{purge.ErrLocked}}
+	case badLogin:
+		return say("%w (error %d): %s", purge.ErrLogin, refused.Number, loginRemedy(n))
+	case noDatabase, notThere:
+		return c.gone(n, message)
+	case notYet:
+		return say("%w: %s", purge.ErrNotYet, message)
+	case noSlot:
+		return say("%w: %s: raise the limit", purge.ErrNoSlot, message)
+	case reader:
+		return purge.NotPurgeable{Kind: purge.ReaderEndpoint, Message: doing + ": " + message + ": this is a reader; use the writer's endpoint", Server: true}
+	case denied:
+		return c.denied(doing, message, refused)
+	case outside:
+		return c.noAccess(fmt.Sprintf("error %d", n))
+	case lost:
 		return say("%w: %s", purge.ErrLost, message)
+	case tableChanged:
+		return say("%w: %s", purge.ErrChanged, message)
+	}
+	if remedy := remedies[n]; remedy != "" {
+		return say("%s: %s", message, remedy)
 	}
 	if refused.Class >= fatalClass {
 		return say("%w: %s", purge.ErrLost, message)
 	}
 	return say("%s", message)
+}
+
+// locks returns err for a statement that met a lock. While the database is opened that
+// is worth another try, too, with the time there is.
+func (c *conn) locks(err error) error {
+	if c.examined {
+		return err
+	}
+	return as{purge.NotPurgeable{Kind: purge.LockedRows, Message: err.Error() + ": the table, or the catalogue, is locked, as by an ALTER TABLE; look for a long transaction"}, []error{purge.ErrLocked, purge.ErrNotYet}}
+}
+
+// denied says which right is missing. One that was there is a failure of its own.
+func (c *conn) denied(doing, message string, refused mssql.Error) error {
+	if !c.examined {
+		return fmt.Errorf("%s: %s: the login lacks a right, see infra/sqlserver/role.sql", doing, message)
+	}
+	kind := purge.NoSelectRight
+	if strings.Contains(refused.Message, "DELETE") || strings.Contains(doing, "delete") {
+		kind = purge.NoDeleteRight
+	}
+	return purge.NotPurgeable{Kind: kind, Message: fmt.Sprintf("%s: %s: the login lacks a right: %s", doing, message, c.facts.grant())}
+}
+
+// gone is the error for a database that can't be opened. One that was open in this run
+// may be again: it fails over, restarts or is restored.
+func (c *conn) gone(n int32, message string) error {
+	unfit := purge.NotPurgeable{Kind: purge.NoDatabase, Message: fmt.Sprintf("database %s does not exist on this server, or the login may not enter it", c.database)}
+	if meanings[n] == notThere {
+		unfit.Message = fmt.Sprintf("database %s can't be opened: %s", c.database, message)
+	}
+	if c.server.Memory.wasOpen(c.database) {
+		unfit.Message += fmt.Sprintf(", although it was open before (error %d)", n)
+		return as{unfit, []error{purge.ErrNotYet}}
+	}
+	return unfit
+}
+
+func (c *conn) noAccess(why string) error {
+	return purge.NotPurgeable{Kind: purge.NoAccess, Message: fmt.Sprintf("the login may not enter database %s (%s): run infra/sqlserver/role.sql there", c.database, why)}
+}
+
+// loginRemedy says what mends a login that is refused.
+func loginRemedy(n int32) string {
+	switch n {
+	case passwordExpired, passwordMustChange:
+		return "its password has expired or must be changed: ALTER LOGIN ... WITH CHECK_EXPIRATION = OFF, or give it another password, and put that in the secret"
+	case loginDisabled:
+		return "it is disabled: ALTER LOGIN ... ENABLE"
+	case loginLockedOut:
+		return "it is locked out after wrong passwords: ALTER LOGIN ... WITH PASSWORD = '...' UNLOCK, and check the secret"
+	default:
+		return "check user name and password in the secret, and that the login is enabled; a user that only one database contains can log in to no other, so name that database in the secret's dbname"
+	}
+}
+
+// as is an error that is of further kinds, without their words.
+type as struct {
+	error
+	kinds []error
+}
+
+func (a as) Unwrap() error { return a.error }
+
+func (a as) Is(target error) bool {
+	for _, kind := range a.kinds {
+		if kind == target { //nolint:errorlint // Is compares, as errors.Is wants it
+			return true
+		}
+	}
+	return false
 }
 
 // number returns the error's number: that of the first of several, as 18456

@@ -2,54 +2,108 @@ package sqlserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
+
+	mssql "github.com/microsoft/go-mssqldb"
 
 	"edfi-token-purge/functions/internal/purge"
 )
 
-// expirationType is the type of Ed-Fi's column. Another type has another notion of
-// expired.
-const expirationType = "datetime"
+const (
+	// expirationType is the type of Ed-Fi's column. Another type has another notion
+	// of expired.
+	expirationType = "datetime"
+	// keyType is that of Ed-Fi's key.
+	keyType = "uniqueidentifier"
+	// readOnly is what a database says of itself that takes no deletes here, and
+	// setReadOnly one that takes none anywhere.
+	readOnly    = "READ_ONLY"
+	setReadOnly = "SET READ_ONLY"
+)
 
-// readOnly is what a database that takes no deletes says of itself.
-const readOnly = "READ_ONLY"
-
-// facts is what sqlFacts returns.
+// facts is what sqlFacts returns. sqlGuard says which of them are looked at again with
+// each batch.
 type facts struct {
 	table      purge.Table
 	now        time.Time
+	database   string // that is open
 	exact      bool   // an expiration comes to the client as it is
-	updates    string // READ_WRITE or READ_ONLY
+	updates    string // READ_WRITE, readOnly or setReadOnly
 	oid        int    // 0 is no table, or none that the login may know of
 	typeName   string // of the column Expiration; "" is no such column
+	keyType    string // of the column Id; the same
 	selectable bool
 	deletable  bool
 	indexed    bool // an index finds rows by their expiration
+	triggered  bool // a trigger may run on DELETE
+	filtered   bool // a policy hides rows
+	rows       int64
+	kind       string // of a table that can't be purged; "" is any other
 }
 
 // examine prepares the session and reads the facts, in one round trip.
 func (c *conn) examine(ctx context.Context) error {
 	f := facts{table: c.table}
-	err := c.session.QueryRowContext(ctx, sqlSettings+sqlFacts).Scan(&f.now, &f.exact, &f.updates, &f.oid, &f.typeName,
-		&f.selectable, &f.deletable, &f.indexed)
-	c.facts = f
-	return c.explain("examine the database", err)
+	l := limits{lock: c.mostWait(ctx)}
+	err := c.session.QueryRowContext(ctx, fmt.Sprintf(sqlSettings, milliseconds(l.lock))+sqlFacts).Scan(&f.now, &f.database, &f.exact, &f.updates, &f.oid, &f.typeName, &f.keyType,
+		&f.selectable, &f.deletable, &f.indexed, &f.triggered, &f.filtered, &f.rows, &f.kind)
+	if err != nil {
+		return c.explain("examine the database", err)
+	}
+	c.facts, c.limits = f, &l
+	if f.oid == 0 {
+		return c.examineMissing(ctx)
+	}
+	if f.selectable && f.rows > 0 && f.exact && !f.filtered { // who may not see a policy may see what it does
+		var any int
+		if err := c.session.QueryRowContext(ctx, sqlAnyRow).Scan(&any); err != nil {
+			return c.explain("examine the database", err)
+		}
+		c.facts.filtered = any == 0
+	}
+	return nil
+}
+
+// examineMissing finds out why there seems to be no table.
+func (c *conn) examineMissing(ctx context.Context) error {
+	_, err := c.session.ExecContext(ctx, sqlExists)
+	var refused mssql.Error
+	switch {
+	case err == nil: // it can be read, and is no table
+		return purge.NotPurgeable{Kind: purge.WrongTable, Message: fmt.Sprintf("%s is a view or a synonym in database %s, and not a table", c.table, c.database)}
+	case errors.As(err, &refused) && number(refused) == permissionDenied:
+		return purge.NotPurgeable{Kind: purge.NoSelectRight, Message: "the login may not read when tokens expire: " + c.facts.grant()}
+	case errors.As(err, &refused) && number(refused) == invalidObject:
+		return purge.NotPurgeable{Kind: purge.NoTable, Message: fmt.Sprintf("table %s does not exist in database %s: is it an Ed-Fi admin database? Or the login may not see it; then %s", c.table, c.database, c.facts.grant())}
+	default:
+		return c.explain("examine the database", err)
+	}
 }
 
 // fault returns why the table can't be purged, or nil.
 func (f facts) fault(database string, writes bool) error {
 	switch {
-	case f.oid == 0:
-		return purge.NotPurgeable{Kind: purge.NoTable, Message: fmt.Sprintf("table %s does not exist in database %s, or the login has no right on it: is it an Ed-Fi admin database? Then %s", f.table, database, f.grant())}
+	case !strings.EqualFold(f.database, database): // a trailing blank, another width
+		return purge.NotPurgeable{Kind: purge.OtherDatabase, Message: fmt.Sprintf("the server opened database %q for the name %q: give its name as the server has it", f.database, database)}
 	case f.typeName == "":
 		return purge.NotPurgeable{Kind: purge.WrongTable, Message: fmt.Sprintf("%s has no column %s: is it Ed-Fi's table?", f.table, f.table.Expiration)}
 	case f.typeName != expirationType:
 		return purge.NotPurgeable{Kind: purge.WrongTable, Message: fmt.Sprintf("%s.%s is of type %s; Ed-Fi's is %s, and another type has another notion of expired", f.table, f.table.Expiration, f.typeName, expirationType)}
+	case f.keyType == "":
+		return purge.NotPurgeable{Kind: purge.WrongTable, Message: fmt.Sprintf("%s has no column %s: is it Ed-Fi's table?", f.table, f.table.Key)}
+	case f.kind != "":
+		return purge.NotPurgeable{Kind: purge.WrongTable, Message: fmt.Sprintf("%s is %s, which Ed-Fi's is not, and rows of such a table can't be purged", f.table, f.kind)}
 	case writes && f.updates == readOnly:
 		return purge.NotPurgeable{Kind: purge.ReaderEndpoint, Message: "the database is read-only: use the writer's endpoint, not a reader's", Server: true}
+	case writes && f.updates == setReadOnly:
+		return purge.NotPurgeable{Kind: purge.ReadOnlyDatabase, Message: "the database is set read-only: ALTER DATABASE " + quoteName(f.database) + " SET READ_WRITE;"}
 	case !f.selectable:
 		return purge.NotPurgeable{Kind: purge.NoSelectRight, Message: "the login may not read when tokens expire: " + f.grant()}
+	case f.filtered:
+		return purge.NotPurgeable{Kind: purge.RowSecurity, Message: fmt.Sprintf("row-level security hides rows of %s from the login, and expired ones would stay: have the policy's filter let edfi_token_purge pass, or ALTER SECURITY POLICY its name DROP FILTER PREDICATE ON %[1]s;", f.table)}
 	case writes:
 		return f.mayDelete()
 	}
@@ -68,6 +122,9 @@ func (f facts) mayDelete() error {
 func (f facts) grant() string {
 	return fmt.Sprintf("run infra/sqlserver/role.sql, or for the user of the login GRANT SELECT, DELETE ON %s TO edfi_token_purge;", f.table)
 }
+
+// keyed tells whether ranges of the key tell rows apart.
+func (f facts) keyed() bool { return f.keyType == keyType }
 
 // findings are what costs time in each run.
 func (f facts) findings() (found []purge.Finding) {

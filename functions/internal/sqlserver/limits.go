@@ -18,14 +18,30 @@ const (
 )
 
 // limits is how long the server lets a statement wait.
-type limits struct {
-	lock     time.Duration
-	deadline time.Time
-}
+type limits struct{ lock time.Duration }
 
 // valid tells whether the limits do for a statement that needs those of need.
 func (l *limits) valid(need limits) bool {
-	return l != nil && l.deadline.Equal(need.deadline) && l.lock <= need.lock
+	return l != nil && l.lock <= need.lock && l.lock > need.lock/2
+}
+
+// linger returns how long what was canceled may take to end.
+func (s Server) linger() time.Duration {
+	if s.Linger > 0 {
+		return min(s.Linger, cancelTimeout)
+	}
+	return cancelTimeout
+}
+
+// mostWait returns how long a statement may wait for a lock: that must be over first,
+// else it looks like a slow statement.
+func (c *conn) mostWait(ctx context.Context) time.Duration {
+	deadline, limited := ctx.Deadline()
+	if !limited {
+		return c.server.LockTimeout
+	}
+	left := time.Until(deadline)
+	return min(c.server.LockTimeout, (left-min(serverFirst, left/4))/10*9)
 }
 
 // prepare makes ready for a statement: the server will be told to give it up in
@@ -35,8 +51,8 @@ func (c *conn) prepare(ctx context.Context) (context.Context, context.CancelFunc
 	if ctx.Err() != nil { // the driver would send it all the same
 		return nil, nil, purge.ErrTimeout
 	}
+	l := limits{c.mostWait(ctx)}
 	deadline, limited := ctx.Deadline()
-	l := limits{c.server.LockTimeout, deadline}
 	if !limited {
 		return ctx, func() {}, c.limit(ctx, l, time.Time{})
 	}
@@ -45,13 +61,12 @@ func (c *conn) prepare(ctx context.Context) (context.Context, context.CancelFunc
 	if left < minStatement {
 		return nil, nil, purge.ErrTimeout
 	}
-	l.lock = min(l.lock, left/10*9)
 	// Not WithTimeout: the driver gives a connection up whose context ends by its
 	// deadline, even where the server has confirmed the cancellation.
 	inTime, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	timer, stop := time.AfterFunc(left, cancel), context.AfterFunc(ctx, cancel)
 	end := func() { timer.Stop(); stop(); cancel() }
-	if err := c.limit(inTime, l, deadline.Add(cancelTimeout)); err != nil {
+	if err := c.limit(inTime, l, deadline.Add(c.server.linger())); err != nil {
 		err = late(inTime, err)
 		end()
 		return nil, nil, err

@@ -4,61 +4,172 @@ package sqlserver
 // would otherwise wait for, or hold up, the API: few installations have
 // READ_COMMITTED_SNAPSHOT, so that readers and writers meet.
 const (
-	// The session's settings, which a user's or a server's defaults may change.
-	// In a deadlock the purge is the one to give way. An error undoes its
-	// statement, and one statement is one transaction.
+	// The session's settings, which a user's or a server's defaults may change. The
+	// longest wait for a lock comes first: a table that is being altered locks the
+	// catalogue, too. In a deadlock the purge is the one to give way. An error undoes
+	// its statement, and one statement is one transaction. Any of these settings in
+	// a statement with parameters would end with it.
 	sqlSettings = `
+SET LOCK_TIMEOUT %d;
 SET NOCOUNT ON;
 SET XACT_ABORT ON;
 SET IMPLICIT_TRANSACTIONS OFF;
 SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
 SET DEADLOCK_PRIORITY LOW;`
 
-	// The catalogue, and why a database of it is none to connect to.
+	// The catalogue, and why a database of it is none to connect to. One that is in
+	// single-user mode or read-only is purged, or fails. rdsadmin is Amazon's.
 	sqlDatabases = `
 SELECT name,
-       CASE WHEN name IN ('master', 'model', 'msdb', 'tempdb') THEN 'it is a system database'
-            WHEN state <> 0 THEN 'it is not online'
-            WHEN user_access = 1 THEN 'it is in single-user mode'
-            WHEN is_read_only = 1 THEN 'it is read-only'
-            WHEN coalesce(HAS_DBACCESS(name), 0) = 0 THEN 'the login may not connect to it'
+       CASE WHEN name IN ('master', 'model', 'msdb', 'tempdb', 'rdsadmin') OR is_distributor = 1 THEN 'it is a system database'
+            WHEN source_database_id IS NOT NULL THEN 'it is a snapshot of another database'
+            WHEN state <> 0 THEN 'it is not online, but ' + LOWER(state_desc)
             ELSE '' END
 FROM sys.databases
 ORDER BY name`
 
+	// How one database is, for a login that may not open it.
+	sqlDatabaseState = `
+SELECT LOWER(state_desc), LOWER(user_access_desc), COALESCE(HAS_DBACCESS(name), 0) FROM sys.databases WHERE name = @name`
+
+	// Whether a trigger may run on DELETE, 1 or 0. Of sys.trigger_events the type 3
+	// is DELETE. Where the login can't see whose trigger it is, or whether it is
+	// disabled, it counts.
+	sqlTriggered = `
+CASE WHEN OBJECTPROPERTY(OBJECT_ID('dbo.ClientAccessTokens', 'U'), 'TableHasDeleteTrigger') = 1
+       OR EXISTS (SELECT * FROM sys.trigger_events AS e
+                  WHERE e.type = 3
+                    AND NOT EXISTS (SELECT * FROM sys.triggers AS t
+                                    WHERE t.object_id = e.object_id
+                                      AND (t.is_disabled = 1 OR t.parent_id <> OBJECT_ID('dbo.ClientAccessTokens', 'U'))))
+     THEN 1 ELSE 0 END`
+
+	// Whether a row-level security policy filters what the login sees: type 0 is a
+	// filter. Only who has VIEW DEFINITION sees policies (sys.security_predicates).
+	// Servers before 2016 have no such view, and neither has Babelfish; a batch may
+	// name it all the same, where it is not run.
+	sqlFiltered = `
+DECLARE @filtered bit = 0;
+IF OBJECT_ID('sys.security_predicates') IS NOT NULL
+    SELECT @filtered = 1
+    FROM sys.security_predicates AS p JOIN sys.security_policies AS s ON s.object_id = p.object_id
+    WHERE p.target_object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND p.predicate_type = 0 AND s.is_enabled = 1;`
+
 	// What must be known before anything is deleted, in one round trip with the
 	// settings.
-	sqlFacts = `
+	sqlFacts = sqlFiltered + `
 SELECT GETUTCDATE(),
+       DB_NAME(),
        CASE WHEN DATEPART(millisecond, CAST('2000-01-01T00:00:00.001' AS datetime)) = 0 THEN 1 ELSE 0 END,
-       coalesce(CAST(DATABASEPROPERTYEX(DB_NAME(), 'Updateability') AS nvarchar(20)), ''),
+       CASE WHEN EXISTS (SELECT * FROM sys.databases WHERE database_id = DB_ID() AND is_read_only = 1) THEN 'SET READ_ONLY'
+            ELSE coalesce(CAST(DATABASEPROPERTYEX(DB_NAME(), 'Updateability') AS nvarchar(20)), '') END,
        coalesce(OBJECT_ID('dbo.ClientAccessTokens', 'U'), 0),
        coalesce((SELECT TYPE_NAME(c.system_type_id) FROM sys.columns AS c
                  WHERE c.object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND c.name = 'Expiration'), ''),
+       coalesce((SELECT TYPE_NAME(c.system_type_id) FROM sys.columns AS c
+                 WHERE c.object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND c.name = 'Id'), ''),
        coalesce(HAS_PERMS_BY_NAME('dbo.ClientAccessTokens', 'OBJECT', 'SELECT'), 0),
        coalesce(HAS_PERMS_BY_NAME('dbo.ClientAccessTokens', 'OBJECT', 'DELETE'), 0),
        (SELECT COUNT(*) FROM sys.indexes AS i
         JOIN sys.index_columns AS k ON k.object_id = i.object_id AND k.index_id = i.index_id AND k.key_ordinal = 1
         JOIN sys.columns AS c ON c.object_id = k.object_id AND c.column_id = k.column_id
         WHERE i.object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND c.name = 'Expiration'
-          AND i.type IN (1, 2) AND i.is_disabled = 0 AND i.is_hypothetical = 0 AND i.has_filter = 0)`
+          AND i.type IN (1, 2) AND i.is_disabled = 0 AND i.is_hypothetical = 0 AND i.has_filter = 0),
+       ` + sqlTriggered + `,
+       CAST(@filtered AS int),
+       coalesce((SELECT SUM(p.rows) FROM sys.partitions AS p
+                 WHERE p.object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND p.index_id IN (0, 1)), 0),
+       coalesce((SELECT CASE WHEN t.is_memory_optimized = 1 THEN 'memory-optimized'
+                             WHEN t.temporal_type = 1 THEN 'the history of a temporal table' ELSE '' END
+                 FROM sys.tables AS t WHERE t.object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U')), 'a view')`
 
-	// What a check tells beyond the facts, in one round trip.
+	// Fails with 229 where the table is there and the login may not read it, with 208
+	// where there is none. OBJECT_ID hides the one like the other.
+	sqlExists = `SELECT TOP (0) 1 FROM dbo.ClientAccessTokens`
+
+	// Whether the login sees any row at all.
+	sqlAnyRow = `SELECT COUNT(*) FROM (SELECT TOP (1) Expiration FROM dbo.ClientAccessTokens WITH (NOLOCK)) AS one`
+
+	// A row where the column is of type datetime, 61.
+	sqlIsDatetime = `SELECT * FROM sys.columns WHERE object_id = @oid AND name = 'Expiration' AND system_type_id = 61`
+
+	// What the run relies on since it examined the table: that it is this very table,
+	// what its column holds, and whether triggers run. It stands behind a delete and
+	// ahead of its commit: until then the delete's own lock keeps others from
+	// changing any of it. The right to delete and to read is the server's to check.
+	// An index that is gone makes batches slow and no worse.
+	sqlGuard = `
+IF COALESCE(OBJECT_ID('dbo.ClientAccessTokens', 'U'), 0) <> @oid
+   OR NOT EXISTS (` + sqlIsDatetime + `)
+   OR @triggered <> ` + sqlTriggered + `
+    THROW 1164200553, 'the table has changed', 1;`
+
+	// The same for a policy, ahead of the look that proves that nothing is left.
+	sqlGuardPolicy = sqlFiltered + `
+IF @filtered = 1 THROW 1164200553, 'the table has a policy', 1;`
+
+	// What a check tells beyond the facts, in one round trip. Nothing in it is newer
+	// than SQL Server 2012.
 	sqlCheck = `
 SELECT CASE WHEN @@VERSION LIKE 'Babelfish%' THEN 'Babelfish' ELSE 'SQL Server' END,
        CAST(SERVERPROPERTY('ProductVersion') AS nvarchar(50)),
        CAST(SERVERPROPERTY('Edition') AS nvarchar(100)),
+       COALESCE((SELECT CAST(d.compatibility_level AS int) FROM sys.databases AS d WHERE d.database_id = DB_ID()), 0),
        COALESCE((SELECT d.is_read_committed_snapshot_on FROM sys.databases AS d WHERE d.database_id = DB_ID()), 0),
        DATEDIFF(minute, GETUTCDATE(), GETDATE()),
-       COALESCE((SELECT STRING_AGG(CAST('ALTER TABLE dbo.ClientAccessTokens DISABLE TRIGGER ' + QUOTENAME(t.name) + ';' AS nvarchar(max)), ' ')
-                 FROM sys.triggers AS t
-                 WHERE t.parent_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND t.is_disabled = 0), ''),
-       COALESCE((SELECT STRING_AGG(CAST('ALTER TABLE ' + QUOTENAME(OBJECT_SCHEMA_NAME(f.parent_object_id)) + '.' + QUOTENAME(OBJECT_NAME(f.parent_object_id))
-                                        + ' DROP CONSTRAINT ' + QUOTENAME(f.name) + ';' AS nvarchar(max)), ' ')
-                 FROM sys.foreign_keys AS f
-                 WHERE f.referenced_object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U')), ''),
-       COALESCE((SELECT SUM(p.rows) FROM sys.partitions AS p
-                 WHERE p.object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND p.index_id IN (0, 1)), 0)`
+       COALESCE(HAS_PERMS_BY_NAME('dbo.ClientAccessTokens', 'OBJECT', 'VIEW DEFINITION'), 0)`
+
+	// The triggers that run on DELETE: the name, and whether it stands in for it.
+	sqlDeleteTriggers = `
+SELECT QUOTENAME(t.name), CAST(t.is_instead_of_trigger AS int)
+FROM sys.triggers AS t
+WHERE t.parent_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND t.is_disabled = 0
+  AND EXISTS (SELECT * FROM sys.trigger_events AS e WHERE e.object_id = t.object_id AND e.type = 3)
+ORDER BY t.name`
+
+	// The statements that drop what leads to the table.
+	sqlReferences = `
+SELECT 'ALTER TABLE ' + QUOTENAME(OBJECT_SCHEMA_NAME(f.parent_object_id)) + '.' + QUOTENAME(OBJECT_NAME(f.parent_object_id))
+     + ' DROP CONSTRAINT ' + QUOTENAME(f.name) + ';'
+FROM sys.foreign_keys AS f
+WHERE f.referenced_object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND f.is_disabled = 0
+ORDER BY f.name`
+
+	// What makes each delete cost more than Ed-Fi's table has it do. Not for
+	// Babelfish, where each table is a heap.
+	sqlBurdens = `
+SELECT 'it is a temporal table, so that deleted tokens stay in its history' FROM sys.tables
+WHERE object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND temporal_type = 2
+UNION ALL
+SELECT 'change data capture records each delete' FROM sys.tables
+WHERE object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND is_tracked_by_cdc = 1
+UNION ALL
+SELECT 'replication sends each delete to its subscribers' FROM sys.tables
+WHERE object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND (is_published = 1 OR is_merge_published = 1 OR is_replicated = 1)
+UNION ALL
+SELECT 'it is a heap, which keeps its pages when rows are deleted: give it a clustered index' FROM sys.indexes
+WHERE object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND type = 0
+UNION ALL
+SELECT 'an indexed view is kept up with each delete: ' + OBJECT_NAME(d.referencing_id)
+FROM sys.sql_expression_dependencies AS d
+WHERE d.referenced_id = OBJECT_ID('dbo.ClientAccessTokens', 'U')
+  AND EXISTS (SELECT * FROM sys.indexes AS i WHERE i.object_id = d.referencing_id AND i.type = 1)`
+
+	// Who holds locks on the table. It needs VIEW SERVER STATE.
+	sqlBlockers = `
+SELECT TOP (3) 'session ' + CAST(s.session_id AS varchar(11)) + ' of ' + COALESCE(s.program_name, '') + ' on ' + COALESCE(s.host_name, '')
+     + ', whose last request began at ' + CONVERT(varchar(19), s.last_request_start_time, 126)
+FROM sys.dm_exec_sessions AS s
+WHERE s.session_id <> @@SPID
+  AND EXISTS (SELECT * FROM sys.dm_tran_locks AS l
+              LEFT JOIN sys.partitions AS p ON p.hobt_id = l.resource_associated_entity_id
+              WHERE l.request_session_id = s.session_id AND l.resource_database_id = DB_ID() AND l.request_status = 'GRANT'
+                AND l.request_mode IN ('X', 'U', 'IX', 'SIX', 'Sch-M')
+                AND (p.object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U')
+                     OR l.resource_type = 'OBJECT' AND l.resource_associated_entity_id = OBJECT_ID('dbo.ClientAccessTokens', 'U')))
+ORDER BY s.last_request_start_time`
+
+	sqlMaySeeSessions = `SELECT COALESCE(HAS_PERMS_BY_NAME(NULL, NULL, 'VIEW SERVER STATE'), 0)`
 
 	// The pages of 8 kB of the table and its indexes.
 	sqlPages = `
@@ -95,46 +206,105 @@ EXEC sp_releaseapplock @Resource = @name, @LockOwner = 'Session'`
 SELECT COUNT_BIG(*) FROM dbo.ClientAccessTokens WITH (NOLOCK)
 WHERE Expiration >= @from AND Expiration < @to`
 
+	// How many tokens expire after @floor: some thousands of those that do last, for
+	// tokens that are issued come there. It locks nothing and waits for nothing.
+	sqlIssued = `
+SELECT COUNT(*) FROM (SELECT TOP (@most) Expiration FROM dbo.ClientAccessTokens WITH (NOLOCK, NOWAIT)
+                      WHERE Expiration > @floor ORDER BY Expiration DESC) AS issued`
+
+	// Where to count from, so that there are so many of them.
+	sqlIssuedFloor = `
+SELECT MIN(Expiration), COUNT(*) FROM (SELECT TOP (@most) Expiration FROM dbo.ClientAccessTokens WITH (NOLOCK, NOWAIT)
+                                       WHERE Expiration > @floor ORDER BY Expiration DESC) AS issued`
+
 	// Expiration windows.
 	//
 	// A look passes over rows that others have locked; where there are no others,
-	// it waits for those: only then it proves that nothing is left.
+	// it waits for those: only then it proves that nothing is left. The oldest row
+	// may be one that it passed over, so that is looked for without locks as well.
 	sqlOldest = `
-DECLARE @oldest datetime = (
+DECLARE @seen datetime = (
+    SELECT MIN(Expiration) FROM dbo.ClientAccessTokens WITH (NOLOCK)
+    WHERE Expiration >= @from AND Expiration < @to);
+DECLARE @free datetime = (
     SELECT MIN(Expiration) FROM dbo.ClientAccessTokens WITH (READCOMMITTEDLOCK, READPAST)
     WHERE Expiration >= @from AND Expiration < @to);
-IF @oldest IS NULL SET @oldest = (
+IF @free IS NULL SET @free = (
     SELECT MIN(Expiration) FROM dbo.ClientAccessTokens
     WHERE Expiration >= @from AND Expiration < @to);
-SELECT @oldest`
+SELECT CASE WHEN @seen < @free THEN @seen ELSE @free END, @free`
 
-	sqlEnd = `
-SELECT Expiration FROM dbo.ClientAccessTokens WITH (READCOMMITTEDLOCK, READPAST)
-WHERE Expiration >= @from AND Expiration < @to
-ORDER BY Expiration OFFSET @n ROWS FETCH NEXT 1 ROWS ONLY`
+	// The same where no index leads to it: one reading of the table does, unless it
+	// finds nothing.
+	sqlOldestOfAll = `
+DECLARE @seen datetime = (
+    SELECT MIN(Expiration) FROM dbo.ClientAccessTokens WITH (NOLOCK)
+    WHERE Expiration >= @from AND Expiration < @to);
+IF @seen IS NULL SET @seen = (
+    SELECT MIN(Expiration) FROM dbo.ClientAccessTokens
+    WHERE Expiration >= @from AND Expiration < @to);
+SELECT @seen, @seen`
 
-	// From 5,000 locks on, a statement's locks become one on the whole table. Rows
-	// that came in since the batch was cut, or were locked then, must not lead
-	// there. The plan is made for few rows: one that was made for most of a small
-	// table would scan the table, for each batch of it when it is large.
+	// The first rows of the batches of @n rows after the first one, of @total rows, and
+	// the row before each.
+	sqlEnds = `
+SELECT Expiration, previous
+FROM (SELECT TOP (@total) Expiration, LAG(Expiration) OVER (ORDER BY Expiration) AS previous, ROW_NUMBER() OVER (ORDER BY Expiration) AS place
+      FROM dbo.ClientAccessTokens WITH (READCOMMITTEDLOCK, READPAST)
+      WHERE Expiration >= @from AND Expiration < @to
+      ORDER BY Expiration) AS ordered
+WHERE place > 1 AND (place - 1) % @n = 0
+ORDER BY place`
+
+	// Rows that came in since the batch was cut, or were locked then, must not lead
+	// to a lock on the table: MostBatch says when it would. The plan is made for few
+	// rows: one that was made for most of a small table would scan the table, for
+	// each batch of it when it is large.
+	//
+	// A window that still has rows then has too many, or something puts them back:
+	// the error undoes the batch, and it is deleted again with proof.
 	sqlDelete = `
+DECLARE @began datetime2 = SYSUTCDATETIME();
 DELETE TOP (@most) FROM dbo.ClientAccessTokens WITH (ROWLOCK)
 WHERE Expiration >= @from AND Expiration < @to
 OPTION (OPTIMIZE FOR (@from = '17530101', @to = '17530102'));
-SET @deleted = @@ROWCOUNT`
+SET @deleted = @@ROWCOUNT;` + sqlGuard + `
+IF EXISTS (SELECT * FROM dbo.ClientAccessTokens WITH (READCOMMITTEDLOCK, READPAST)
+           WHERE Expiration >= @from AND Expiration < @to)
+    THROW 1349874279, 'rows are left', 1;
+SET @took = DATEDIFF(microsecond, @began, SYSUTCDATETIME())`
 
-	// The first batch of a connection: where a trigger stands in for DELETE, or
-	// puts the rows back, @@ROWCOUNT counts rows that are still there. The Ids
-	// stay on the server.
+	// How many rows a window holds, whoever has locked them: read ahead of a delete
+	// with proof.
+	sqlHeld = `
+SELECT COUNT(*) FROM dbo.ClientAccessTokens WITH (NOLOCK)
+WHERE Expiration >= @from AND Expiration < @to`
+
+	// A delete that is proved, the first of each connection and each one while a
+	// trigger may run: where a trigger stands in for DELETE, or puts rows back,
+	// @@ROWCOUNT counts rows that are still there. So the rows that go are locked
+	// first, then counted by their Ids before and after, with others that share one,
+	// and the window's rows as well, for a trigger that puts them back under other
+	// Ids. The least of all is what has gone. The Ids stay on the server.
 	sqlDeleteVerifying = `
-DECLARE @gone TABLE (Id uniqueidentifier NOT NULL);
-DELETE TOP (@most) FROM dbo.ClientAccessTokens WITH (ROWLOCK)
-OUTPUT deleted.Id INTO @gone
+DECLARE @began datetime2 = SYSUTCDATETIME(), @before bigint;
+DECLARE @doomed TABLE (Id uniqueidentifier NOT NULL);
+INSERT INTO @doomed
+SELECT TOP (@most) Id FROM dbo.ClientAccessTokens WITH (ROWLOCK, UPDLOCK)
 WHERE Expiration >= @from AND Expiration < @to
 OPTION (OPTIMIZE FOR (@from = '17530101', @to = '17530102'));
-SET @deleted = (
-    SELECT COUNT(*) FROM @gone AS gone
-    WHERE NOT EXISTS (SELECT * FROM dbo.ClientAccessTokens AS token WHERE token.Id = gone.Id))`
+SET @before = (SELECT COUNT(*) FROM dbo.ClientAccessTokens AS token WHERE token.Id IN (SELECT doomed.Id FROM @doomed AS doomed));
+DELETE TOP (@most) FROM dbo.ClientAccessTokens WITH (ROWLOCK)
+WHERE Expiration >= @from AND Expiration < @to AND Id IN (SELECT doomed.Id FROM @doomed AS doomed);
+SET @deleted = @@ROWCOUNT;` + sqlGuard + `
+SET @before = @before - (SELECT COUNT(*) FROM dbo.ClientAccessTokens AS token WHERE token.Id IN (SELECT doomed.Id FROM @doomed AS doomed));
+IF @before < @deleted SET @deleted = @before;
+SET @before = @held - (
+    SELECT COUNT(*) FROM dbo.ClientAccessTokens WITH (NOLOCK)
+    WHERE Expiration >= @from AND Expiration < @to);
+IF @before < @deleted SET @deleted = @before;
+IF @deleted < 0 SET @deleted = 0;
+SET @took = DATEDIFF(microsecond, @began, SYSUTCDATETIME())`
 
 	// Ranges of the clustered key, where expirations don't tell rows apart. Each
 	// of the statements above then has one of these for its window. A range ends

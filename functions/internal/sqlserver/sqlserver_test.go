@@ -48,7 +48,7 @@ func TestConformance(t *testing.T) {
 func TestTheRoleIsEnoughAndCanBeRunAgain(t *testing.T) {
 	s := newStage(t, "edfi_token_purge_again")
 	db := s.create(t)
-	must(t, db.conn, "REVOKE DELETE ON dbo.ClientAccessTokens FROM "+s.login)
+	must(t, db.conn, "REVOKE DELETE ON dbo.ClientAccessTokens FROM "+s.login+"r")
 	db.grant(t)
 	db.Insert(t, time.Now().Add(-time.Hour))
 	if r := run(t, s.server(), db.name); r.Status != purge.Complete || r.DeletedRows != 1 {
@@ -70,18 +70,36 @@ func TestNoStatementDeletesMoreThanItsBatch(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		cut, rest, err := conn.Cut(t.Context(), conn.Expired(time.Time{}, db.Now(t)), 3, 1)
-		if err != nil || rest != nil || len(cut) != 1 {
-			t.Fatal(cut, rest, err)
+		var batches []purge.Batch
+		for left := conn.Expired(time.Time{}, db.Now(t)); left != nil; {
+			var cut []purge.Batch
+			if cut, left, err = conn.Cut(t.Context(), left, 3, 1); err != nil {
+				t.Fatal(err)
+			}
+			batches = append(batches, cut...)
 		}
-		db.Insert(t, at.Add(time.Second), at.Add(2*time.Second)) // behind its back
-		if deleted, err := conn.Delete(t.Context(), cut[0]); deleted.Rows != 3 || err != nil {
-			t.Errorf("index %t: %d rows deleted, %v", index, deleted, err)
+		if index && len(batches) != 1 {
+			t.Fatal(batches)
 		}
-		if left := len(db.Expirations(t)); left != 2 {
-			t.Errorf("index %t: %d rows are left", index, left)
+		db.Insert(t, spread(10, at.Add(time.Second))...) // behind its back
+		var sum int64
+		for _, b := range batches {
+			deleted, err := conn.Delete(t.Context(), b)
+			if sum += deleted.Rows; deleted.Rows > 3 || err != nil {
+				t.Errorf("index %t: %d rows deleted, %v", index, deleted.Rows, err)
+			}
+		}
+		if left := len(db.Expirations(t)); int64(left) != 13-sum || sum < 3 {
+			t.Errorf("index %t: %d rows are left of 13, %d were deleted", index, left, sum)
 		}
 	}
+}
+
+func spread(n int, from time.Time) (all []time.Time) {
+	for i := range n {
+		all = append(all, from.Add(time.Duration(i)*time.Second))
+	}
+	return all
 }
 
 // stage implements [purgetest.Server] for one login.
@@ -219,10 +237,7 @@ func (d database) DropIndex(t testing.TB) {
 func (d database) DropTable(t testing.TB) { must(t, d.conn, "DROP TABLE dbo.ClientAccessTokens") }
 
 func (d database) Revoke(t testing.TB, right string) (code string) {
-	must(t, d.conn, "REVOKE "+right+" ON dbo.ClientAccessTokens FROM "+d.login)
-	if right == "SELECT" && d.onBabelfish(t) { // it hides the table from those who may not read it
-		return "no-table"
-	}
+	must(t, d.conn, "REVOKE "+right+" ON dbo.ClientAccessTokens FROM "+d.login+"r") // the role's
 	return "no-" + strings.ToLower(right) + "-right"
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unicode/utf16"
@@ -20,8 +21,12 @@ type standIn struct {
 	listener net.Listener
 	refuse   []byte      // the answer to a log-in instead of an acknowledgement
 	tls      *tls.Config // nil is a server without encryption
+	strict   bool        // encrypts from the first byte
 	silent   bool        // accepts connections and says nothing
 	answer   func(kind string) []byte
+	login    func(nth int32) []byte // the answer to the nth log-in; nil is an acknowledgement
+
+	came atomic.Int32 // log-ins
 
 	mu   sync.Mutex
 	sent []string // kinds of statements that came
@@ -39,6 +44,15 @@ const (
 // first.
 var kinds = []struct{ part, kind string }{
 	{"SERVERPROPERTY", "check"},
+	{"is_instead_of_trigger", "triggers"},
+	{"sys.foreign_keys", "references"},
+	{"sys.sql_expression_dependencies", "burdens"},
+	{"sys.dm_tran_locks", "holders"},
+	{"VIEW SERVER STATE", "may see holders"},
+	{"user_access_desc", "state"},
+	{"AS issued", "issued"},
+	{"AS one", "any"},
+	{"TOP (0)", "exists"},
 	{"allocation_units", "pages"},
 	{"sysjobs", "jobs"},
 	{"GETUTCDATE", "facts"},
@@ -47,6 +61,8 @@ var kinds = []struct{ part, kind string }{
 	{"SET LOCK_TIMEOUT", "limits"},
 	{"DELETE TOP", "delete"},
 	{"OFFSET", "end"},
+	{"ROW_NUMBER", "end"},
+	{"COUNT(*) FROM dbo.ClientAccessTokens WITH (NOLOCK)", "held"},
 	{"MIN(Expiration)", "oldest"},
 	{"COUNT_BIG", "count"},
 	{"sys.databases", "databases"},
@@ -100,6 +116,14 @@ func (s *standIn) serve(conn net.Conn) {
 		io.Copy(io.Discard, conn) //nolint:errcheck // until the client gives up
 		return
 	}
+	if s.strict {
+		secured := tls.Server(conn, s.tls)
+		if secured.Handshake() != nil {
+			return
+		}
+		s.note("handshake")
+		conn = secured
+	}
 	for {
 		kind, body, err := readMessage(conn)
 		if err != nil {
@@ -107,13 +131,23 @@ func (s *standIn) serve(conn net.Conn) {
 		}
 		switch kind {
 		case 0x12:
-			if s.prelogin(conn); s.tls != nil {
+			if s.prelogin(conn); s.tls != nil && !s.strict {
 				return
 			}
 		case 0x10:
 			s.note("login")
-			if s.refuse != nil {
-				writeMessage(conn, s.refuse)
+			refuse, nth := s.refuse, s.came.Add(1)
+			if s.login != nil {
+				refuse = s.login(nth)
+			}
+			switch {
+			case bytes.Equal(refuse, noAnswer):
+				io.Copy(io.Discard, conn) //nolint:errcheck // until the client gives up
+				return
+			case bytes.Equal(refuse, hangUp):
+				return
+			case refuse != nil:
+				writeMessage(conn, refuse)
 				return
 			}
 			writeMessage(conn, append(loginAck(), done(0)...))
@@ -143,7 +177,7 @@ func (s *standIn) prelogin(conn net.Conn) {
 	}
 	// VERSION and ENCRYPTION: option, offset, length; an end; their values.
 	writeMessage(conn, []byte{0, 0, 11, 0, 6, 1, 0, 17, 0, 1, 0xff, 16, 0, 0, 0, 0, 0, encryption})
-	if s.tls != nil && tls.Server(&wrapped{Conn: conn}, s.tls).Handshake() == nil {
+	if s.tls != nil && !s.strict && tls.Server(&wrapped{Conn: conn}, s.tls).Handshake() == nil {
 		s.note("handshake")
 	}
 }
@@ -258,13 +292,16 @@ func doneOf(token byte, status uint16, rows uint64) []byte {
 }
 
 // failure is an error of the server.
-func failure(number int32, class byte, text string) []byte {
+func failure(number int32, class byte, text string) []byte { return failureIn("", number, class, text) }
+
+// failureIn is one that is raised in a procedure or trigger.
+func failureIn(procedure string, number int32, class byte, text string) []byte {
 	body := binary.LittleEndian.AppendUint32(nil, uint32(number))
 	body = append(body, 1, class)
 	body = binary.LittleEndian.AppendUint16(body, uint16(len(text)))
 	body = append(body, ucs2(text)...)
 	body = append(body, short("server")...)
-	body = append(body, short("")...)
+	body = append(body, short(procedure)...)
 	body = binary.LittleEndian.AppendUint32(body, 1)
 	token := binary.LittleEndian.AppendUint16([]byte{0xaa}, uint16(len(body)))
 	return append(append(token, body...), done(2)...)
@@ -291,7 +328,8 @@ func more(answer []byte) []byte {
 // rowless is an answer of no row.
 func rowless() []byte {
 	typed, _ := cell(time.Time{})
-	return append(append(append([]byte{0x81, 1, 0}, typed...), short("c")...), done(0x10)...)
+	column := join(typed, short("c"))
+	return join([]byte{0x81, 2, 0}, column, column, done(0x10))
 }
 
 func cell(value any) (typed, data []byte) {
@@ -307,7 +345,7 @@ func cell(value any) (typed, data []byte) {
 	case int:
 		return append(typed, 0x26, 8), binary.LittleEndian.AppendUint64([]byte{8}, uint64(v))
 	case string:
-		data = binary.LittleEndian.AppendUint16(nil, uint16(2*len(v)))
+		data = binary.LittleEndian.AppendUint16(nil, uint16(len(ucs2(v))))
 		return append(typed, 0xe7, 200, 0, 0, 0, 0, 0, 0), append(data, ucs2(v)...)
 	}
 	panic(fmt.Sprintf("no cell of %T", value))
@@ -320,7 +358,15 @@ func output(name string, value int) []byte {
 	return append(append(append(token, 1), typed...), data...)
 }
 
-func facts0(now time.Time) []byte { return row(now, 1, "READ_WRITE", 4711, "datetime", 1, 1, 1) }
+// examined is what sqlFacts returns of Ed-Fi's table, and change what is different.
+func examined(change func(*facts)) []byte {
+	f := facts{now: time.Now().UTC(), database: "EdFi_Admin", updates: "READ_WRITE", oid: 4711, typeName: "datetime", keyType: keyType, selectable: true, deletable: true, indexed: true, rows: 100}
+	if change != nil {
+		change(&f)
+	}
+	bit := func(b bool) int { return map[bool]int{true: 1}[b] }
+	return row(f.now, f.database, 1, f.updates, f.oid, f.typeName, f.keyType, bit(f.selectable), bit(f.deletable), bit(f.indexed), bit(f.triggered), bit(f.filtered), int(f.rows), f.kind)
+}
 
 func join(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 

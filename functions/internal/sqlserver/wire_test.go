@@ -40,17 +40,22 @@ func (s *script) answer(kind string) []byte {
 	now := time.Now().UTC()
 	switch kind {
 	case "facts":
-		return facts0(now)
+		return examined(nil)
+	case "any":
+		return row(1)
+	case "held":
+		return row(int(s.rows.Load()))
 	case "lock":
 		return row(0)
 	case "oldest":
 		if s.rows.Load() == 0 {
-			return row(nil)
+			return row(nil, nil)
 		}
-		return row(now.Add(-time.Hour))
+		return row(now.Add(-time.Hour), now.Add(-time.Hour))
 	case "end":
 		if left := s.ends.Add(-1); left >= 0 {
-			return row(now.Add(-time.Minute * time.Duration(left+1)))
+			end := now.Add(-time.Minute * time.Duration(left+1))
+			return row(end, end.Add(-time.Second))
 		}
 		return rowless()
 	case "delete":
@@ -148,7 +153,7 @@ func TestTheLoginsErrorsSayWhatToDoAndLeakNothing(t *testing.T) {
 		"refused":     {failure(18456, 14, "Login failed for user 'joe'."), []string{"refused the login", "18456", "user name and password"}},
 		"expired":     {failure(18487, 14, "Login failed for user 'joe'. The password of the account has expired."), []string{"refused the login", "18487"}},
 		"no database": {join(failure(4060, 11, "Cannot open database \"EdFi_Admin\" requested by the login."), failure(18456, 14, "Login failed for user 'joe'.")), []string{"EdFi_Admin does not exist", "may not enter"}},
-		"no rights":   {failure(916, 14, "The server principal \"joe\" is not able to access the database \"EdFi_Admin\" under the current security context."), []string{redact.Mark, "916"}},
+		"no rights":   {failure(916, 14, "The server principal \"joe\" is not able to access the database \"EdFi_Admin\" under the current security context."), []string{"may not enter database EdFi_Admin", "role.sql", "916"}},
 		"other":       {failure(17142, 14, "SQL Server is paused; hunter2"), []string{"paused", redact.Mark, "17142"}},
 	} {
 		s := newStandIn(t, &standIn{refuse: c.refuse})
@@ -161,7 +166,6 @@ func TestTheLoginsErrorsSayWhatToDoAndLeakNothing(t *testing.T) {
 
 func TestRefusalsSayWhatToDo(t *testing.T) {
 	t.Parallel()
-	now := time.Now().UTC()
 	for name, c := range map[string]struct {
 		kind   string
 		answer []byte
@@ -170,18 +174,21 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 	}{
 		"right":      {"delete", failure(229, 14, "The DELETE permission was denied"), purge.Kind{}, []string{"infra/sqlserver/role.sql"}},
 		"reader":     {"delete", failure(3906, 16, "Failed to update database because it is read-only"), purge.Kind{}, []string{"writer's endpoint"}},
-		"secondary":  {"facts", row(now, 1, "READ_ONLY", 4711, "datetime", 1, 1, 1), purge.ReaderEndpoint, []string{"writer's endpoint"}},
-		"no table":   {"facts", row(now, 1, "READ_WRITE", 0, "", 0, 0, 0), purge.NoTable, []string{"dbo.ClientAccessTokens does not exist in database EdFi_Admin"}},
-		"no right":   {"facts", row(now, 1, "READ_WRITE", 4711, "datetime", 0, 0, 1), purge.NoSelectRight, []string{"GRANT SELECT, DELETE ON dbo.ClientAccessTokens TO", "infra/sqlserver/role.sql"}},
-		"no delete":  {"facts", row(now, 1, "READ_WRITE", 4711, "datetime", 1, 0, 1), purge.NoDeleteRight, []string{"GRANT SELECT, DELETE ON dbo.ClientAccessTokens TO"}},
-		"other type": {"facts", row(now, 1, "READ_WRITE", 4711, "datetimeoffset", 1, 1, 1), purge.WrongTable, []string{"datetimeoffset"}},
-		"no column":  {"facts", row(now, 1, "READ_WRITE", 4711, "", 1, 1, 1), purge.WrongTable, []string{"no column Expiration"}},
+		"secondary":  {"facts", examined(func(f *facts) { f.updates = readOnly }), purge.ReaderEndpoint, []string{"writer's endpoint"}},
+		"no table":   {"facts", examined(func(f *facts) { f.oid = 0 }), purge.NoTable, []string{"dbo.ClientAccessTokens does not exist in database EdFi_Admin"}},
+		"no right":   {"facts", examined(func(f *facts) { f.selectable, f.deletable = false, false }), purge.NoSelectRight, []string{"GRANT SELECT, DELETE ON dbo.ClientAccessTokens TO", "infra/sqlserver/role.sql"}},
+		"no delete":  {"facts", examined(func(f *facts) { f.deletable = false }), purge.NoDeleteRight, []string{"GRANT SELECT, DELETE ON dbo.ClientAccessTokens TO"}},
+		"other type": {"facts", examined(func(f *facts) { f.typeName = "datetimeoffset" }), purge.WrongTable, []string{"datetimeoffset"}},
+		"no column":  {"facts", examined(func(f *facts) { f.typeName = "" }), purge.WrongTable, []string{"no column Expiration"}},
 		"trigger":    {"delete", failure(50000, 16, "never delete 9f3b1c3e-3b5e-4a57-9c39-0b1f4a1e6d11"), purge.Kind{}, []string{"never delete " + redact.Mark}},
 	} {
 		table := newScript(7, 1, quietly)
 		s := newStandIn(t, &standIn{answer: func(kind string) []byte {
-			if kind == c.kind {
+			switch kind {
+			case c.kind:
 				return c.answer
+			case "exists":
+				return failure(208, 16, "Invalid object name 'dbo.ClientAccessTokens'.")
 			}
 			return table.answer(kind)
 		}})
@@ -203,7 +210,7 @@ func TestACheckWaitsForALockedTable(t *testing.T) {
 		s := newStandIn(t, &standIn{answer: func(kind string) []byte {
 			if kind == "check" {
 				if end && met.Add(1) > 2 {
-					return row("SQL Server", "16.0.1", "Web Edition", 1, 0, "", "", 0)
+					return row("SQL Server", "16.0.1", "Web Edition", 150, 1, 0, 1)
 				}
 				return failure(1222, 16, "Lock request time out period exceeded.")
 			}
@@ -244,9 +251,13 @@ func TestACanceledRunReachesTheServer(t *testing.T) {
 	table := newScript(14, 2, quietly)
 	var cuts atomic.Int64
 	s := newStandIn(t, &standIn{answer: func(kind string) []byte {
-		if kind == "end" && cuts.Add(1) == 2 {
-			cancel()
-			return noAnswer
+		if kind == "end" {
+			if cuts.Add(1) == 2 {
+				cancel()
+				return noAnswer
+			}
+			end := time.Now().UTC().Add(-time.Minute)
+			return row(end, end) // others like it follow: they are cut by themselves
 		}
 		return table.answer(kind)
 	}})
@@ -383,17 +394,17 @@ func TestACheckTellsWhatOnlyARealServerHas(t *testing.T) {
 		texts              []string
 	}{
 		{
-			row("SQL Server", "16.0.4135.4", "Standard Edition", 0, -360, "ALTER TABLE Audit;", "ALTER TABLE Extra;", 1234), row("purge tokens"), nil,
-			[]string{"info version", "warning rcsi-off", "warning delete-trigger", "warning referenced", "warning other-cleaner", "warning no-tls", "info time-zone"},
-			[]string{"16.0.4135.4", "ALTER DATABASE [EdFi_Admin] SET READ_COMMITTED_SNAPSHOT ON", "without them: ALTER TABLE Audit;", "without them: ALTER TABLE Extra;", "deleted by SQL Server Agent job purge tokens", "stop-old-job.sql", "-360 minutes", "1234 rows, 16 MB"},
+			row("SQL Server", "16.0.4135.4", "Standard Edition", 150, 0, -360, 0), row("purge tokens"), nil,
+			[]string{"info version", "warning rcsi-off", "warning delete-trigger", "warning referenced", "warning delete-burden", "info definitions-unseen", "warning other-cleaner", "warning no-tls", "info time-zone"},
+			[]string{"16.0.4135.4", "ALTER DATABASE [EdFi_Admin] SET READ_COMMITTED_SNAPSHOT ON", "without them: ALTER TABLE dbo.ClientAccessTokens DISABLE TRIGGER [Audit];", "without them: ALTER TABLE Extra;", "stay in its history", "deleted by SQL Server Agent job purge tokens", "stop-old-job.sql", "-360 minutes", "100 rows, 16 MB"},
 		},
 		{
-			row("SQL Server", "13.0.1", "Web Edition", 1, 0, "", "", 0), failure(229, 14, "denied"), facts0(time.Now().UTC()),
+			row("SQL Server", "13.0.1", "Web Edition", 130, 1, 0, 1), failure(229, 14, "denied"), examined(nil),
 			[]string{"warning version", "info rcsi", "info other-cleaner-unseen"},
 			[]string{"2017"},
 		},
 		{
-			row("SQL Server", "16.0.1", "Web Edition", 1, 0, "", "", 0), rowless(), row(time.Now().UTC(), 1, "READ_ONLY", 4711, "datetime", 1, 0, 1),
+			row("SQL Server", "16.0.1", "Web Edition", 150, 1, 0, 1), rowless(), examined(func(f *facts) { f.updates, f.deletable = readOnly, false }),
 			[]string{"error reader-endpoint", "error no-delete-right", "info no-other-cleaner"},
 			[]string{"writer's endpoint", "GRANT SELECT, DELETE"},
 		},
@@ -403,6 +414,12 @@ func TestACheckTellsWhatOnlyARealServerHas(t *testing.T) {
 			switch {
 			case kind == "check":
 				return c.check
+			case kind == "triggers" && c.facts == nil:
+				return row("[Audit]", 0)
+			case kind == "references" && c.facts == nil:
+				return row("ALTER TABLE Extra;")
+			case kind == "burdens" && c.facts == nil:
+				return row("it is a temporal table, so that deleted tokens stay in its history")
 			case kind == "pages":
 				return row(2048)
 			case kind == "jobs":

@@ -1,0 +1,674 @@
+package sqlserver
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"errors"
+	"io"
+	"math/big"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"edfi-token-purge/functions/internal/purge"
+)
+
+// States that only a real SQL Server gets into, as Microsoft's documentation tells of
+// them: numbers, severities and texts are those of "Database Engine events and errors".
+
+// opens opens the database of a server that refuses the log-in with answer.
+func opens(t *testing.T, refuse []byte) error {
+	t.Helper()
+	s := newStandIn(t, &standIn{refuse: refuse})
+	there := s.server()
+	there.Memory = new(Memory)
+	conn, err := there.Open(t.Context(), "EdFi_Admin", purge.ClientAccessTokens, true)
+	if err == nil {
+		conn.Close()
+	}
+	return err
+}
+
+func TestAnErrorAtTheLoginSaysWhatItIs(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		answer []byte
+		is     error // nil is none that a later try may mend
+		code   string
+		want   []string
+	}{
+		"paused":                {failure(17142, 14, "SQL Server service has been paused."), purge.ErrNotYet, "", []string{"17142"}},
+		"starting":              {failure(17187, 16, "SQL Server is not ready to accept new client connections."), purge.ErrNotYet, "", []string{"17187"}},
+		"stopping":              {failure(17188, 16, "SQL Server cannot accept new connections, because it is shutting down."), purge.ErrNotYet, "", nil},
+		"upgrading":             {failure(18401, 14, "Login failed for user 'joe'. Reason: Server is in script upgrade mode."), purge.ErrNotYet, "", []string{"script upgrade mode"}},
+		"shutting down":         {failure(18451, 14, "Login failed for user 'joe'. Only administrators may connect at this time."), purge.ErrNotYet, "", nil},
+		"not recovered":         {failure(921, 14, "Database 'EdFi_Admin' has not been recovered yet."), purge.ErrNotYet, "", nil},
+		"being recovered":       {failure(922, 14, "Database 'EdFi_Admin' is being recovered."), purge.ErrNotYet, "", nil},
+		"in transition":         {failure(952, 16, "Database 'EdFi_Admin' is in transition. Try the statement later."), purge.ErrNotYet, "", nil},
+		"failing over":          {failure(983, 14, "Unable to access availability database 'EdFi_Admin'."), purge.ErrNotYet, "", nil},
+		"Azure is not there":    {failure(40613, 17, "Database is not currently available."), purge.ErrNotYet, "", nil},
+		"Azure is busy":         {failure(49918, 16, "Cannot process request. Not enough resources."), purge.ErrNotYet, "", nil},
+		"no worker":             {failure(10928, 20, "The limit for the database is 60 and has been reached."), purge.ErrNoSlot, "", []string{"10928", "raise the limit"}},
+		"no request":            {failure(10929, 16, "The server is currently too busy."), purge.ErrNoSlot, "", nil},
+		"no connection":         {failure(17809, 20, "Could not connect because the maximum number of '32767' user connections has been reached."), purge.ErrNoSlot, "", nil},
+		"wrong password":        {failure(18456, 14, "Login failed for user 'joe'."), purge.ErrLogin, "", []string{"the secret", "only one database contains"}},
+		"expired password":      {failure(18487, 14, "Login failed for user 'joe'. Reason: The password of the account has expired."), purge.ErrLogin, "", []string{"expired", "CHECK_EXPIRATION"}},
+		"password to change":    {failure(18488, 14, "Login failed for user 'joe'. Reason: The password of the account must be changed."), purge.ErrLogin, "", []string{"must be changed"}},
+		"disabled login":        {failure(18470, 14, "Login failed for user 'joe'. Reason: The account is disabled."), purge.ErrLogin, "", []string{"ENABLE"}},
+		"locked out":            {failure(18486, 14, "Login failed for user 'joe' because the account is currently locked out."), purge.ErrLogin, "", []string{"UNLOCK"}},
+		"Windows only":          {failure(18452, 14, "Login failed. The login is from an untrusted domain."), nil, "", []string{"mixed mode"}},
+		"server single-user":    {failure(18461, 14, "Login failed for user 'joe'. Reason: Server is in single user mode."), nil, "", []string{"without -m"}},
+		"database single-user":  {failure(924, 14, "Database 'EdFi_Admin' is already open and can only have one user at a time."), nil, "", []string{"SET MULTI_USER"}},
+		"suspect":               {failure(926, 14, "Database 'EdFi_Admin' cannot be opened. It has been marked SUSPECT by recovery."), nil, "", []string{"CHECKDB"}},
+		"restoring":             {failure(927, 14, "Database 'EdFi_Admin' cannot be opened. It is in the middle of a restore."), nil, "no-database", []string{"in the middle of a restore"}},
+		"offline":               {failure(942, 14, "Database 'EdFi_Admin' cannot be opened because it is offline."), nil, "", []string{"SET ONLINE"}},
+		"files missing":         {failure(945, 14, "Database 'EdFi_Admin' cannot be opened due to inaccessible files."), nil, "", []string{"error log"}},
+		"no user":               {failure(916, 14, "The server principal \"joe\" is not able to access the database."), nil, "no-access", []string{"role.sql", "916"}},
+		"secondary":             {failure(976, 14, "The target database, 'EdFi_Admin', is participating in an availability group and is currently not accessible for queries."), nil, "reader-endpoint", []string{"writer's endpoint"}},
+		"read-intent secondary": {failure(978, 14, "The target database is in an availability group and currently does not allow read only connections."), nil, "reader-endpoint", []string{"writer's endpoint"}},
+		"logon trigger":         {failure(17892, 14, "Logon failed for login 'joe' due to trigger execution."), nil, "", []string{"logon trigger"}},
+		"anything":              {failure(18999, 14, "Something else."), nil, "", []string{"Something else", "18999"}},
+	} {
+		err := opens(t, c.answer)
+		for _, kind := range []error{purge.ErrNotYet, purge.ErrNoSlot, purge.ErrLogin, purge.ErrLost, purge.ErrLocked} {
+			if errors.Is(err, kind) != (c.is == kind) { //nolint:errorlint // the very one
+				t.Errorf("%s: is %q: %t; %v", name, kind, errors.Is(err, kind), err)
+			}
+		}
+		unfit, _ := errors.AsType[purge.NotPurgeable](err)
+		if err == nil || unfit.Kind.Code != c.code || !contains(err.Error(), c.want...) || strings.Contains(err.Error(), "joe") {
+			t.Errorf("%s: %v, %q, want %q, %q", name, err, unfit.Kind.Code, c.code, c.want)
+		}
+	}
+}
+
+// catalogue is a server where one database can't be opened, and its catalogue says why.
+func catalogue(t *testing.T, state []byte) error {
+	t.Helper()
+	s := newStandIn(t, &standIn{
+		login: func(nth int32) []byte {
+			if nth == 1 {
+				return join(failure(4060, 11, `Cannot open database "EdFi_Admin" requested by the login.`), failure(18456, 14, "Login failed for user 'joe'."))
+			}
+			return nil
+		},
+		answer: func(string) []byte { return state },
+	})
+	_, err := s.server().Open(t.Context(), "EdFi_Admin", purge.ClientAccessTokens, true)
+	return err
+}
+
+func TestWhyADatabaseCantBeOpenedIsLookedUp(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		state  []byte
+		code   string
+		notYet bool
+		want   string
+	}{
+		"none":        {rowless(), "no-database", false, "does not exist on this server"},
+		"offline":     {row("offline", "multi_user", 1), "no-database", false, "not online, but offline"},
+		"restoring":   {row("restoring", "multi_user", 1), "no-database", false, "restoring"},
+		"suspect":     {row("suspect", "multi_user", 1), "no-database", false, "suspect"},
+		"emergency":   {row("emergency", "single_user", 1), "no-database", false, "emergency"},
+		"recovering":  {row("recovering", "multi_user", 1), "no-database", true, "being recovered"},
+		"single-user": {row("online", "single_user", 1), "no-database", false, "SET MULTI_USER"},
+		"no user":     {row("online", "multi_user", 0), "no-access", false, "role.sql"},
+		"back again":  {row("online", "multi_user", 1), "no-database", true, "EdFi_Admin"},
+		"unseen":      {failure(229, 14, "denied"), "no-database", false, "may not enter"},
+	} {
+		err := catalogue(t, c.state)
+		unfit, _ := errors.AsType[purge.NotPurgeable](err)
+		if unfit.Kind.Code != c.code || errors.Is(err, purge.ErrNotYet) != c.notYet || !contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, %q", name, err, unfit.Kind.Code)
+		}
+	}
+}
+
+// A session is killed, and the database can't be opened for a while.
+func TestADatabaseThatWasOpenIsWaitedForAndNeverSkipped(t *testing.T) {
+	t.Parallel()
+	cannotOpen := join(failure(4060, 11, `Cannot open database "EdFi_Admin" requested by the login.`), failure(18456, 14, "Login failed for user 'joe'."))
+	for name, c := range map[string]struct {
+		refuse []byte
+		status purge.Status
+	}{
+		"4060":    {cannotOpen, purge.Complete},
+		"911":     {failure(911, 16, "Database 'EdFi_Admin' does not exist."), purge.Complete},
+		"921":     {failure(921, 14, "has not been recovered yet"), purge.Complete},
+		"927":     {failure(927, 14, "It is in the middle of a restore."), purge.Complete},
+		"17142":   {failure(17142, 14, "paused"), purge.Complete},
+		"18401":   {failure(18401, 14, "script upgrade mode"), purge.Complete},
+		"40613":   {failure(40613, 17, "not currently available"), purge.Complete},
+		"10928":   {failure(10928, 20, "limit reached"), purge.Complete},
+		"cut":     {hangUp, purge.Complete},
+		"revoked": {failure(916, 14, "is not able to access the database"), purge.Failed},
+		"942":     {failure(942, 14, "it is offline"), purge.Failed},
+		"18461":   {failure(18461, 14, "single user mode"), purge.Failed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			table := newScript(14, 2, quietly)
+			var deletes atomic.Int32
+			s := newStandIn(t, &standIn{
+				answer: func(kind string) []byte {
+					if kind == "delete" && deletes.Add(1) == 2 {
+						return failure(596, 21, "Cannot continue the execution because the session is in the kill state.")
+					}
+					if kind == "state" { // the catalogue, for 4060
+						return rowless()
+					}
+					return table.answer(kind)
+				},
+				login: func(nth int32) []byte {
+					if nth == 2 || nth == 3 {
+						return c.refuse
+					}
+					return nil
+				},
+			})
+			there := s.server()
+			there.Memory = new(Memory)
+			matched := target(there, "EdFi_Admin")
+			matched.Databases[0].Matched = true
+			r := purge.Run(t.Context(), matched, policy, func(purge.DatabaseResult) {}).Databases[0]
+			want := map[purge.Status]int64{purge.Complete: 14, purge.Failed: 7}[c.status]
+			if r.Status != c.status || r.DeletedRows != want {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
+}
+
+func TestShortMemoryRestsOnTheConnectionThatThereIs(t *testing.T) {
+	t.Parallel()
+	for _, number := range []int32{701, 1204, 8645, 8651} {
+		table := newScript(14, 2, func(n int64) []byte {
+			if n == 1 {
+				return failure(number, 19, "There is insufficient system memory to run this query.")
+			}
+			return nil
+		})
+		s := newStandIn(t, &standIn{answer: table.answer})
+		r := run(t, s.server(), "EdFi_Admin")
+		if r.Status != purge.Complete || r.DeletedRows != 14 || count(s.statements(), "login") != 1 {
+			t.Errorf("%d: %+v", number, r)
+		}
+	}
+}
+
+func TestWhatLastsIsAFailureOnce(t *testing.T) {
+	t.Parallel()
+	for number, want := range map[int32]string{9002: "transaction log is full", 1105: "the disk or the filegroup is full", 3998: "TRY and CATCH"} {
+		table := newScript(7, 1, func(int64) []byte { return failure(number, 17, "The server says so.") })
+		s := newStandIn(t, &standIn{answer: table.answer})
+		r := run(t, s.server(), "EdFi_Admin")
+		if r.Status != purge.Failed || !contains(r.Error, want) || table.deletes.Load() != 1 || count(s.statements(), "login") != 1 {
+			t.Errorf("%d: %+v after %d deletes", number, r, table.deletes.Load())
+		}
+	}
+}
+
+func TestATableThatIsAlteredWhileItIsOpenedIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	table := newScript(7, 1, quietly)
+	var came atomic.Int32
+	s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+		if kind == "facts" && came.Add(1) < 3 {
+			return failure(1222, 16, "Lock request time out period exceeded.")
+		}
+		return table.answer(kind)
+	}})
+	waits := policy
+	waits.ConnectTimeout = 10 * time.Second
+	if r := purge.Run(t.Context(), target(s.server(), "EdFi_Admin"), waits, func(purge.DatabaseResult) {}).Databases[0]; r.Status != purge.Complete || r.DeletedRows != 7 {
+		t.Errorf("%+v", r)
+	}
+	came.Store(-1 << 20)
+	waits.ConnectTimeout = 500 * time.Millisecond
+	r := purge.Run(t.Context(), target(s.server(), "EdFi_Admin"), waits, func(purge.DatabaseResult) {}).Databases[0]
+	if r.Status != purge.Failed || len(r.Findings) == 0 || r.Findings[0].Code != "locked-rows" || strings.Contains(r.Error, "security groups") {
+		t.Errorf("%+v", r)
+	}
+}
+
+// The first statement is bounded, and with it all others at the opening.
+func TestTheLongestWaitForALockIsSaidFirst(t *testing.T) {
+	if first, _, _ := strings.Cut(strings.TrimSpace(sqlSettings), ";"); first != "SET LOCK_TIMEOUT %d" {
+		t.Errorf("the first statement is %s", first)
+	}
+}
+
+func TestWhatHasChangedIsExaminedAnew(t *testing.T) {
+	t.Parallel()
+	for _, refused := range [][]byte{
+		failure(changed, 16, "the table has changed"),
+		failure(208, 16, "Invalid object name 'dbo.ClientAccessTokens'."),
+		failure(207, 16, "Invalid column name 'Expiration'."),
+	} {
+		table := newScript(14, 2, func(n int64) []byte {
+			if n == 2 {
+				return refused
+			}
+			return nil
+		})
+		s := newStandIn(t, &standIn{answer: table.answer})
+		r := run(t, s.server(), "EdFi_Admin")
+		if sent := s.statements(); r.Status != purge.Complete || r.DeletedRows != 14 || count(sent, "facts") != 2 || count(sent, commit) != 2 {
+			t.Errorf("%+v, sent %v", r, sent)
+		}
+	}
+}
+
+func TestABatchThatLeavesRowsIsUndoneAndProved(t *testing.T) {
+	t.Parallel()
+	table := newScript(14, 2, func(n int64) []byte {
+		if n == 2 {
+			return failure(rowsLeft, 16, "rows are left")
+		}
+		return nil
+	})
+	s := newStandIn(t, &standIn{answer: table.answer})
+	r := run(t, s.server(), "EdFi_Admin")
+	if sent := s.statements(); r.Status != purge.Complete || r.DeletedRows != 14 || r.Batches != 2 || count(sent, "held") != 2 || count(sent, commit) != 2 {
+		t.Errorf("%+v, sent %v", r, sent)
+	}
+}
+
+func TestWhileATriggerIsThereEachBatchIsProved(t *testing.T) {
+	t.Parallel()
+	for _, triggered := range []bool{true, false} {
+		table := newScript(21, 3, quietly)
+		s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+			if kind == "facts" {
+				return examined(func(f *facts) { f.triggered = triggered })
+			}
+			return table.answer(kind)
+		}})
+		r := run(t, s.server(), "EdFi_Admin")
+		sent, proofs := s.statements(), 1
+		if triggered {
+			proofs = count(sent, "delete")
+		}
+		if r.Status != purge.Complete || count(sent, "held") != proofs {
+			t.Errorf("%t: %+v, sent %v", triggered, r, sent)
+		}
+	}
+}
+
+func TestATriggersRefusalIsOne(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string][]byte{
+		"a foreign key":   failure(547, 16, "The DELETE statement conflicted with the REFERENCE constraint."),
+		"RAISERROR":       failureIn("Keep", 50000, 16, "keep it"),
+		"THROW":           failureIn("Keep", 51234, 16, "keep it"),
+		"a division by 0": failureIn("Keep", 8134, 16, "Divide by zero error encountered."),
+		"a rollback":      failure(3609, 16, "The transaction ended in the trigger. The batch has been aborted."),
+	} {
+		table := newScript(7, 1, func(int64) []byte { return answer })
+		s := newStandIn(t, &standIn{answer: table.answer})
+		conn, err := s.server().Open(t.Context(), "EdFi_Admin", purge.ClientAccessTokens, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		cut, _, err := conn.Cut(t.Context(), conn.Expired(time.Time{}, time.Now()), 10, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if gone, err := conn.Delete(t.Context(), cut[0]); !errors.Is(err, purge.ErrRefused) || gone.Rows != 0 {
+			t.Errorf("%s: %+v, %v", name, gone, err)
+		}
+	}
+}
+
+func TestATriggerThatCommitsIsToldAndCounted(t *testing.T) {
+	t.Parallel()
+	table := newScript(14, 2, nil)
+	table.delete = func(int64) []byte {
+		table.rows.Add(-7)
+		return failure(3609, 16, "The transaction ended in the trigger. The batch has been aborted.")
+	}
+	s := newStandIn(t, &standIn{answer: table.answer})
+	r := run(t, s.server(), "EdFi_Admin")
+	if r.Status != purge.Failed || r.DeletedRows != 7 || !contains(r.Error, "commits") || table.deletes.Load() != 1 {
+		t.Errorf("%+v after %d deletes", r, table.deletes.Load())
+	}
+}
+
+func TestRowsThatAPolicyHidesFail(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		facts func(*facts)
+		any   int
+	}{
+		"a policy that the login sees": {func(f *facts) { f.filtered = true }, 1},
+		"rows that it does not see":    {nil, 0},
+	} {
+		for _, action := range []purge.Action{purge.Purge, purge.Check, purge.DryRun} {
+			table := newScript(7, 1, quietly)
+			s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+				switch kind {
+				case "facts":
+					return examined(c.facts)
+				case "any":
+					return row(c.any)
+				}
+				return table.answer(kind)
+			}})
+			p := policy
+			p.Action = action
+			r := purge.Run(t.Context(), target(s.server(), "EdFi_Admin"), p, func(purge.DatabaseResult) {}).Databases[0]
+			if r.Status != purge.Failed || r.DeletedRows != 0 || r.Findings[0].Code != "row-security" || r.Findings[0].Level != purge.LevelError {
+				t.Errorf("%s, %s: %+v", name, action, r)
+			}
+		}
+	}
+}
+
+func TestATableThatIsNotEdFisIsTold(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		facts func(*facts)
+		code  string
+		want  string
+	}{
+		"set read-only":         {func(f *facts) { f.updates = setReadOnly }, "read-only-database", "SET READ_WRITE"},
+		"a view":                {func(f *facts) { f.kind = "a view" }, "wrong-table", "a view"},
+		"memory-optimized":      {func(f *facts) { f.kind = "memory-optimized" }, "wrong-table", "memory-optimized"},
+		"no key":                {func(f *facts) { f.keyType = "" }, "wrong-table", "no column Id"},
+		"another database":      {func(f *facts) { f.database = "EdFi_Other" }, "other-database", "EdFi_Other"},
+		"a name with a blank":   {func(f *facts) { f.database = "EdFi_Admin " }, "other-database", "as the server has it"},
+		"a name in full width":  {func(f *facts) { f.database = "ＥdFi_Admin" }, "other-database", "as the server has it"},
+		"a name in other cases": {func(f *facts) { f.database = "EDFI_ADMIN" }, "", ""},
+	} {
+		table := newScript(7, 1, quietly)
+		s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+			if kind == "facts" {
+				return examined(c.facts)
+			}
+			return table.answer(kind)
+		}})
+		r := run(t, s.server(), "EdFi_Admin")
+		if c.code == "" {
+			if r.Status != purge.Complete {
+				t.Errorf("%s: %+v", name, r)
+			}
+			continue
+		}
+		if r.Status != purge.Failed || r.DeletedRows != 0 || r.Findings[0].Code != c.code || !contains(r.Error, c.want) {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+}
+
+// An integer key can't tell rows apart in ranges: they leave as many at a time as a
+// batch may have.
+func TestAnotherKeyIsPurgedAllTheSame(t *testing.T) {
+	t.Parallel()
+	table := newScript(21, 1, nil)
+	table.delete = func(int64) []byte {
+		table.rows.Add(-7)
+		return join(output("deleted", 7), output("took", 100), done(0))
+	}
+	at := time.Now().UTC().Add(-time.Hour)
+	s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+		switch kind {
+		case "facts":
+			return examined(func(f *facts) { f.keyType = "int" })
+		case "end":
+			return row(at, at)
+		case "oldest":
+			if table.rows.Load() > 0 {
+				return row(at, at)
+			}
+		}
+		return table.answer(kind)
+	}})
+	if r := run(t, s.server(), "EdFi_Admin"); r.Status != purge.Complete || r.DeletedRows != 21 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// A look that passed over the oldest row, as somebody has it locked, must not say that
+// nothing older is there.
+func TestTheOldestRowIsThatOfAllAlthoughItIsLocked(t *testing.T) {
+	t.Parallel()
+	locked, free := time.Now().UTC().Add(-48*time.Hour).Truncate(time.Second), time.Now().UTC().Add(-time.Hour).Truncate(time.Second)
+	s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+		if kind == "oldest" {
+			return row(locked, free)
+		}
+		return (&script{}).answer(kind)
+	}})
+	conn, err := s.server().Open(t.Context(), "EdFi_Admin", purge.ClientAccessTokens, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	at, found, err := conn.Oldest(t.Context(), conn.Expired(time.Time{}, time.Now()), purge.Trail{})
+	if err != nil || !at.Equal(locked) || !found.(window).from.Equal(free) {
+		t.Errorf("%s, %+v, %v", at, found, err)
+	}
+}
+
+// silences are the phases at which a network swallows everything from then on.
+func TestASilentNetworkLeavesTimeForTheAnswer(t *testing.T) {
+	t.Parallel()
+	const stopBefore = time.Second
+	for _, phase := range []string{"login", "facts", "lock", "oldest", "end", "held", "delete", begin, commit, "issued"} {
+		t.Run(phase, func(t *testing.T) {
+			t.Parallel()
+			table := newScript(21, 3, quietly)
+			var silent atomic.Bool
+			s := newStandIn(t, &standIn{
+				answer: func(kind string) []byte {
+					if silent.Load() || kind == phase {
+						silent.Store(true)
+						return noAnswer
+					}
+					return table.answer(kind)
+				},
+				login: func(int32) []byte {
+					if silent.Load() || phase == "login" {
+						return noAnswer
+					}
+					return nil
+				},
+			})
+			there := s.server()
+			there.Memory, there.Linger = new(Memory), stopBefore/8
+			p := policy
+			p.StopBefore, p.BatchTarget, p.ConnectTimeout = stopBefore, 50*time.Millisecond, time.Minute
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second+stopBefore)
+			defer cancel()
+			r := purge.Run(ctx, target(there, "EdFi_Admin"), p, func(purge.DatabaseResult) {}).Databases[0]
+			if ctx.Err() != nil || r.Status == purge.Complete || r.Status == purge.Skipped {
+				t.Errorf("%v, %+v", ctx.Err(), r)
+			}
+		})
+	}
+}
+
+func TestTokensThatAreIssuedAreOthersWrites(t *testing.T) {
+	t.Parallel()
+	var live atomic.Int64
+	live.Store(40)
+	s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+		if kind != "issued" {
+			return (&script{}).answer(kind)
+		}
+		if n := live.Load(); n < 100 { // the first asks for the floor as well
+			live.Add(100)
+			return row(time.Now().UTC(), int(n))
+		}
+		return row(int(live.Load() - 100))
+	}})
+	there := s.server()
+	there.Memory = new(Memory)
+	open := func() *conn {
+		c, err := there.Open(t.Context(), "EdFi_Admin", purge.ClientAccessTokens, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(c.Close)
+		return c.(*conn)
+	}
+	first, second := open(), open()
+	for i, step := range []struct {
+		conn   *conn
+		issued int64
+		want   int64
+	}{{first, 0, 1}, {first, 0, 1}, {second, 5, 6}, {first, 0, 6}, {first, 3, 9}, {second, -4, 9}, {first, 2, 11}} {
+		live.Add(step.issued)
+		if got, err := step.conn.Writes(t.Context()); got != step.want || err != nil {
+			t.Errorf("step %d: %d, %v, want %d", i, got, err, step.want)
+		}
+	}
+	there.Memory = nil
+	if got, err := open().Writes(t.Context()); got != 0 || err != nil {
+		t.Errorf("without a memory: %d, %v", got, err)
+	}
+}
+
+// certificate makes one with its key, signed by itself.
+func certificate(t *testing.T, change func(*x509.Certificate), key any) tls.Certificate {
+	t.Helper()
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(4711), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	if change != nil {
+		change(template)
+	}
+	var public any
+	switch k := key.(type) {
+	case *rsa.PrivateKey:
+		public = &k.PublicKey
+	case *ecdsa.PrivateKey:
+		public = &k.PublicKey
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, public, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// negative gives a certificate a negative serial number, as no tool of today does.
+func negative(t *testing.T, from tls.Certificate) tls.Certificate {
+	t.Helper()
+	der := from.Certificate[0]
+	serial, err := asn1.Marshal(big.NewInt(4711))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := strings.Index(string(der), string(serial))
+	changed := []byte(string(der))
+	changed[at+2] |= 0x80
+	from.Certificate = [][]byte{changed}
+	return from
+}
+
+func TestAServersCertificateAndItsRemedy(t *testing.T) {
+	t.Parallel()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	small, err := rsa.GenerateKey(rand.Reader, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := certificate(t, nil, key)
+	for name, c := range map[string]struct {
+		server *tls.Config
+		want   []string // nil is that it is taken
+	}{
+		"good":            {&tls.Config{Certificates: []tls.Certificate{good}}, nil},
+		"no SAN":          {&tls.Config{Certificates: []tls.Certificate{certificate(t, func(c *x509.Certificate) { c.DNSNames = nil }, key)}}, []string{"subject alternative names", "another one"}},
+		"negative serial": {&tls.Config{Certificates: []tls.Certificate{negative(t, good)}}, []string{"serial number is negative", "another one"}},
+		"RSA of 1,024":    {&tls.Config{Certificates: []tls.Certificate{certificate(t, nil, small)}}, nil},
+		"RSA of 2,048":    {&tls.Config{Certificates: []tls.Certificate{certificate(t, nil, rsaKey)}}, nil},
+		"TLS 1.1":         {&tls.Config{Certificates: []tls.Certificate{good}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, []string{"no TLS 1.2", "rds.tls12"}},
+		"no safe cipher":  {&tls.Config{Certificates: []tls.Certificate{certificate(t, nil, rsaKey)}, MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_RSA_WITH_AES_128_CBC_SHA256}}, []string{"share no TLS that is safe"}},
+	} {
+		for _, strict := range []bool{false, true} {
+			pool := x509.NewCertPool()
+			if parsed, err := x509.ParseCertificate(c.server.Certificates[0].Certificate[0]); err == nil {
+				pool.AddCert(parsed)
+			}
+			server := c.server.Clone()
+			if strict {
+				server.NextProtos = []string{"tds/8.0"}
+			}
+			s := newStandIn(t, &standIn{tls: server, strict: strict, answer: (&script{}).answer})
+			there := s.server()
+			there.TLS, there.Strict = &tls.Config{RootCAs: pool, ServerName: "localhost", MinVersion: tls.VersionTLS12}, strict
+			conn, err := there.Open(t.Context(), "EdFi_Admin", purge.ClientAccessTokens, true)
+			if err == nil {
+				conn.Close()
+			}
+			shaken := count(s.statements(), "handshake") > 0
+			if c.want == nil && (!shaken || strict && err != nil) || c.want != nil && (err == nil || !contains(err.Error(), c.want...)) {
+				t.Errorf("%s, strict %t: %v, handshake %t", name, strict, err, shaken)
+			}
+		}
+	}
+}
+
+// What crypto/x509 says of certificates that no tool of today makes.
+func TestWhatOldCertificatesLackIsNamed(t *testing.T) {
+	for said, want := range map[string]string{
+		`TLS Handshake failed: tls: failed to verify certificate: x509: certificate signed by unknown authority (possibly because of "x509: cannot verify signature: insecure algorithm SHA1-RSA" while trying to verify candidate authority certificate "old")`: "signed by SHA-1",
+		`TLS Handshake failed: crypto/rsa: 512-bit keys are insecure (see https://go.dev/pkg/crypto/rsa#hdr-Minimum_key_size)`:                                                                                                                                   "RSA key is too short",
+		`TLS Handshake failed: tls: handshake failure`: "SHA-1",
+	} {
+		if fault := (&conn{}).explainTLS(said); !contains(fault, want) {
+			t.Errorf("%s: %s", said, fault)
+		}
+	}
+}
+
+// A server that forces strict encryption ends a connection that begins without, and one
+// that does not know it ends one that begins with TLS.
+func TestStrictEncryptionIsNamedWhereItIsTheFault(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			io.ReadFull(conn, make([]byte, 8)) //nolint:errcheck // it ends in any case
+			conn.Close()
+		}
+	}()
+	port := uint16(listener.Addr().(*net.TCPAddr).Port)
+	for strict, want := range map[bool]string{false: "DB_TLS=strict", true: "DB_TLS=verify-full"} {
+		there := (&standIn{listener: listener}).server()
+		there.Port, there.Strict, there.TLS = port, strict, &tls.Config{ServerName: "localhost"}
+		if _, err := there.Open(t.Context(), "EdFi_Admin", purge.ClientAccessTokens, true); err == nil || !contains(err.Error(), want) || !errors.Is(err, purge.ErrNotYet) {
+			t.Errorf("strict %t: %v", strict, err)
+		}
+	}
+}
