@@ -400,7 +400,7 @@ WHERE datname = current_database() AND application_name = 'edfi-token-purge' AND
 
 func TestASilentDatabaseIsAnErrorWithinTenSeconds(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, stage, 10)
+	s := newScene(t, stage, 10, "CONNECT_TIMEOUT=1s")
 	s.relay.Silence()
 	reply, lines := s.function.invoke(t, `{}`)
 	expectError(t, reply, "PurgeFailed", "does not serve yet")

@@ -133,7 +133,7 @@ func TestNoFailureOfADatabaseShowsASecret(t *testing.T) {
 		for n := 0; n < 300; n += 50 { // all through the log-in
 			between.CutAfter(way, n)
 			f := start(t, "SECRET_ID="+l.put(l.secret("host", "127.0.0.1", "port", between.Port())), "DATABASES="+l.name, "AWS_LAMBDA_LOG_LEVEL=DEBUG")
-			reply, lines := f.invoke(t, `{}`)
+			reply, lines := f.invoke(t, `{"action":"dry-run"}`) // the next one goes through
 			shown(t, fmt.Sprintf("a log-in cut %s at byte %d", way, n), lines+string(reply.Payload), "does not serve yet")
 			f.Stop()
 		}

@@ -89,11 +89,11 @@ func TestTheCommandDoesWhatTheFunctionDoes(t *testing.T) {
 	t.Parallel()
 	db := newDatabase(t, 90, 7) // one batch, even where other tests write
 	stdout, stderr, code := piped(t, db.command(t, "check"))
-	if code != 0 || !regexp.MustCompile(`(?m)^`+db.name+`  complete  `).MatchString(stdout) || stderr != "" {
+	if code != 0 || !regexp.MustCompile(`(?m)^complete +[\d.]+s +`+db.name+`$`).MatchString(stdout) || stderr != "" {
 		t.Errorf("check: %d\n%s%s", code, stdout, stderr)
 	}
 	stdout, _, code = piped(t, db.command(t, "dry-run"))
-	if code != 0 || !regexp.MustCompile(`(?m)^`+db.name+`  complete +90  20..-..-.. ..:..  `).MatchString(stdout) {
+	if code != 0 || !regexp.MustCompile(`(?m)^complete +90 +20..-..-.. ..:.. +[\d.]+s +`+db.name+`$`).MatchString(stdout) {
 		t.Errorf("dry-run: %d\n%s", code, stdout)
 	}
 	db.expect(t, 90, 7)
@@ -104,7 +104,7 @@ func TestTheCommandDoesWhatTheFunctionDoes(t *testing.T) {
 		"AWS_ACCESS_KEY_ID=standin", "AWS_SECRET_ACCESS_KEY=standin", "AWS_ENDPOINT_URL_SECRETS_MANAGER=" + stage.Secrets.URL(),
 	}
 	stdout, stderr, code = piped(t, managed)
-	if code != 0 || !regexp.MustCompile(`(?m)^`+db.name+`  complete +90 +1  `).MatchString(stdout) || stderr != "" {
+	if code != 0 || !regexp.MustCompile(`(?m)^complete +90 +1 +[\d.]+s +`+db.name+`$`).MatchString(stdout) || stderr != "" {
 		t.Errorf("purge: %d\n%s%s", code, stdout, stderr)
 	}
 	db.expect(t, 0, 7)
@@ -222,7 +222,7 @@ func TestControlCharactersInNamesAreShownEscaped(t *testing.T) {
 	pattern := db.name[:strings.IndexByte(db.name, '_')] + "_*"
 	by := database{name: "postgres"} // a URL takes no such name
 	stdout, stderr, code := piped(t, by.command(t, "purge", "DATABASES="+pattern))
-	if code != 0 || strings.ContainsAny(stdout+stderr, "\a\x1b\u202e") || !strings.Contains(stdout, `_\a\x1b[2J\u202e  complete`) {
+	if code != 0 || strings.ContainsAny(stdout+stderr, "\a\x1b\u202e") || !strings.Contains(stdout, `  bell`) || !strings.Contains(stdout, `_\a\x1b[2J\u202e`) {
 		t.Errorf("%d\n%q\n%q", code, stdout, stderr)
 	}
 }
@@ -273,7 +273,7 @@ func TestOnATerminalThereIsABarThatFits(t *testing.T) {
 		screen, state := onTerminal(t, db.command(t, "purge", "BATCH_SIZE=10", "BATCH_TARGET=0s"), uint16(columns)).end()
 		lines := redrawn(screen)
 		for _, line := range lines {
-			if len(line) > columns {
+			if width(line) > columns {
 				t.Errorf("%d columns are too few for %q", columns, line)
 			}
 		}
@@ -296,7 +296,7 @@ func TestAnInterruptedCommandStopsAfterTheBatchInHand(t *testing.T) {
 			t.Parallel()
 			db := newDatabase(t, 400, 3)
 			db.slow(t, "20ms")
-			term := onTerminal(t, db.command(t, "purge", "BATCH_SIZE=20"), 60)
+			term := onTerminal(t, db.command(t, "purge", "BATCH_SIZE=20", "BATCH_TARGET=0s"), 60)
 			db.untilDeleting(t)
 			if err := interrupt(term); err != nil {
 				t.Fatal(err)
@@ -345,7 +345,7 @@ func TestASecondCtrlCStopsAtOnce(t *testing.T) {
 	t.Parallel()
 	db := newDatabase(t, 100, 3)
 	db.slow(t, "1s")
-	term := onTerminal(t, db.command(t, "purge"), 80)
+	term := onTerminal(t, db.command(t, "purge", "BATCH_TARGET=0s"), 80)
 	db.untilDeleting(t)
 	ended := make(chan *os.ProcessState)
 	go func() {

@@ -64,8 +64,10 @@ func TestAScheduledEventDeletesWhatExpiredAndPublishesTheNumber(t *testing.T) {
 		r.Engine != "postgres" || r.Server != fmt.Sprintf("127.0.0.1:%d", stage.Postgres.Port) || r.OldestExpiration == nil {
 		t.Errorf("%+v", r)
 	}
-	if len(r.Findings) != 0 {
-		t.Errorf("findings %v", r.Findings)
+	for _, f := range r.Findings {
+		if f.Code != "throttled" { // other tests write
+			t.Errorf("findings %v", r.Findings)
+		}
 	}
 	db.expect(t, 0, 300)
 	m := oneMetric(t, lines)

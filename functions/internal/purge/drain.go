@@ -117,7 +117,7 @@ func (t *turn) sweep(ctx context.Context, windows []Window) error {
 		workers.Go(func() { t.backlog.Prefetch(ctx, t.prefetcher) })
 	}
 	workers.Wait()
-	t.waits(ctx, "")
+	t.waits("")
 	return t.backlog.End()
 }
 
@@ -136,9 +136,9 @@ func (t *turn) deleteBatches(ctx context.Context, conn Conn) {
 		throttled := t.run.pacer.Wait(ctx, conn)
 		if throttled {
 			t.backlog.Waited(time.Since(waiting))
-			t.waits(ctx, ThrottleReason)
+			t.waits(ThrottleReason)
 		} else if rest == 0 {
-			t.waits(ctx, "")
+			t.waits("")
 		}
 		if batches = t.backlog.GiveBack(batches); len(batches) == 0 {
 			rest = 0
@@ -154,7 +154,7 @@ func (t *turn) deleteBatches(ctx context.Context, conn Conn) {
 			switch {
 			case errors.Is(b.err, ErrLocked):
 				trip, rest = 1, lockedRest/2+rand.N(lockedRest/2)
-				t.waits(ctx, ErrLocked.Error())
+				t.waits(ErrLocked.Error())
 			case b.deleted > 0:
 				rest = max(rest, t.run.policy.Pause)
 			}

@@ -378,11 +378,11 @@ func (t *turn) unlocked(ctx context.Context, do func() error) error {
 	met := error(nil)
 	err := retryWhileLocked(ctx, func() error {
 		if met = do(); errors.Is(met, ErrLocked) {
-			t.waits(ctx, "the table is locked by another session")
+			t.waits("the table is locked by another session")
 		}
 		return met
 	})
-	t.waits(ctx, "")
+	t.waits("")
 	switch {
 	case errors.Is(met, ErrLocked):
 		t.tableLocked = true
@@ -479,9 +479,9 @@ func (t *turn) backoffAfterDisconnect(work context.Context, err error) bool {
 	}
 	t.backoff = min(max(2*t.backoff, minBackoff), maxBackoff)
 	t.log.WarnContext(work, "no connection", "error", err.Error(), "againInMs", t.backoff.Milliseconds())
-	t.waits(work, err.Error())
+	t.waits(err.Error())
 	sleep(work, t.backoff)
-	t.waits(work, "")
+	t.waits("")
 	return work.Err() == nil
 }
 
@@ -563,15 +563,13 @@ type waiting struct {
 }
 
 // waits tells of a wait that begins, and with "" of its end.
-func (t *turn) waits(ctx context.Context, why string) {
+func (t *turn) waits(why string) {
 	t.waiting.mu.Lock()
 	defer t.waiting.mu.Unlock()
 	if t.waiting.why == why {
 		return
 	}
-	if t.waiting.why = why; why != "" {
-		t.log.InfoContext(ctx, "waiting", "for", why)
-	}
+	t.waiting.why = why
 	if t.run.target.Waiting != nil {
 		t.run.target.Waiting(t.database.Name, why)
 	}
