@@ -21,6 +21,7 @@ done
 
 dir=$(mktemp -d)
 container=
+# shellcheck disable=SC2329 # the trap calls it
 cleanup() {
     [[ -z $container ]] || docker rm --force "$container" >/dev/null
     rm -rf "$dir"

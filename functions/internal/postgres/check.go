@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -50,6 +51,20 @@ func (c *conn) Check(ctx context.Context) ([]purge.Finding, error) {
 		return found, c.explain("look for jobs", err)
 	}
 	return append(found, jobs), c.facts.mayDelete()
+}
+
+// WhySlow implements [purge.SlowLook].
+func (c *conn) WhySlow(ctx context.Context) ([]purge.Finding, error) {
+	const dead = "a look for expired rows took long, as it passed over the index entries of deleted rows, which VACUUM could not clear away"
+	what, mend := "nothing that this login can see; look for old transactions, replication slots and prepared transactions, then VACUUM", fmt.Sprintf("VACUUM (ANALYZE) %s;", c.table)
+	if err := c.prepare(ctx, byIndex, sqlHolder, 1); err != nil {
+		return nil, c.explain("look for old snapshots", err)
+	}
+	err := c.pg.QueryRow(ctx, sqlHolder).Scan(&what, &mend)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return nil, c.explain("look for old snapshots", err)
+	}
+	return []purge.Finding{purge.OldSnapshot.Found(fmt.Sprintf("%s. What holds them: %s. To end that: %s", dead, what, mend))}, nil
 }
 
 func (c *conn) checkVersion(k checked) purge.Finding {

@@ -84,7 +84,7 @@ func (s Server) Open(ctx context.Context, database string, table purge.Table, lo
 func (s Server) patience() time.Duration { return max(connectTimeout, s.ConnectTimeout) }
 
 // conn implements [purge.Conn], [purge.Pipeliner], [purge.WriteCounter],
-// [purge.SlotCounter] and [purge.Rehearser].
+// [purge.SlotCounter], [purge.SlowLook] and [purge.Rehearser].
 type conn struct {
 	server   Server
 	database string
@@ -100,6 +100,7 @@ type conn struct {
 	prepared map[string]*pgconn.StatementDescription
 	began    time.Time // the last statement
 	canceled int       // statements in turn, by somebody else
+	tooLarge bool      // reading the whole table for each batch would take too long
 }
 
 // Databases lists all databases of the server, by way of the one named.

@@ -21,6 +21,10 @@ const (
 	// chunkPages is how many pages one statement on a physical range covers at
 	// most, 8 MB, so that it stays short where few rows have expired.
 	chunkPages = 1024
+	// samplePages is about how many pages are looked at to find where the rows are, and
+	// sampledParts into how many parts the table is divided for that.
+	samplePages  = 1000
+	sampledParts = 64
 	// listPages is the same for PostgreSQL 13, where each place is listed.
 	listPages = 16
 	// lastPage is the greatest number that a page can have.
@@ -28,11 +32,14 @@ const (
 )
 
 // window is a [purge.Window]: the rows with from <= expiration < to. Where
-// physical, only those of them in lower <= ctid < upper.
+// physical, only those of them in lower <= ctid < upper, and after them those on the
+// pages before wrap. Where scanned, those that are met first in reading the table.
 type window struct {
 	from, to     pgtype.Timestamp
 	physical     bool
 	lower, upper pgtype.TID
+	wrap         uint32
+	scanned      bool
 }
 
 // args are the parameters of a statement on w.
@@ -133,12 +140,13 @@ func (c *conn) looks(ctx context.Context, w window, trail purge.Trail) (looks []
 	if w.physical || !c.facts.indexed {
 		return []look{{window: w}}, nil
 	}
-	if trail.Rows >= deadRows && w.from.InfinityModifier == pgtype.NegativeInfinity {
+	dead := max(trail.Rows, c.facts.dead) // of this run, or of earlier ones too
+	if dead >= deadRows && w.from.InfinityModifier == pgtype.NegativeInfinity {
 		pages, err := c.pages(ctx)
 		switch {
 		case err != nil:
 			return nil, err
-		case trail.Rows < mostlyDeadRows*int64(pages):
+		case dead < mostlyDeadRows*int64(pages):
 		case !c.facts.canUseCTID() || !c.facts.readsRanges():
 			return []look{{w, true}}, nil
 		default:
@@ -188,9 +196,12 @@ func (c *conn) Cut(ctx context.Context, w purge.Window, size, batches int) (cut 
 	if !c.facts.indexed { // each end costs a reading of the whole table
 		batches = 1
 	}
-	ends, last, err := c.ends(ctx, part, size, batches)
-	if err != nil {
-		return nil, nil, c.explain("find the next batch", err)
+	ends, last, err := c.endsInTime(ctx, part, size, batches)
+	switch {
+	case c.tooLarge:
+		return c.cutScanned(ctx, part)
+	case err != nil:
+		return nil, nil, err
 	}
 	for _, e := range ends {
 		if e.at == part.from { // more rows than a batch share one expiration
@@ -208,9 +219,34 @@ func (c *conn) Cut(ctx context.Context, w purge.Window, size, batches int) (cut 
 		return c.cutPhysical(ctx, part, size)
 	default:
 		after := next(part.from)
-		together := purge.Batch{Window: window{from: part.from, to: after}, Indivisible: true}
-		return []purge.Batch{together}, window{from: after, to: part.to}, nil
+		cut, rest, err := c.cutScanned(ctx, window{from: part.from, to: after})
+		if rest != nil {
+			return cut, part, err
+		}
+		return cut, window{from: after, to: part.to}, err
 	}
+}
+
+// readShare is the part of the time left that one reading of the whole table may take.
+const readShare = 8
+
+// endsInTime is ends, but for a table that takes too long to read for each batch. Then
+// it is found to be too large for that.
+func (c *conn) endsInTime(ctx context.Context, w window, size, batches int) (ends []end, last int64, err error) {
+	deadline, limited := ctx.Deadline()
+	brief := ctx
+	if limited && !c.facts.indexed && c.facts.plain {
+		if c.tooLarge {
+			return nil, 0, nil
+		}
+		var cancel context.CancelFunc
+		brief, cancel = context.WithTimeout(ctx, time.Until(deadline)/readShare)
+		defer cancel()
+	}
+	ends, last, err = c.ends(brief, w, size, batches)
+	err = c.explain("find the next batch", err)
+	c.tooLarge = brief != ctx && errors.Is(err, purge.ErrTimeout) && ctx.Err() == nil
+	return ends, last, err
 }
 
 // end is where a batch ends, and how many rows it has, 0 where that is not known.
@@ -245,12 +281,11 @@ func (c *conn) ends(ctx context.Context, w window, size, batches int) (ends []en
 
 // cutPhysical is Cut by place instead of expiration, one batch at a time.
 func (c *conn) cutPhysical(ctx context.Context, part window, size int) ([]purge.Batch, purge.Window, error) {
-	if !part.physical { // from the first page to the last one of now
-		pages, err := c.pages(ctx)
-		if err != nil {
+	if !part.physical {
+		var err error
+		if part, err = c.everyPlace(ctx, part); err != nil {
 			return nil, nil, c.explain("read the table's size", err)
 		}
-		part.physical, part.lower, part.upper = true, page(0), page(pages)
 	}
 	cut, rest := purge.Batch{}, part
 	pages := uint32(chunkPages)
@@ -268,10 +303,58 @@ func (c *conn) cutPhysical(ctx context.Context, part window, size int) ([]purge.
 		return nil, nil, c.explain("find the next batch", err)
 	}
 	cut.Window = part
-	if rest.lower = part.upper; rest.lower == rest.upper {
+	switch rest.lower = part.upper; {
+	case rest.lower != rest.upper:
+	case rest.wrap > 0:
+		rest.lower, rest.upper, rest.wrap = page(0), page(rest.wrap), 0
+	default:
 		return []purge.Batch{cut}, nil, nil
 	}
 	return []purge.Batch{cut}, rest, nil
+}
+
+// everyPlace returns w by place, up to the last page of now. Without an index a run may
+// be too short for the whole table, so it begins where a sample has the most rows.
+func (c *conn) everyPlace(ctx context.Context, w window) (window, error) {
+	pages, err := c.pages(ctx)
+	if err != nil {
+		return w, err
+	}
+	w.physical, w.lower, w.upper = true, page(0), page(pages)
+	if c.facts.indexed || pages < 4*samplePages {
+		return w, nil
+	}
+	var first int64
+	part := int64(pages/sampledParts + 1)
+	err = c.row(ctx, inSequence, &first, sqlSample, w.from, w.to, 100*float64(samplePages)/float64(pages), part)
+	if err == nil && first > 0 && first < int64(pages) {
+		w.lower, w.wrap = page(uint32(first)), uint32(first)
+	}
+	return w, err
+}
+
+// scan is how rows are met one after the other.
+func (c *conn) scan() plan {
+	if c.facts.indexed {
+		return byIndex
+	}
+	return inSequence
+}
+
+// cutScanned is Cut where neither expirations nor places tell rows apart: a batch is
+// the rows that are met first, and there is another one as long as one is met.
+func (c *conn) cutScanned(ctx context.Context, w window) ([]purge.Batch, purge.Window, error) {
+	var met pgtype.Timestamp
+	err := c.row(ctx, c.scan(), &met, sqlAny, w.args()...)
+	scan := w
+	scan.scanned = true
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return []purge.Batch{{Window: scan}}, nil, nil
+	case err != nil:
+		return nil, nil, c.explain("find the next batch", err)
+	}
+	return []purge.Batch{{Window: scan}}, w, nil
 }
 
 // physical returns sql, on a physical range, in the form that the server reads

@@ -4,12 +4,14 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"edfi-token-purge/functions/internal/purge"
 )
@@ -30,6 +32,11 @@ func (c *conn) Delete(ctx context.Context, b purge.Batch) (gone purge.Deleted, e
 // DeleteAll implements [purge.Pipeliner].
 func (c *conn) DeleteAll(ctx context.Context, batches []purge.Batch, done func(purge.Deleted, error)) {
 	for len(batches) > 0 {
+		if batches[0].Window.(window).scanned {
+			done(c.deleteScanned(ctx, batches[0]))
+			batches = batches[1:]
+			continue
+		}
 		alike := 1
 		for alike < len(batches) && formOf(batches[alike]) == formOf(batches[0]) {
 			alike++
@@ -39,9 +46,12 @@ func (c *conn) DeleteAll(ctx context.Context, batches []purge.Batch, done func(p
 }
 
 // form is what batches must have in common to be sent one after the other.
-type form struct{ physical, patient bool }
+type form struct{ physical, scanned, patient bool }
 
-func formOf(b purge.Batch) form { return form{b.Window.(window).physical, b.Patient} }
+func formOf(b purge.Batch) form {
+	w := b.Window.(window)
+	return form{w.physical, w.scanned, b.Patient}
+}
 
 // deleteAlike deletes batches of one form in a pipeline: each DELETE is followed by
 // sqlProve and a Sync, which commits both, and one is always sent before the answer to
@@ -113,6 +123,53 @@ func (c *conn) Rehearse(ctx context.Context, b purge.Batch) (gone purge.Deleted,
 		err = nil
 	}
 	return gone, c.explain("try to delete", err)
+}
+
+// deleteScanned deletes a batch of rows as they are met. It ends by itself well before
+// the server would give it up.
+func (c *conn) deleteScanned(ctx context.Context, b purge.Batch) (gone purge.Deleted, err error) {
+	plan := c.scan()
+	plan.bounded = !b.Patient
+	if err := c.prepare(ctx, plan, sqlProve, 1); err != nil {
+		return gone, purge.Uncommitted(c.explain("delete", err))
+	}
+	limit := time.Minute
+	if c.limits.statement > 0 {
+		limit = c.limits.statement / 2
+	}
+	most := b.Most
+	if most == 0 {
+		most = math.MaxInt64
+	}
+	w := b.Window.(window)
+	tx, err := c.pg.Begin(ctx)
+	if err != nil {
+		return gone, purge.Uncommitted(c.explain("delete", err))
+	}
+	defer tx.Rollback(ctx) //nolint:errcheck // where it was not committed, the server does the same
+	values := make([][]byte, 3)
+	if _, err = tx.Exec(ctx, sqlBeginScan, c.facts.signature); err == nil {
+		_, err = tx.Exec(ctx, fmt.Sprintf(sqlDeleteScan, literal(w.from), literal(w.to), most, limit.Milliseconds()))
+	}
+	if err == nil {
+		err = tx.QueryRow(ctx, sqlProve, pgx.QueryResultFormats{pgx.TextFormatCode}, c.facts.leaves, most).Scan(&values[0], &values[1], &values[2])
+	}
+	if err != nil {
+		return gone, purge.Uncommitted(c.explain("delete", err))
+	}
+	proved := c.proved(values, 0)
+	if err = c.explain("delete", tx.Commit(ctx)); err == nil || errors.Is(err, purge.ErrLost) {
+		gone = proved
+	}
+	return gone, err
+}
+
+// literal returns t as a string of SQL has it.
+func literal(t pgtype.Timestamp) string {
+	if t.InfinityModifier != pgtype.Finite {
+		return "-infinity"
+	}
+	return t.Time.UTC().Format("2006-01-02 15:04:05.999999")
 }
 
 // mostInFlight returns how many batches may be with the server at once: two, where

@@ -34,6 +34,7 @@ type facts struct {
 	signature string   // of all that is relied on later
 	leaves    []uint32 // the table and all that inherit from it
 	counted   bool     // the server counts the rows that it deletes
+	dead      int64    // deleted rows that were not cleared away yet, about
 	nameless  bool     // deletes are published without a replica identity
 	triggers  bool     // run for each delete
 	backend   uint32   // the server's process that ran the statement
@@ -62,7 +63,7 @@ func (c *conn) examine(ctx context.Context, session uint32, lock bool) error {
 	if err == nil {
 		err = results.QueryRow().Scan(&f.now, &f.database, &f.version, &f.standby, &f.oid, &f.kind, &f.plain, &f.typeName,
 			&f.usage, &f.selectExp, &f.selectAll, &f.deletable, &f.hidden, &f.indexed,
-			&f.signature, &f.leaves, &f.counted, &f.nameless, &f.triggers, &f.backend, &f.readOnly, &f.unlinked)
+			&f.signature, &f.leaves, &f.counted, &f.dead, &f.nameless, &f.triggers, &f.backend, &f.readOnly, &f.unlinked)
 	}
 	if err == nil && lock {
 		err = results.QueryRow().Scan(&c.locked)

@@ -95,7 +95,6 @@ func (s stage) server() Server {
 	}
 }
 
-func (s stage) SplitsEqual() bool   { return s.extra != "" }
 func (s stage) Tick() time.Duration { return time.Microsecond }
 
 var created atomic.Int64

@@ -191,6 +191,7 @@ SELECT clock_timestamp() AT TIME ZONE 'UTC',
        coalesce(` + sqlSignature + `, ''),
        array_remove(` + sqlLeaves + `, NULL),
        current_setting('track_counts') = 'on',
+       coalesce(pg_stat_get_dead_tuples(c.oid), 0),
        coalesce(` + sqlUnidentified + `, false),
        EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 8 <> 0),
        pg_backend_pid(),
@@ -299,6 +300,56 @@ SELECT ends[2],
            WHERE expiration >= start AND expiration < $2)
        WHEN ends[1] < ends[2] THEN $3 END
 FROM batch ORDER BY number`
+
+	// Any row of a window.
+	sqlAny = `
+SELECT expiration FROM dbo.clientaccesstokens
+WHERE expiration >= $1 AND expiration < $2
+LIMIT 1`
+
+	// Where most rows of a window are in a sample of $3 percent of the pages: the first
+	// page of that part of the table, of which each has $4 pages.
+	sqlSample = `
+SELECT coalesce((
+    SELECT (ctid::text::point)[0]::bigint / $4::bigint * $4::bigint
+    FROM dbo.clientaccesstokens TABLESAMPLE SYSTEM ($3)
+    WHERE expiration >= $1 AND expiration < $2
+    GROUP BY 1 ORDER BY count(*) DESC LIMIT 1), 0)`
+
+	// Rows as they are met in reading the table: at most so many, for at most so many
+	// milliseconds. A DO takes no parameters; all four are the function's own.
+	sqlBeginScan  = `SELECT count(*) FROM (SELECT) AS always WHERE true` + sqlUnchanged + `$1` + sqlThenCount
+	sqlDeleteScan = `
+DO $$
+DECLARE
+    met CURSOR FOR SELECT expiration FROM dbo.clientaccesstokens WHERE expiration >= '%s' AND expiration < '%s';
+    gone bigint := 0;
+BEGIN
+    FOR token IN met LOOP
+        DELETE FROM dbo.clientaccesstokens WHERE CURRENT OF met;
+        gone := gone + 1;
+        EXIT WHEN gone >= %d OR clock_timestamp() > statement_timestamp() + interval '%d ms';
+    END LOOP;
+END
+$$`
+
+	// What may keep deleted rows from being cleared away, the oldest first, and the
+	// statement that ends it: an old snapshot of a session in this database, what a
+	// standby or a subscriber has not seen, a transaction that was prepared and left.
+	sqlHolder = `
+SELECT what, mend FROM (
+    SELECT age(backend_xmin) AS transactions,
+           format('session %s of application %L', pid, coalesce(application_name, '')) AS what,
+           format('SELECT pg_terminate_backend(%s);', pid) AS mend
+    FROM pg_stat_activity
+    WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid() AND (datname = current_database() OR datname IS NULL)
+    UNION ALL
+    SELECT age(xmin), format('replication slot %L', slot_name), format('SELECT pg_drop_replication_slot(%L);', slot_name)
+    FROM pg_replication_slots WHERE xmin IS NOT NULL
+    UNION ALL
+    SELECT age(transaction), format('prepared transaction %L', gid), format('ROLLBACK PREPARED %L;', gid)
+    FROM pg_prepared_xacts WHERE database = current_database()) AS holder
+ORDER BY transactions DESC LIMIT 1`
 
 	sqlDelete = `
 DELETE FROM dbo.clientaccesstokens

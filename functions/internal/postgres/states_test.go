@@ -357,3 +357,76 @@ func TestACheckIsNeverGreenWhereAPurgeFails(t *testing.T) {
 		})
 	}
 }
+
+// A run may be too short to read a table without an index: it begins where the rows
+// are, goes around the end, and leaves nothing out.
+func TestWithoutAnIndexARunBeginsWhereTheRowsAre(t *testing.T) {
+	s := newStage(t, "wrapping", "GRANT SELECT ON dbo.clientaccesstokens TO wrapping")
+	db := s.create(t)
+	must(t, db.conn, "DROP INDEX dbo.ix_clientaccesstokens_expiration; ALTER TABLE dbo.clientaccesstokens SET (fillfactor = 10)")
+	must(t, db.conn, "INSERT INTO dbo.clientaccesstokens (id, expiration) SELECT gen_random_uuid(), now() AT TIME ZONE 'UTC' + CASE WHEN n <= 7 OR n > 90000 THEN interval '-1 hour' ELSE interval '1 hour' END FROM generate_series(1, 120000) AS n")
+	opened, err := s.server().Open(t.Context(), db.name, purge.ClientAccessTokens, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer opened.Close()
+	c := opened.(*conn)
+	pages, _ := c.pages(t.Context())
+	w, err := c.everyPlace(t.Context(), c.Expired(time.Time{}, db.Now(t)).(window))
+	if first := w.lower.BlockNumber; err != nil || first < pages/2 || w.wrap != first {
+		t.Errorf("it begins on page %d of %d, and goes on before page %d: %v", first, pages, w.wrap, err)
+	}
+	opened.Close()
+	if r := run(t, s.server(), db.name); r.Status != purge.Complete || r.DeletedRows != 30_007 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// With the least rights and no index, where even one reading of the table does not fit
+// into the time, rows are deleted as they are met.
+func TestRowsOfATableThatTakesTooLongToReadGoAsTheyAreMet(t *testing.T) {
+	s := newStage(t, "meeting", "")
+	db := filled(t, s)
+	must(t, db.conn, "DROP INDEX dbo.ix_clientaccesstokens_expiration")
+	opened, err := s.server().Open(t.Context(), db.name, purge.ClientAccessTokens, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer opened.Close()
+	opened.(*conn).tooLarge = true
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var deleted int64
+	for rest := opened.Expired(time.Time{}, db.Now(t)); rest != nil; {
+		var cut []purge.Batch
+		if cut, rest, err = opened.Cut(ctx, rest, 300, 8); err != nil || len(cut) != 1 {
+			t.Fatal(cut, err)
+		}
+		cut[0].Most = 300
+		gone, err := opened.Delete(ctx, cut[0])
+		if deleted += gone.Rows; err != nil || gone.Rows > 300 {
+			t.Fatal(gone, err)
+		}
+	}
+	if expired, live := db.counts(t); deleted != rows || expired != 0 || live != 10 {
+		t.Errorf("%d deleted, %d expired and %d live left", deleted, expired, live)
+	}
+}
+
+// What holds deleted rows is told with the statement that ends it.
+func TestAnOldSnapshotIsToldWithItsHolder(t *testing.T) {
+	s := newStage(t, "holding", "")
+	db := filled(t, s)
+	holder := connect(t, db.name)
+	must(t, holder, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+	opened, err := s.server().Open(t.Context(), db.name, purge.ClientAccessTokens, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer opened.Close()
+	found, err := opened.(purge.SlowLook).WhySlow(t.Context())
+	want := fmt.Sprintf("SELECT pg_terminate_backend(%d);", holder.PgConn().PID())
+	if err != nil || len(found) != 1 || found[0].Code != purge.OldSnapshot.Code || !strings.Contains(found[0].Message, want) {
+		t.Errorf("%+v, %v, want %s", found, err, want)
+	}
+}

@@ -29,12 +29,8 @@ const (
 	checkpointRows = 50_000
 )
 
-var (
-	// errMaxRows ends a sweep although there is time and nothing went wrong.
-	errMaxRows = errors.New("the cap on rows is reached")
-	// errOverQuota leaves rows aside: they go together, and are more than the cap.
-	errOverQuota = errors.New("more rows than the cap go together or not at all")
-)
+// errMaxRows ends a sweep although there is time and nothing went wrong.
+var errMaxRows = errors.New("the cap on rows is reached")
 
 // refusedError ends a sweep that left rows which the database refuses to delete.
 type refusedError struct {
@@ -107,7 +103,6 @@ type backlog struct {
 	cutting        bool     // one worker is at it
 	inFlight       int      // batches that workers have
 	short          bool     // the quota was used up when it was last asked
-	overQuota      bool     // rows were left aside that no quota allows
 	cut            int      // batches of this sweep
 	large          bool     // after many of them there was more to cut, and nobody to make way for
 	failure        error    // why the sweep stops
@@ -120,7 +115,6 @@ type backlog struct {
 	refused        refusedError  // what this sweep leaves for that
 	refusals       int           // in turn
 	throttled      time.Duration // that workers waited for others, all together
-	findings       []Finding
 }
 
 // Begin begins a sweep of windows, in their order.
@@ -129,7 +123,7 @@ func (b *backlog) Begin(windows []Window) {
 	for _, w := range windows {
 		b.todo = append(b.todo, part{window: w})
 	}
-	b.failure, b.short, b.overQuota, b.cut, b.large = nil, false, false, 0, false
+	b.failure, b.short, b.cut, b.large = nil, false, 0, false
 	b.refused, b.refusals = refusedError{}, 0
 }
 
@@ -144,8 +138,6 @@ func (b *backlog) End() error {
 		return b.failure
 	case b.refused.rows > 0:
 		return b.refused
-	case b.overQuota:
-		return errMaxRows
 	}
 	return nil
 }
@@ -242,12 +234,7 @@ func (b *backlog) cutMore(ctx context.Context, conn Conn) {
 	b.mu.Lock()
 	b.cutting = false
 	defer b.changed.Broadcast()
-	switch {
-	case err == nil:
-	case errors.Is(err, errOverQuota):
-		b.aside, cut = append(b.aside, cut[0].again(0, first.locked)), nil
-		b.overQuota = true
-	default:
+	if err != nil {
 		cut, rest = nil, first.window
 		if b.short = errors.Is(err, errMaxRows) && !wait; !b.short { // batches in flight may give rows back
 			b.stop(err)
@@ -291,48 +278,11 @@ func (b *backlog) read(ctx context.Context, conn Conn, p part, wait bool) (cut [
 		return nil, nil, err
 	}
 	for _, c := range batches {
-		c.Most, c.Patient = int64(size), size == 1 || c.Indivisible
+		c.Most, c.Patient = int64(size), size == 1
 		cut = append(cut, &batch{Batch: c, size: size, reserved: int64(size), retried: p.size > 0, locked: p.locked})
 		reserved -= int64(size)
 	}
-	if batches[0].Indivisible {
-		b.quota.Release(reserved, 0)
-		reserved = 0
-		err = b.reserveIndivisible(ctx, conn, cut[0])
-	}
-	return cut, rest, err
-}
-
-// reserveIndivisible reserves the rest of what goes together or not at all.
-func (b *backlog) reserveIndivisible(ctx context.Context, conn Conn, c *batch) error {
-	var rows int64
-	err := retryWhileLocked(ctx, func() (err error) {
-		rows, err = conn.Count(ctx, c.Window)
-		return err
-	})
-	if err == nil && rows > int64(b.policy.BatchSize) {
-		b.find(UnboundedBatch.Found("more rows than a batch may hold share one expiration, and the role may not read what tells them apart: they go in one statement, and where MAX_ROWS is less they stay. GRANT SELECT on the table to the role to have them deleted in batches"))
-	}
-	c.reserved += b.quota.Reserve(rows-c.reserved, false)
-	c.Most = c.reserved
-	switch {
-	case err != nil:
-	case c.reserved >= rows:
-		return nil
-	case rows > b.policy.MaxRows:
-		err = errOverQuota
-	default:
-		err = errMaxRows
-	}
-	b.quota.Release(c.reserved, 0)
-	return err
-}
-
-// find keeps a finding for the turn.
-func (b *backlog) find(f Finding) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.findings = append(b.findings, f)
+	return cut, rest, nil
 }
 
 // mark leaves a checkpoint now and then.

@@ -245,48 +245,6 @@ func TestARunTooShortForOneBatchDeletesSomethingAllTheSame(t *testing.T) {
 	}
 }
 
-// coarse has rows that go together or not at all: all of a decade.
-type coarse struct{ fake }
-
-func (f *coarse) Open(context.Context, string, Table, bool) (Conn, error) { return f, nil }
-
-func (f *coarse) Count(_ context.Context, w Window) (int64, error) {
-	return int64(w.(stretch).len()), nil
-}
-
-func (f *coarse) Cut(_ context.Context, w Window, size, _ int) ([]Batch, Window, error) {
-	s := w.(stretch)
-	decade := min(s.to, s.from-s.from%10+10)
-	cut := []Batch{{Window: stretch{s.from, decade}, Indivisible: decade-s.from > size}}
-	if decade == s.to {
-		return cut, nil, nil
-	}
-	return cut, stretch{decade, s.to}, nil
-}
-
-func TestRowsThatGoTogetherGoWhereTheCapAllowsAndHoldUpNoOthers(t *testing.T) {
-	for _, c := range []struct {
-		most, batch, want int
-		finding           bool
-	}{
-		{25, 10, 20, false}, // the third ten do not fit any more
-		{100, 10, 30, false},
-		{25, 4, 20, true},
-		{100, 4, 30, true},
-		{7, 4, 0, true}, // none ever fits
-	} {
-		f := &coarse{fake{rows: 30}}
-		r := runAll(t.Context(), f, Policy{BatchSize: c.batch, MaxRows: int64(c.most)}, "a")
-		if d := r.Databases[0]; d.DeletedRows != int64(c.want) || (len(d.Findings) == 1) != c.finding || (d.StopReason == MaxRows) != (c.want < 30) {
-			t.Errorf("%+v: %+v", c, d)
-		}
-	}
-	f := &coarse{fake{rows: 33}} // the last three fit
-	if r := runAll(t.Context(), f, Policy{BatchSize: 4, MaxRows: 7}, "a"); r.DeletedRows != 3 || r.Databases[0].StopReason != MaxRows {
-		t.Errorf("%+v", r)
-	}
-}
-
 func TestBatchesGrowBackAndShrinkAtOnceAtALock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &timed{fake: fake{rows: 40_000}, perRow: time.Microsecond, locked: 10}

@@ -55,10 +55,6 @@ var (
 		Code: "missing-expiration-index", Level: LevelWarning,
 		Mend: "no index finds rows by their expiration, so a run reads the whole table: run the `CREATE INDEX` in the message",
 	})
-	UnboundedBatch = kind(Kind{
-		Code: "unbounded-batch", Level: LevelWarning,
-		Mend: "more rows than a batch holds share one expiration and go in one statement: `GRANT SELECT` on the table to the login's role, and they go in batches",
-	})
 	RowSecurity = kind(Kind{
 		Code: "row-security", Level: LevelError,
 		Mend: "row-level security hides rows from the login, or may, so nothing is deleted: run one of the statements in the message",
@@ -134,6 +130,10 @@ var (
 	Throttled = kind(Kind{
 		Code: "throttled", Level: LevelInfo,
 		Mend: "others wrote to the server, so the run made way for them: nothing to do, unless the status stays `partial`",
+	})
+	OldSnapshot = kind(Kind{
+		Code: "old-snapshot", Level: LevelWarning,
+		Mend: "PostgreSQL: an old transaction, a replication slot or a prepared transaction keeps deleted rows from being cleared away, so that each run has to pass over them: the message names the oldest with the statement that ends it",
 	})
 	NoSlot = kind(Kind{
 		Code: "no-connection-free", Level: LevelWarning,

@@ -127,7 +127,7 @@ type Conn interface {
 	Count(ctx context.Context, w Window) (int64, error)
 	// Cut cuts at most so many batches, of at most size rows each, off the front of
 	// w. rest is what follows them, nil at the end. A batch may turn out to be
-	// empty. One that is Indivisible comes alone.
+	// empty.
 	Cut(ctx context.Context, w Window, size, batches int) (cut []Batch, rest Window, err error)
 	// Delete deletes the rows of b in one statement that is committed by itself. With
 	// any error nothing was deleted, but with ErrLost, where nobody knows whether the
@@ -198,9 +198,6 @@ type Window any
 type Batch struct {
 	Window Window
 	Rows   int64 // exactly, when it was cut; 0 where that is not known
-	// Indivisible marks rows that can't be told apart with the rights at hand, so
-	// that they go together or not at all, however many they are.
-	Indivisible bool
 	// Most is how many rows the statement may delete. Where it finds more, as rows
 	// arrived after the cut, it deletes none and the error is ErrOverfull. 0 is no
 	// limit.

@@ -23,6 +23,9 @@ const (
 	// openTimeout is how long a database that can be reached takes to open at most.
 	// It has that time even where its share is less.
 	openTimeout = 2 * time.Second
+	// spareSlots is how many connections of the server a run leaves to others where it
+	// takes more than one for a database.
+	spareSlots = 2
 	// slowLook is from when on a look is worth a word although an index serves it.
 	slowLook = time.Second
 )
@@ -272,9 +275,6 @@ func (t *turn) perform(work context.Context, share time.Duration, e *ending) {
 	e.shareOver = e.timeout && share > 0 && work.Err() == nil // the server gives up before the turn ends
 	t.result.DeletedRows, t.result.Batches = t.backlog.rows, t.backlog.batches
 	t.result.ThrottledMs = (t.backlog.throttled / time.Duration(1+len(t.more))).Milliseconds()
-	for _, f := range t.backlog.findings {
-		t.find(f)
-	}
 	if t.result.ThrottledMs > 0 {
 		t.find(Throttled.Found(fmt.Sprintf("%s, and this run made way for %s", ThrottleReason, time.Duration(t.result.ThrottledMs)*time.Millisecond)))
 	}
@@ -526,17 +526,36 @@ func (t *turn) tryAcquire(ctx context.Context) (conn Conn) {
 		return nil
 	}
 	err := recoverPanic(ctx, t.log, func() (err error) {
-		conn, err = t.open(ctx, false)
+		if conn, err = t.open(ctx, false); err == nil {
+			err = leavesSlots(ctx, conn)
+		}
 		return err
 	})
 	if err != nil {
 		t.run.connections.Release(1)
+		if conn != nil {
+			conn.Close()
+		}
 		if ctx.Err() == nil {
 			t.log.WarnContext(ctx, "no further connection", "error", err.Error())
 		}
 		return nil
 	}
 	return conn
+}
+
+// leavesSlots returns ErrNoSlot where conn has one of the server's last connections,
+// which are the API's.
+func leavesSlots(ctx context.Context, conn Conn) error {
+	counter, ok := conn.(SlotCounter)
+	if !ok {
+		return nil
+	}
+	free, err := counter.FreeSlots(ctx)
+	if err == nil && free < spareSlots {
+		err = ErrNoSlot
+	}
+	return err
 }
 
 // close ends all connections at once: each may take a moment.

@@ -150,8 +150,6 @@ func (s stage) server() Server {
 	}
 }
 
-func (s stage) SplitsEqual() bool { return true }
-
 // Tick is what lies between a full second and the next datetime.
 func (s stage) Tick() time.Duration { return 3 * time.Millisecond }
 

@@ -19,9 +19,6 @@ type Server interface {
 	// Create makes a fresh database with Ed-Fi's token table, empty, and drops
 	// it when the test ends.
 	Create(t testing.TB) Database
-	// SplitsEqual tells whether the login's rights allow to tell rows apart that
-	// share one expiration.
-	SplitsEqual() bool
 	// Tick is the step of the expiration column: the least time between two
 	// expirations that differ.
 	Tick() time.Duration

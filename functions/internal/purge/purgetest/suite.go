@@ -133,11 +133,8 @@ func testEqual(t *testing.T, s Server) {
 		r := do(t.Context(), t, s.Engine(), db.Name(), policy())
 		expect(t, r, purge.Complete, purge.Drained, n)
 		expectLeft(t, db, now.Add(time.Hour))
-		if most := slices.Max(append(statements(), 0)); s.SplitsEqual() && most > batch {
+		if most := slices.Max(append(statements(), 0)); most > batch {
 			t.Errorf("index %t: a statement deleted %d rows, BATCH_SIZE is %d", index, most, batch)
-		}
-		if got := finding(r, "unbounded-batch"); got == s.SplitsEqual() {
-			t.Errorf("index %t: finding unbounded-batch %t, rights to split %t", index, got, s.SplitsEqual())
 		}
 	}
 }
@@ -153,7 +150,7 @@ func testTies(t *testing.T, s Server) {
 	statements := db.Record(t)
 	expect(t, do(t.Context(), t, s.Engine(), db.Name(), policy()), purge.Complete, purge.Drained, n)
 	expectLeft(t, db)
-	if most := slices.Max(append(statements(), 0)); s.SplitsEqual() && most > batch {
+	if most := slices.Max(append(statements(), 0)); most > batch {
 		t.Errorf("a statement deleted %d rows, BATCH_SIZE is %d", most, batch)
 	}
 }
@@ -354,11 +351,7 @@ func testCap(t *testing.T, s Server) {
 	db.Insert(t, spread(2*batch, db.Now(t).Add(-time.Hour), 0)...)
 	p := policy()
 	p.MaxRows = batch / 2
-	want := batch / 2
-	if !s.SplitsEqual() {
-		want = 0
-	}
-	expect(t, do(t.Context(), t, s.Engine(), db.Name(), p), purge.Partial, purge.MaxRows, want)
+	expect(t, do(t.Context(), t, s.Engine(), db.Name(), p), purge.Partial, purge.MaxRows, batch/2)
 }
 
 func testConcurrency(t *testing.T, s Server) {
