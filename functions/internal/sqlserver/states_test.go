@@ -672,3 +672,15 @@ func TestStrictEncryptionIsNamedWhereItIsTheFault(t *testing.T) {
 		}
 	}
 }
+
+func TestLimitsAreSetOnceForLooksAndDeletes(t *testing.T) {
+	t.Parallel()
+	table := newScript(70, 10, quietly)
+	s := newStandIn(t, &standIn{answer: table.answer})
+	there := s.server()
+	there.Longest, there.LockTimeout = 400*time.Millisecond, 2*time.Second
+	r := run(t, there, "EdFi_Admin")
+	if sent := s.statements(); r.Status != purge.Complete || r.DeletedRows != 70 || count(sent, "limits") != 1 {
+		t.Errorf("%+v, sent %v", r, sent)
+	}
+}
