@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"github.com/aws/aws-lambda-go/lambdacontext"
 
 	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/secret"
 	"edfi-token-purge/functions/internal/testing/fakeaws"
 	"edfi-token-purge/functions/internal/testing/relay"
 )
@@ -200,5 +202,55 @@ func TestARefusedLoginHasTheRunStartOverWhereTheOtherVersionSays(t *testing.T) {
 			t.Errorf("%d connections to the server that the secret names first:\n%s", through, lines)
 		}
 		a.expect(t, 0, 3)
+	}
+}
+
+// catalogued is a server that only lists its databases.
+type catalogued struct {
+	purge.Engine
+	names []string
+}
+
+func (c catalogued) Databases(context.Context, string) (all []purge.Database, err error) {
+	for _, name := range c.names {
+		all = append(all, purge.Database{Name: name})
+	}
+	return all, nil
+}
+
+func TestNamesThatDifferInCaseAreTwoWhereTheServerHasBoth(t *testing.T) {
+	selection, err := purge.ParseSelection("EdFi*,!EdFi_TEMPLATE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ engine, names, want string }{
+		{"sqlserver", "edfi_a EdFi_B EdFi_Template", "edfi_a EdFi_B"},
+		{"sqlserver", "EdFi_A EdFi_a EdFi_Template EdFi_TEMPLATE", "EdFi_A EdFi_a EdFi_Template"},
+		{"postgres", "edfi_a EdFi_B", "EdFi_B"},
+	} {
+		e, _ := engineNamed(c.engine)
+		databases, err := resolve(t.Context(), catalogued{names: strings.Fields(c.names)}, selection, e, secret.Login{})
+		var got []string
+		for _, d := range databases {
+			got = append(got, d.Name)
+		}
+		if err != nil || strings.Join(got, " ") != c.want {
+			t.Errorf("%+v: %q, %v", c, got, err)
+		}
+	}
+}
+
+func TestStrictEncryptionIsForSQLServerAlone(t *testing.T) {
+	for engine, want := range map[string]string{"postgres": "set DB_TLS=verify-full", "sqlserver-web": ""} {
+		c, faults := readConfig(func(name string) string {
+			return map[string]string{"DATABASE_URL": "postgres://u:p@db.example/EdFi_Admin", "DB_ENGINE": engine, "DB_TLS": "strict"}[name]
+		})
+		if faults != nil || !c.strict || c.plaintext {
+			t.Fatalf("%+v, %v", c, faults)
+		}
+		_, err := (&handler{config: c}).fetch(t.Context(), secret.Current)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", engine, err)
+		}
 	}
 }

@@ -1,6 +1,8 @@
 package sqlserver
 
 import (
+	"crypto/md5" //nolint:gosec // as Babelfish does
+	"fmt"
 	"strings"
 	"time"
 
@@ -36,6 +38,20 @@ func (f facts) endOf(from time.Time) time.Time {
 		return next(from)
 	}
 	return next(next(from))
+}
+
+// babelfishNameBytes is the most that a name of Babelfish has.
+const babelfishNameBytes = 63
+
+// opens tells whether the database that is open is the one of this name. Whatever the
+// letter case, a server that tells two apart would not have opened the other. Babelfish
+// gives a long name a digest for its end.
+func (f facts) opens(name string) bool {
+	if lower := strings.ToLower(name); !f.exact && len(lower) > babelfishNameBytes {
+		digest := fmt.Sprintf("%x", md5.Sum([]byte(lower))) //nolint:gosec // the name is no secret
+		name = lower[:babelfishNameBytes-len(digest)] + digest
+	}
+	return strings.EqualFold(f.database, name)
 }
 
 // anyError is Babelfish's number for all errors of PostgreSQL that it has no other

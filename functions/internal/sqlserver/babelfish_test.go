@@ -1,6 +1,7 @@
 package sqlserver
 
 import (
+	"strings"
 	"testing"
 	"time"
 )
@@ -24,6 +25,26 @@ func TestAWindowHoldsTheExpirationsThatItsEndsWereReadFrom(t *testing.T) {
 		tick := datetime(kept)
 		if exact := (facts{exact: true}); !exact.startOf(tick).Equal(tick) || !exact.endOf(tick).Equal(next(tick)) {
 			t.Errorf("SQL Server: %s to %s holds more than %s", exact.startOf(tick), exact.endOf(tick), tick)
+		}
+	}
+}
+
+func TestALongNameOfBabelfishIsItsOwn(t *testing.T) {
+	long := "EdFi_Admin_" + strings.Repeat("x", 100)
+	const kept = "edfi_admin_xxxxxxxxxxxxxxxxxxxx21102205316ed6caaa039c26d229fc76"
+	for _, c := range []struct {
+		database, name string
+		exact, want    bool
+	}{
+		{kept, long, false, true},
+		{kept, long, true, false},
+		{kept, long + "x", false, false},
+		{kept, kept, false, true},
+		{"EdFi_Admin", "edfi_admin", true, true},
+		{"EdFi_Admin", "EdFi_Admin ", true, false},
+	} {
+		if got := (facts{database: c.database, exact: c.exact}).opens(c.name); got != c.want {
+			t.Errorf("%+v: %t", c, got)
 		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	mssql "github.com/microsoft/go-mssqldb"
@@ -86,7 +85,7 @@ func (c *conn) examineMissing(ctx context.Context) error {
 // fault returns why the table can't be purged, or nil.
 func (f facts) fault(database string, writes bool) error {
 	switch {
-	case !strings.EqualFold(f.database, database): // a trailing blank, another width
+	case !f.opens(database): // a trailing blank, another width
 		return purge.NotPurgeable{Kind: purge.OtherDatabase, Message: fmt.Sprintf("the server opened database %q for the name %q: give its name as the server has it", f.database, database)}
 	case f.typeName == "":
 		return purge.NotPurgeable{Kind: purge.WrongTable, Message: fmt.Sprintf("%s has no column %s: is it Ed-Fi's table?", f.table, f.table.Expiration)}

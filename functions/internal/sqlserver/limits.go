@@ -15,6 +15,9 @@ const (
 	serverFirst = 250 * time.Millisecond
 	// minStatement is the time below which no statement is begun.
 	minStatement = 8 * time.Millisecond
+	// shortWait is from when on a wait for a lock is long enough for any statement: a
+	// look that comes between two deletes, which may wait for less, does with theirs.
+	shortWait = 100 * time.Millisecond
 )
 
 // limits is how long the server lets a statement wait.
@@ -22,7 +25,7 @@ type limits struct{ lock time.Duration }
 
 // valid tells whether the limits do for a statement that needs those of need.
 func (l *limits) valid(need limits) bool {
-	return l != nil && l.lock <= need.lock && l.lock > need.lock/2
+	return l != nil && l.lock <= need.lock && l.lock >= min(shortWait, need.lock/2)
 }
 
 // linger returns how long what was canceled may take to end.

@@ -672,3 +672,63 @@ func TestStrictEncryptionIsNamedWhereItIsTheFault(t *testing.T) {
 		}
 	}
 }
+
+func TestLimitsAreSetOnceForLooksAndDeletes(t *testing.T) {
+	t.Parallel()
+	table := newScript(70, 10, quietly)
+	s := newStandIn(t, &standIn{answer: table.answer})
+	there := s.server()
+	there.Longest, there.LockTimeout = 400*time.Millisecond, 2*time.Second
+	r := run(t, there, "EdFi_Admin")
+	if sent := s.statements(); r.Status != purge.Complete || r.DeletedRows != 70 || count(sent, "limits") != 1 {
+		t.Errorf("%+v, sent %v", r, sent)
+	}
+}
+
+func TestAPolicyThatComesUnderARunFails(t *testing.T) {
+	t.Parallel()
+	table := newScript(7, 1, quietly)
+	var looks, opened atomic.Int32
+	s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+		switch {
+		case kind == "oldest" && looks.Add(1) == 2: // the one that would prove that nothing is left
+			return failure(changed, 16, "the table has a policy")
+		case kind == "facts" && opened.Add(1) == 2:
+			return examined(func(f *facts) { f.filtered = true })
+		}
+		return table.answer(kind)
+	}})
+	r := run(t, s.server(), "EdFi_Admin")
+	if r.Status != purge.Failed || r.DeletedRows != 7 || len(r.Findings) == 0 || r.Findings[0].Code != "row-security" {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestWhoHoldsTheLocksIsToldToWhomMaySeeIt(t *testing.T) {
+	t.Parallel()
+	for may, want := range map[int]bool{1: true, 0: false} {
+		table := newScript(7, 1, quietly)
+		var looks atomic.Int32
+		s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+			switch kind {
+			case "oldest":
+				if looks.Add(1) == 1 {
+					time.Sleep(1100 * time.Millisecond)
+				}
+			case "may see holders":
+				return row(may)
+			case "holders":
+				return row("session 57 of reports on db1")
+			}
+			return table.answer(kind)
+		}})
+		r := run(t, s.server(), "EdFi_Admin")
+		told := false
+		for _, f := range r.Findings {
+			told = told || f.Code == "lock-holder" && contains(f.Message, "session 57 of reports")
+		}
+		if r.Status != purge.Complete || told != want {
+			t.Errorf("may %d: %+v", may, r)
+		}
+	}
+}
