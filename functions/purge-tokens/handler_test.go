@@ -245,12 +245,11 @@ func TestStrictEncryptionIsForSQLServerAlone(t *testing.T) {
 		c, faults := readConfig(func(name string) string {
 			return map[string]string{"DATABASE_URL": "postgres://u:p@db.example/EdFi_Admin", "DB_ENGINE": engine, "DB_TLS": "strict"}[name]
 		})
-		if faults != nil || !c.strict || c.plaintext {
-			t.Fatalf("%+v, %v", c, faults)
+		if !c.strict || c.plaintext {
+			t.Errorf("%+v", c)
 		}
-		_, err := (&handler{config: c}).fetch(t.Context(), secret.Current)
-		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v", engine, err)
+		if told := strings.Join(faults, "; "); (told == "") != (want == "") || !strings.Contains(told, want) {
+			t.Errorf("%s: %s", engine, told)
 		}
 	}
 }
