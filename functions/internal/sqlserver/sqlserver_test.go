@@ -42,7 +42,9 @@ func TestMain(m *testing.M) {
 }
 
 func TestConformance(t *testing.T) {
-	purgetest.Run(t, newStage(t, "edfi_token_purge"))
+	s := newStage(t, "edfi_token_purge")
+	s.create(t) // and with it the login, for the case that needs no database
+	purgetest.Run(t, s)
 }
 
 func TestTheRoleIsEnoughAndCanBeRunAgain(t *testing.T) {
