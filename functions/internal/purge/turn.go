@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -224,7 +225,7 @@ func (t *turn) apply(work context.Context, v verdict) (again bool) {
 // excludable adds to what a matched database fails for how to leave it out.
 func (t *turn) excludable(unfit NotPurgeable) NotPurgeable {
 	if t.database.Matched && !unfit.Server {
-		unfit.Message += fmt.Sprintf("; or exclude the database: add !%s to DATABASES", t.database.Name)
+		unfit.Message = strings.TrimSuffix(unfit.Message, ";") + fmt.Sprintf("; or exclude the database: add !%s to DATABASES", t.database.Name)
 	}
 	return unfit
 }
