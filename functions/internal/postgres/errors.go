@@ -45,9 +45,17 @@ func (c *conn) explain(doing string, err error) error {
 		return fmt.Errorf("%s: %w: it took the connection and then said nothing: it may start, wake or fail over; if it stays so, check that host and port are PostgreSQL's", doing, purge.ErrNotYet)
 	case isTimeout(err):
 		return fmt.Errorf("%s: %w", doing, purge.NoAnswer(isReached(err)))
+	case c.pg != nil && !c.pg.IsClosed() && !isOfTheWire(err): // the driver's own, which another connection does not mend
+		return fmt.Errorf("%s: %s", doing, redact.Login(err.Error(), c.server.User, c.server.Password))
 	default:
 		return fmt.Errorf("%s: %w: %s", doing, purge.ErrLost, redact.Login(err.Error(), c.server.User, c.server.Password))
 	}
+}
+
+// isOfTheWire tells whether an error is one of the connection.
+func isOfTheWire(err error) bool {
+	var network net.Error
+	return errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, errNoAnswer)
 }
 
 // mostCanceled is how many statements in turn somebody may cancel that are tried again.

@@ -4,11 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/testing/edfi"
@@ -428,5 +434,49 @@ func TestAnOldSnapshotIsToldWithItsHolder(t *testing.T) {
 	want := fmt.Sprintf("SELECT pg_terminate_backend(%d);", holder.PgConn().PID())
 	if err != nil || len(found) != 1 || found[0].Code != purge.OldSnapshot.Code || !strings.Contains(found[0].Message, want) {
 		t.Errorf("%+v, %v, want %s", found, err, want)
+	}
+}
+
+// An error that no other connection mends is told once: neither is it tried again, nor
+// does it count as a row that resists.
+func TestWhatIsNoLostConnectionIsAnErrorOnce(t *testing.T) {
+	s := newStage(t, "once", "")
+	db := filled(t, s)
+	opened, err := s.server().Open(t.Context(), db.name, purge.ClientAccessTokens, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer opened.Close()
+	c := opened.(*conn)
+	for _, err := range []error{
+		&pgconn.PgError{Code: pgerrcode.DiskFull}, &pgconn.PgError{Code: pgerrcode.OutOfMemory}, &pgconn.PgError{Code: pgerrcode.ConfigurationLimitExceeded},
+		&pgconn.PgError{Code: pgerrcode.DiskFull, Where: "PL/pgSQL function f() line 1 at SQL statement"}, errors.New("cannot encode int into binary format"),
+	} {
+		got := c.explain("delete", err)
+		for _, other := range []error{purge.ErrLost, purge.ErrRefused, purge.ErrLocked, purge.ErrChanged} {
+			if errors.Is(got, other) {
+				t.Errorf("%v: %v", err, got)
+			}
+		}
+	}
+	for _, err := range []error{
+		io.EOF, fmt.Errorf("receive: %w", io.ErrUnexpectedEOF), net.ErrClosed, &net.OpError{Op: "read", Err: syscall.ECONNRESET}, errNoAnswer,
+		&pgconn.PgError{Code: pgerrcode.AdminShutdown}, &pgconn.PgError{Code: pgerrcode.CrashShutdown},
+		&pgconn.PgError{Code: pgerrcode.ConnectionFailure}, &pgconn.PgError{Code: "25P04", Severity: "FATAL"},
+	} {
+		if got := c.explain("delete", err); !errors.Is(got, purge.ErrLost) {
+			t.Errorf("%v: %v", err, got)
+		}
+	}
+}
+
+func TestBothUsersOfARotationHaveTheRights(t *testing.T) {
+	s, clone := newStage(t, "rotated", ""), newStage(t, "rotated_clone", "")
+	db := s.create(t)
+	for _, s := range []stage{s, clone} {
+		db.Insert(t, db.Now(t).Add(-time.Hour))
+		if r := run(t, s.server(), db.name); r.Status != purge.Complete || r.DeletedRows != 1 {
+			t.Errorf("%s: %+v", s.role, r)
+		}
 	}
 }
