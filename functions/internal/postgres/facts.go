@@ -37,6 +37,7 @@ type facts struct {
 	dead      int64    // deleted rows that were not cleared away yet, about
 	nameless  bool     // deletes are published without a replica identity
 	triggers  bool     // run for each delete
+	local     bool     // expirations are local time, as Ed-Fi had them in its versions 2
 	backend   uint32   // the server's process that ran the statement
 	readOnly  bool     // default_transaction_read_only is on, or the server is a standby
 	unlinked  bool     // neither triggers nor foreign keys act for this login
@@ -63,7 +64,7 @@ func (c *conn) examine(ctx context.Context, session uint32, lock bool) error {
 	if err == nil {
 		err = results.QueryRow().Scan(&f.now, &f.database, &f.version, &f.standby, &f.oid, &f.kind, &f.plain, &f.typeName,
 			&f.usage, &f.selectExp, &f.selectAll, &f.deletable, &f.hidden, &f.indexed,
-			&f.signature, &f.leaves, &f.counted, &f.dead, &f.nameless, &f.triggers, &f.backend, &f.readOnly, &f.unlinked)
+			&f.signature, &f.leaves, &f.counted, &f.dead, &f.nameless, &f.triggers, &f.local, &f.backend, &f.readOnly, &f.unlinked)
 	}
 	if err == nil && lock {
 		err = results.QueryRow().Scan(&c.locked)
@@ -84,6 +85,8 @@ func (f facts) fault(database string, writes bool) error {
 		return purge.NotPurgeable{Kind: purge.NoTable, Message: fmt.Sprintf("table %s does not exist in database %s: is it an Ed-Fi admin database?", f.table, database)}
 	case f.kind != 'r' && f.kind != 'p':
 		return purge.NotPurgeable{Kind: purge.WrongTable, Message: fmt.Sprintf("%s in database %s is %s and no table; have the database purged that has the table itself", f.table, database, kinds[f.kind])}
+	case f.local:
+		return purge.NotPurgeable{Kind: purge.WrongTable, Message: purge.LocalTime(f.table)}
 	case f.typeName == "":
 		return purge.NotPurgeable{Kind: purge.WrongTable, Message: fmt.Sprintf("%s has no column %s: is it Ed-Fi's table?", f.table, f.table.Expiration)}
 	case f.typeName != expirationType:

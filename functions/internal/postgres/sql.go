@@ -194,6 +194,7 @@ SELECT clock_timestamp() AT TIME ZONE 'UTC',
        coalesce(pg_stat_get_dead_tuples(c.oid), 0),
        coalesce(` + sqlUnidentified + `, false),
        EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 8 <> 0),
+       EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid AND proname = 'accesstokenisvalid'),
        pg_backend_pid(),
        current_setting('transaction_read_only') = 'on',
        current_setting('session_replication_role') = 'replica'

@@ -480,3 +480,14 @@ func TestBothUsersOfARotationHaveTheRights(t *testing.T) {
 		}
 	}
 }
+
+func TestADatabaseOfEdFi2IsRefused(t *testing.T) {
+	s := newStage(t, "old", "")
+	db := filled(t, s)
+	must(t, db.conn, "CREATE FUNCTION dbo.accesstokenisvalid(uuid) RETURNS boolean LANGUAGE sql AS 'SELECT true'")
+	for _, action := range []purge.Action{purge.Purge, purge.DryRun, purge.Check} {
+		if r := act(t, s.server(), db.name, action); r.Status != purge.Failed || !strings.Contains(r.Error, "Ed-Fi ODS/API 2.x") {
+			t.Errorf("%s: %+v", action, r)
+		}
+	}
+}

@@ -147,6 +147,11 @@ func skew(database time.Time) (text string, ok bool) {
 	return text, true
 }
 
+// LocalTime says why the table of an old Ed-Fi version is not purged.
+func LocalTime(t Table) string {
+	return fmt.Sprintf("%s.AccessTokenIsValid is there, so this is a database of Ed-Fi ODS/API 2.x, which writes expirations in local time: live tokens would go. The oldest version that can be purged is 3.0", t.Schema)
+}
+
 // Encryption tells how a connection is secured; nil is not at all.
 func Encryption(state *tls.ConnectionState) Finding {
 	if state == nil {

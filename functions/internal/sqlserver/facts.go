@@ -23,6 +23,9 @@ const (
 	setReadOnly = "SET READ_ONLY"
 )
 
+// localTime is what a table says of itself whose expirations are in local time.
+const localTime = "local"
+
 // facts is what sqlFacts returns. sqlGuard says which of them are looked at again with
 // each batch.
 type facts struct {
@@ -93,6 +96,8 @@ func (f facts) fault(database string, writes bool) error {
 		return purge.NotPurgeable{Kind: purge.WrongTable, Message: fmt.Sprintf("%s.%s is of type %s; Ed-Fi's is %s, and another type has another notion of expired", f.table, f.table.Expiration, f.typeName, expirationType)}
 	case f.keyType == "":
 		return purge.NotPurgeable{Kind: purge.WrongTable, Message: fmt.Sprintf("%s has no column %s: is it Ed-Fi's table?", f.table, f.table.Key)}
+	case f.kind == localTime:
+		return purge.NotPurgeable{Kind: purge.WrongTable, Message: purge.LocalTime(f.table)}
 	case f.kind != "":
 		return purge.NotPurgeable{Kind: purge.WrongTable, Message: fmt.Sprintf("%s is %s, which Ed-Fi's is not, and rows of such a table can't be purged", f.table, f.kind)}
 	case writes && f.updates == readOnly:

@@ -79,7 +79,8 @@ SELECT GETUTCDATE(),
        CAST(@filtered AS int),
        coalesce((SELECT SUM(p.rows) FROM sys.partitions AS p
                  WHERE p.object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND p.index_id IN (0, 1)), 0),
-       coalesce((SELECT CASE WHEN t.is_memory_optimized = 1 THEN 'memory-optimized'
+       coalesce((SELECT CASE WHEN OBJECT_ID('dbo.AccessTokenIsValid') IS NOT NULL THEN 'local'
+                             WHEN t.is_memory_optimized = 1 THEN 'memory-optimized'
                              WHEN t.temporal_type = 1 THEN 'the history of a temporal table' ELSE '' END
                  FROM sys.tables AS t WHERE t.object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U')), 'a view')`
 

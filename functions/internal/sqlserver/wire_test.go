@@ -179,6 +179,7 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 		"no right":   {"facts", examined(func(f *facts) { f.selectable, f.deletable = false, false }), purge.NoSelectRight, []string{"GRANT SELECT, DELETE ON dbo.ClientAccessTokens TO", "infra/sqlserver/role.sql"}},
 		"no delete":  {"facts", examined(func(f *facts) { f.deletable = false }), purge.NoDeleteRight, []string{"GRANT SELECT, DELETE ON dbo.ClientAccessTokens TO"}},
 		"other type": {"facts", examined(func(f *facts) { f.typeName = "datetimeoffset" }), purge.WrongTable, []string{"datetimeoffset"}},
+		"Ed-Fi 2":    {"facts", examined(func(f *facts) { f.kind = localTime }), purge.WrongTable, []string{"Ed-Fi ODS/API 2.x"}},
 		"no column":  {"facts", examined(func(f *facts) { f.typeName = "" }), purge.WrongTable, []string{"no column Expiration"}},
 		"trigger":    {"delete", failure(50000, 16, "never delete 9f3b1c3e-3b5e-4a57-9c39-0b1f4a1e6d11"), purge.Kind{}, []string{"never delete " + redact.Mark}},
 	} {
