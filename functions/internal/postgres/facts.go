@@ -78,19 +78,10 @@ func (c *conn) examine(ctx context.Context, session uint32, lock bool) error {
 
 // fault returns why the table can't be purged, or nil.
 func (f facts) fault(database string, writes bool) error {
+	if err := f.strange(database); err != nil {
+		return err
+	}
 	switch {
-	case f.database != database: // the server cuts a name to 63 bytes, and a pooler may lead anywhere
-		return purge.NotPurgeable{Kind: purge.OtherDatabase, Message: fmt.Sprintf("the connection opened database %q instead of %q", f.database, database), Server: true}
-	case f.oid == 0:
-		return purge.NotPurgeable{Kind: purge.NoTable, Message: fmt.Sprintf("table %s does not exist in database %s: is it an Ed-Fi admin database?", f.table, database)}
-	case f.kind != 'r' && f.kind != 'p':
-		return purge.NotPurgeable{Kind: purge.WrongTable, Message: fmt.Sprintf("%s in database %s is %s and no table; have the database purged that has the table itself", f.table, database, kinds[f.kind])}
-	case f.local:
-		return purge.NotPurgeable{Kind: purge.WrongTable, Message: purge.LocalTime(f.table)}
-	case f.typeName == "":
-		return purge.NotPurgeable{Kind: purge.WrongTable, Message: fmt.Sprintf("%s has no column %s: is it Ed-Fi's table?", f.table, f.table.Expiration)}
-	case f.typeName != expirationType:
-		return purge.NotPurgeable{Kind: purge.WrongTable, Message: fmt.Sprintf("%s.%s is of type %s; Ed-Fi's is %s, and another type has another notion of expired", f.table, f.table.Expiration, f.typeName, expirationType)}
 	case writes && f.standby:
 		return purge.NotPurgeable{Kind: purge.ReaderEndpoint, Message: "the server is a read-only standby: use the writer's endpoint, not a reader's", Server: true}
 	case writes && f.readOnly:
@@ -101,6 +92,28 @@ func (f facts) fault(database string, writes bool) error {
 		return purge.NotPurgeable{Kind: purge.RowSecurity, Message: fmt.Sprintf("row-level security hides rows from the login, or may, so that expired ones would stay: for the role of the login ALTER ROLE edfi_token_purge BYPASSRLS; or CREATE POLICY token_purge ON %s TO edfi_token_purge USING (true);", f.table)}
 	case writes:
 		return f.mayDelete()
+	}
+	return nil
+}
+
+// strange returns why what was found is not Ed-Fi's table, or nil.
+func (f facts) strange(database string) error {
+	wrong := func(format string, args ...any) error {
+		return purge.NotPurgeable{Kind: purge.WrongTable, Message: fmt.Sprintf(format, args...)}
+	}
+	switch {
+	case f.database != database: // the server cuts a name to 63 bytes, and a pooler may lead anywhere
+		return purge.NotPurgeable{Kind: purge.OtherDatabase, Message: fmt.Sprintf("the connection opened database %q instead of %q", f.database, database), Server: true}
+	case f.oid == 0:
+		return purge.NotPurgeable{Kind: purge.NoTable, Message: fmt.Sprintf("table %s does not exist in database %s: is it an Ed-Fi admin database?", f.table, database)}
+	case f.kind != 'r' && f.kind != 'p':
+		return wrong("%s in database %s is %s and no table; have the database purged that has the table itself", f.table, database, kinds[f.kind])
+	case f.local:
+		return wrong("%s", purge.LocalTime(f.table))
+	case f.typeName == "":
+		return wrong("%s has no column %s: is it Ed-Fi's table?", f.table, f.table.Expiration)
+	case f.typeName != expirationType:
+		return wrong("%s.%s is of type %s; Ed-Fi's is %s, and another type has another notion of expired", f.table, f.table.Expiration, f.typeName, expirationType)
 	}
 	return nil
 }
