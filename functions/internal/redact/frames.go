@@ -206,7 +206,7 @@ type named struct {
 // value returns where the value of the name stands, behind whose quotes and blanks
 // these places are; start and end are the same where it has none.
 func (n named) value(quotes, blanks int) (start, end int) {
-	if continues(n.s[n.from+len(n.name):]) || n.isOrdinary() {
+	if continues(n.s[n.from+len(n.name):]) || n.isOrdinary() || n.inUserInfo() {
 		return 0, 0
 	}
 	for _, sign := range []string{":=", "=>", "="} {
@@ -231,6 +231,21 @@ func (n named) value(quotes, blanks int) (start, end int) {
 
 func (n named) skipBlanks(at int) int {
 	return len(n.s) - len(strings.TrimLeft(n.s[at:], " \t"))
+}
+
+// inUserInfo tells whether the name is a part of the user info before a host, which is
+// taken out as a whole.
+func (n named) inUserInfo() bool {
+	start := 1 + strings.LastIndexAny(n.s[:n.from], " \t\r\n")
+	word := n.s[start:]
+	word = word[:until(word, " \t\r\n")]
+	from := n.from - start
+	if scheme := aScheme.FindStringIndex(word); scheme != nil && scheme[1] <= from {
+		return !strings.ContainsAny(word[scheme[1]:from], "/?#") &&
+			from < scheme[1]+userInfo(word[scheme[1]:], isDatabase.MatchString(word[scheme[0]:]))
+	}
+	at := lastStart(anyHost, word)
+	return from < at && bareUser(word[:at]) < from
 }
 
 var (
