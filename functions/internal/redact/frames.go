@@ -206,7 +206,7 @@ type named struct {
 // value returns where the value of the name stands, behind whose quotes and blanks
 // these places are; start and end are the same where it has none.
 func (n named) value(quotes, blanks int) (start, end int) {
-	if continues(n.s[n.from+len(n.name):]) || n.isOrdinary() || n.inUserInfo() {
+	if continues(n.s[n.from+len(n.name):]) || !n.isSecret() {
 		return 0, 0
 	}
 	for _, sign := range []string{":=", "=>", "="} {
@@ -228,6 +228,9 @@ func (n named) value(quotes, blanks int) (start, end int) {
 	}
 	return 0, 0
 }
+
+// isSecret tells whether what the name has is a secret of its own.
+func (n named) isSecret() bool { return !n.isOrdinary() && !n.inUserInfo() }
 
 func (n named) skipBlanks(at int) int {
 	return len(n.s) - len(strings.TrimLeft(n.s[at:], " \t"))
