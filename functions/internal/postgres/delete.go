@@ -113,6 +113,9 @@ func (c *conn) Rehearse(ctx context.Context, b purge.Batch) (gone purge.Deleted,
 		if _, err := tx.Exec(ctx, sql, w.args(c.facts.signature)...); err != nil {
 			return err
 		}
+		if err := c.runDeferred(ctx, tx); err != nil {
+			return err
+		}
 		var micros int64
 		if err := tx.QueryRow(ctx, sqlProve, c.facts.leaves, int64(math.MaxInt64)).Scan(&gone.Rows, &micros, &gone.Writes); err != nil {
 			return err
@@ -152,6 +155,9 @@ func (c *conn) deleteScanned(ctx context.Context, b purge.Batch) (gone purge.Del
 		_, err = tx.Exec(ctx, fmt.Sprintf(sqlDeleteScan, literal(w.from), literal(w.to), most, limit.Milliseconds()))
 	}
 	if err == nil {
+		err = c.runDeferred(ctx, tx)
+	}
+	if err == nil {
 		err = tx.QueryRow(ctx, sqlProve, pgx.QueryResultFormats{pgx.TextFormatCode}, c.facts.leaves, most).Scan(&values[0], &values[1], &values[2])
 	}
 	if err != nil {
@@ -162,6 +168,15 @@ func (c *conn) deleteScanned(ctx context.Context, b purge.Batch) (gone purge.Del
 		gone = proved
 	}
 	return gone, err
+}
+
+// runDeferred has triggers run that wait for the commit of tx, where there may be any.
+func (c *conn) runDeferred(ctx context.Context, tx pgx.Tx) error {
+	if !c.facts.triggers {
+		return nil
+	}
+	_, err := tx.Exec(ctx, sqlRunDeferred)
+	return err
 }
 
 // literal returns t as a string of SQL has it.
@@ -199,6 +214,9 @@ func (p *pipeline) send(b purge.Batch) {
 	}
 	facts := p.conn.facts
 	p.queue(p.delete, b.Window.(window).args(facts.signature))
+	if facts.triggers && p.failure == nil {
+		p.SendQueryParams(sqlRunDeferred, nil, nil, nil, nil)
+	}
 	p.queue(p.prove, []any{facts.leaves, most})
 	if p.failure == nil {
 		p.failure = p.Sync()

@@ -491,3 +491,39 @@ func TestADatabaseOfEdFi2IsRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestALiveRowUnderAScanStays(t *testing.T) {
+	s := newStage(t, "moving", "")
+	db := s.create(t)
+	db.Insert(t, db.Now(t).Add(-time.Hour))
+	must(t, db.conn, "DROP INDEX dbo.ix_clientaccesstokens_expiration")
+	opened, err := s.server().Open(t.Context(), db.name, purge.ClientAccessTokens, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer opened.Close()
+	opened.(*conn).tooLarge = true
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cut, _, err := opened.Cut(ctx, opened.Expired(time.Time{}, db.Now(t)), 10, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := connect(t, db.name)
+	must(t, other, "BEGIN; UPDATE dbo.clientaccesstokens SET expiration = now() AT TIME ZONE 'UTC' + interval '1 hour'")
+	time.AfterFunc(150*time.Millisecond, func() { other.Exec(context.Background(), "COMMIT") }) //nolint:errcheck // the row tells
+	gone, err := opened.Delete(ctx, cut[0])
+	if _, live := db.counts(t); live != 1 || gone.Rows != 0 || !errors.Is(err, purge.ErrLocked) {
+		t.Errorf("%d live rows, %+v, %v", live, gone, err)
+	}
+}
+
+func TestADeferredTriggerThatPutsRowsBackIsNotCounted(t *testing.T) {
+	s := newStage(t, "deferring", "")
+	db := filled(t, s)
+	must(t, db.conn, "CREATE FUNCTION back() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN INSERT INTO dbo.clientaccesstokens VALUES (OLD.*); RETURN NULL; END'; CREATE CONSTRAINT TRIGGER back AFTER DELETE ON dbo.clientaccesstokens DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION back()")
+	r := purgeWith(t.Context(), t, s.server(), db.name, purge.Policy{BatchSize: 500}, nil)
+	if expired, live := db.counts(t); r.Status != purge.Failed || r.DeletedRows != 0 || expired != rows || live != 10 {
+		t.Errorf("%s, %d counted, %d expired and %d live left: %s", r.Status, r.DeletedRows, expired, live, r.Error)
+	}
+}
