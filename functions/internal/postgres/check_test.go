@@ -68,7 +68,7 @@ func TestWhatAFindingSaysMends(t *testing.T) {
 		db := s.create(t)
 		db.Insert(t, db.Now(t).Add(-time.Hour))
 		must(t, db.conn, c.stage)
-		found := check(t, s, db.name)
+		found := act(t, s.server(), db.name, purge.Check).Findings // some fail a check, too
 		at := slices.IndexFunc(found, func(f purge.Finding) bool { return f.Code == c.code })
 		if at < 0 {
 			t.Errorf("%s: no %s in %s", name, c.code, text(found))
