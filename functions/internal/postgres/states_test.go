@@ -511,8 +511,13 @@ func TestALiveRowUnderAScanStays(t *testing.T) {
 	}
 	other := connect(t, db.name)
 	must(t, other, "BEGIN; UPDATE dbo.clientaccesstokens SET expiration = now() AT TIME ZONE 'UTC' + interval '1 hour'")
-	time.AfterFunc(150*time.Millisecond, func() { other.Exec(context.Background(), "COMMIT") }) //nolint:errcheck // the row tells
+	var committing sync.WaitGroup
+	committing.Go(func() {
+		time.Sleep(150 * time.Millisecond)         // less than the wait for a lock
+		other.Exec(context.Background(), "COMMIT") //nolint:errcheck // the row tells
+	})
 	gone, err := opened.Delete(ctx, cut[0])
+	committing.Wait()
 	if _, live := db.counts(t); live != 1 || gone.Rows != 0 || !errors.Is(err, purge.ErrLocked) {
 		t.Errorf("%d live rows, %+v, %v", live, gone, err)
 	}
