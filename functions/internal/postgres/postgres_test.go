@@ -99,6 +99,9 @@ func (s stage) Tick() time.Duration { return time.Microsecond }
 
 var created atomic.Int64
 
+// Two at once can't create or grant one role.
+var granting sync.Mutex
+
 func (s stage) Create(t testing.TB) purgetest.Database { return s.create(t) }
 
 func (s stage) create(t testing.TB) database {
@@ -119,6 +122,8 @@ func (s stage) create(t testing.TB) database {
 	if err != nil {
 		t.Fatal(err)
 	}
+	granting.Lock()
+	defer granting.Unlock()
 	for range 2 { // it can be run again
 		must(t, db.conn, strings.ReplaceAll(string(grants), "edfi_token_purge", s.role))
 	}
