@@ -72,7 +72,7 @@ type Server struct {
 
 // Open implements [purge.Engine].
 func (s Server) Open(ctx context.Context, database string, table purge.Table, lock bool) (purge.Conn, error) {
-	c := &conn{server: s, database: database, table: table.Lower(), seen: map[string]bool{}, prepared: map[string]*pgconn.StatementDescription{}}
+	c := &conn{server: s, database: database, table: table, seen: map[string]bool{}, prepared: map[string]*pgconn.StatementDescription{}}
 	if err := c.open(ctx, lock); err != nil {
 		c.Close()
 		return nil, err
@@ -265,7 +265,7 @@ func (c *conn) leave(ctx context.Context) {
 
 // Facts implements [purge.Conn].
 func (c *conn) Facts() purge.Facts {
-	return purge.Facts{Now: c.facts.now.Time, Indexed: c.facts.indexed, Findings: c.facts.findings()}
+	return purge.Facts{Now: c.facts.now.Time, Clock: c.facts.clock.Time, Indexed: c.facts.indexed, Findings: c.facts.findings()}
 }
 
 // Writes implements [purge.WriteCounter].

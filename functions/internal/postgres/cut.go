@@ -107,7 +107,7 @@ func (c *conn) Oldest(ctx context.Context, w purge.Window, trail purge.Trail) (t
 		case look.mostlyDead:
 			plan = inSequence
 		}
-		if err := c.row(ctx, plan, &oldest, sql, args...); err != nil {
+		if err := c.row(ctx, plan, &oldest, c.facts.on(sql), args...); err != nil {
 			return time.Time{}, nil, c.explain("look for expired rows", err)
 		}
 		if oldest.Valid && (!first.Valid || before(oldest, first)) {
@@ -183,7 +183,7 @@ func (c *conn) pages(ctx context.Context) (pages uint32, err error) {
 // Count implements [purge.Conn].
 func (c *conn) Count(ctx context.Context, w purge.Window) (int64, error) {
 	var count int64
-	err := c.row(ctx, byIndex, &count, sqlCount, w.(window).everywhere().args(c.facts.signature)...)
+	err := c.row(ctx, byIndex, &count, c.facts.on(sqlCount), w.(window).everywhere().args(c.facts.signature)...)
 	return count, c.explain("count expired rows", err)
 }
 
@@ -258,11 +258,12 @@ type end struct {
 // ends returns the ends of the next batches of w, and how many rows are left behind
 // them: below 0 for more than a batch.
 func (c *conn) ends(ctx context.Context, w window, size, batches int) (ends []end, last int64, err error) {
-	if err := c.prepare(ctx, byIndex, sqlEnds, 1); err != nil {
+	sql := c.facts.on(sqlEnds)
+	if err := c.prepare(ctx, byIndex, sql, 1); err != nil {
 		return nil, 0, err
 	}
 	last = -1
-	read, _ := c.pg.Query(ctx, sqlEnds, w.args(size, batches)...) // the error comes last
+	read, _ := c.pg.Query(ctx, sql, w.args(size, batches)...) // the error comes last
 	var at pgtype.Timestamp
 	var rows *int64
 	_, err = pgx.ForEachRow(read, []any{&at, &rows}, func() error {
@@ -326,7 +327,7 @@ func (c *conn) everyPlace(ctx context.Context, w window) (window, error) {
 	}
 	var first int64
 	part := int64(pages/sampledParts + 1)
-	err = c.row(ctx, inSequence, &first, sqlSample, w.from, w.to, 100*float64(samplePages)/float64(pages), part)
+	err = c.row(ctx, inSequence, &first, c.facts.on(sqlSample), w.from, w.to, 100*float64(samplePages)/float64(pages), part)
 	if err == nil && first > 0 && first < int64(pages) {
 		w.lower, w.wrap = page(uint32(first)), uint32(first)
 	}
@@ -345,7 +346,7 @@ func (c *conn) scan() plan {
 // the rows that are met first, and there is another one as long as one is met.
 func (c *conn) cutScanned(ctx context.Context, w window) ([]purge.Batch, purge.Window, error) {
 	var met pgtype.Timestamp
-	err := c.row(ctx, c.scan(), &met, sqlAny, w.args()...)
+	err := c.row(ctx, c.scan(), &met, c.facts.on(sqlAny), w.args()...)
 	scan := w
 	scan.scanned = true
 	switch {
@@ -360,10 +361,10 @@ func (c *conn) cutScanned(ctx context.Context, w window) ([]purge.Batch, purge.W
 // physical returns sql, on a physical range, in the form that the server reads
 // best.
 func (c *conn) physical(sql string) string {
-	if c.facts.readsRanges() {
-		return sql
+	if !c.facts.readsRanges() {
+		sql = strings.Replace(sql, "ctid >=", sqlPlaces+"ctid >=", 1)
 	}
-	return strings.Replace(sql, "ctid >=", sqlPlaces+"ctid >=", 1)
+	return c.facts.on(sql)
 }
 
 // row reads the one value that sql returns into dest. Preparing pays from the second

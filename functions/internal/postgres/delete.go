@@ -58,7 +58,7 @@ func formOf(b purge.Batch) form {
 // the one ahead of it, so that the server need not wait for the link. It returns how
 // many batches it got to before its limits had to be set anew.
 func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, f form, done func(purge.Deleted, error)) int {
-	plan, sql := byIndex, sqlDelete
+	plan, sql := byIndex, c.facts.on(sqlDelete)
 	if f.physical {
 		plan, sql = byPlace, c.physical(sqlDeletePhysical)
 	}
@@ -100,7 +100,7 @@ func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, f form, d
 
 // Rehearse implements [purge.Rehearser].
 func (c *conn) Rehearse(ctx context.Context, b purge.Batch) (gone purge.Deleted, err error) {
-	plan, sql := byIndex, sqlDelete
+	plan, sql := byIndex, c.facts.on(sqlDelete)
 	w := b.Window.(window)
 	if w.physical {
 		plan, sql = byPlace, c.physical(sqlDeletePhysical)
@@ -151,8 +151,8 @@ func (c *conn) deleteScanned(ctx context.Context, b purge.Batch) (gone purge.Del
 	}
 	defer tx.Rollback(ctx) //nolint:errcheck // where it was not committed, the server does the same
 	values := make([][]byte, 3)
-	if _, err = tx.Exec(ctx, sqlBeginScan, c.facts.signature); err == nil {
-		_, err = tx.Exec(ctx, fmt.Sprintf(sqlDeleteScan, literal(w.from), literal(w.to), most, limit.Milliseconds()))
+	if _, err = tx.Exec(ctx, c.facts.on(sqlBeginScan), c.facts.signature); err == nil {
+		_, err = tx.Exec(ctx, fmt.Sprintf(c.facts.on(sqlDeleteScan), literal(w.from), literal(w.to), most, limit.Milliseconds()))
 	}
 	if err == nil {
 		err = c.runDeferred(ctx, tx)

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -10,16 +11,21 @@ import (
 	"edfi-token-purge/functions/internal/purge"
 )
 
-// expirationType is the type of Ed-Fi's column. Another type has another notion of
+// The types that a column of expirations may have. Another type has another notion of
 // expired.
-const expirationType = "timestamp without time zone"
+const (
+	withoutZone = "timestamp without time zone"
+	withZone    = "timestamp with time zone"
+)
 
 // facts is what sqlFacts returns.
 type facts struct {
-	table     purge.Table
-	now       pgtype.Timestamp
-	database  string // that the connection opened
-	version   int    // 150004 is 15.4
+	table     purge.Table      // with its names as SQL writes them
+	column    string           // of expirations, as the catalogue has it
+	now       pgtype.Timestamp // in UTC
+	clock     pgtype.Timestamp // that expirations are compared with
+	database  string           // that the connection opened
+	version   int              // 150004 is 15.4
 	standby   bool
 	oid       uint32 // 0 is no table
 	kind      rune   // as pg_class has it
@@ -27,6 +33,7 @@ type facts struct {
 	typeName  string // of the column expiration; "" is no such column
 	usage     bool
 	selectExp bool
+	places    bool // the login may tell rows apart by their place
 	selectAll bool
 	deletable bool
 	hidden    bool     // row-level security hides rows from the login, or may
@@ -44,7 +51,12 @@ type facts struct {
 }
 
 // canUseCTID tells whether the role may tell rows apart by their place.
-func (f facts) canUseCTID() bool { return f.selectAll && f.plain }
+func (f facts) canUseCTID() bool { return f.places && f.plain }
+
+// on returns sql for the table that was found.
+func (f facts) on(sql string) string {
+	return strings.NewReplacer("{table}", f.table.String(), "{expiration}", f.table.Expiration, "{column}", f.column).Replace(sql)
+}
 
 // readsRanges tells whether the server has a plan for a range of places.
 func (f facts) readsRanges() bool { return f.version >= 14_00_00 }
@@ -52,19 +64,24 @@ func (f facts) readsRanges() bool { return f.version >= 14_00_00 }
 // examine prepares the session, reads the facts and takes the lock, in one round
 // trip. It sets nothing and takes no lock in any other session than that one.
 func (c *conn) examine(ctx context.Context, session uint32, lock bool) error {
-	f := facts{table: c.table}
+	f := facts{table: c.table.Lower()}
+	names := func(exactly, folded string) []string { return []string{exactly, folded} }
 	var batch pgx.Batch
 	batch.Queue(sqlSettings, int64(session))
-	batch.Queue(sqlFacts)
+	batch.Queue(sqlFacts, f.table.Schema, names(c.table.Relation, f.table.Relation), names(c.table.Expiration, f.table.Expiration))
+	if c.table.Local {
+		batch.Queue(sqlLocalClock)
+	}
 	if lock {
 		batch.Queue(sqlLock, int64(session))
 	}
 	results := c.pg.SendBatch(ctx, &batch)
 	_, err := results.Exec()
 	if err == nil {
-		err = results.QueryRow().Scan(&f.now, &f.database, &f.version, &f.standby, &f.oid, &f.kind, &f.plain, &f.typeName,
-			&f.usage, &f.selectExp, &f.selectAll, &f.deletable, &f.hidden, &f.indexed,
-			&f.signature, &f.leaves, &f.counted, &f.dead, &f.nameless, &f.triggers, &f.local, &f.backend, &f.readOnly, &f.unlinked)
+		err = f.read(results.QueryRow())
+	}
+	if err == nil && c.table.Local {
+		err = f.readClock(results.QueryRow())
 	}
 	if err == nil && lock {
 		err = results.QueryRow().Scan(&c.locked)
@@ -74,6 +91,26 @@ func (c *conn) examine(ctx context.Context, session uint32, lock bool) error {
 	}
 	c.facts, c.served = f, err == nil
 	return c.explain("examine the database", err)
+}
+
+// read reads what sqlFacts returns.
+func (f *facts) read(row pgx.Row) error {
+	err := row.Scan(&f.now, &f.database, &f.version, &f.standby, &f.oid, &f.kind, &f.plain, &f.typeName,
+		&f.usage, &f.selectExp, &f.places, &f.selectAll, &f.deletable, &f.hidden, &f.indexed,
+		&f.signature, &f.leaves, &f.counted, &f.dead, &f.nameless, &f.triggers, &f.local,
+		&f.table.Relation, &f.table.Expiration, &f.column, &f.backend, &f.readOnly, &f.unlinked)
+	f.clock = f.now
+	return err
+}
+
+// readClock reads what sqlLocalClock returns. A column with a zone has instants.
+func (f *facts) readClock(row pgx.Row) error {
+	var local pgtype.Timestamp
+	err := row.Scan(&local)
+	if f.typeName != withZone {
+		f.clock = local
+	}
+	return err
 }
 
 // fault returns why the table can't be purged, or nil.
@@ -108,12 +145,12 @@ func (f facts) strange(database string) error {
 		return purge.NotPurgeable{Kind: purge.NoTable, Message: fmt.Sprintf("table %s does not exist in database %s: is it an Ed-Fi admin database?", f.table, database)}
 	case f.kind != 'r' && f.kind != 'p':
 		return wrong("%s in database %s is %s and no table; have the database purged that has the table itself", f.table, database, kinds[f.kind])
-	case f.local:
+	case f.local && f.table.Schema == purge.ClientAccessTokens.Schema:
 		return wrong("%s", purge.LocalTime(f.table))
 	case f.typeName == "":
 		return wrong("%s has no column %s: is it Ed-Fi's table?", f.table, f.table.Expiration)
-	case f.typeName != expirationType:
-		return wrong("%s.%s is of type %s; Ed-Fi's is %s, and another type has another notion of expired", f.table, f.table.Expiration, f.typeName, expirationType)
+	case f.typeName != withoutZone && !(f.table.Local && f.typeName == withZone):
+		return wrong("%s.%s is of type %s; Ed-Fi's is %s, and another type has another notion of expired", f.table, f.table.Expiration, f.typeName, withoutZone)
 	}
 	return nil
 }
@@ -136,7 +173,7 @@ func (f facts) mayDelete() error {
 
 // grant gives all that a purge needs. No message names the login that is used.
 func (f facts) grant() string {
-	return fmt.Sprintf("run infra/postgres/role.sql, or for the role of the login GRANT USAGE ON SCHEMA %s TO edfi_token_purge; GRANT SELECT (%s), DELETE ON %s TO edfi_token_purge;",
+	return fmt.Sprintf("run infra/postgres/role.sql, or for the role of the login GRANT USAGE ON SCHEMA %s TO edfi_token_purge; GRANT SELECT (ctid, %s), DELETE ON %s TO edfi_token_purge;",
 		f.table.Schema, f.table.Expiration, f.table)
 }
 
@@ -155,7 +192,7 @@ func (f facts) findings() (found []purge.Finding) {
 func (f facts) missingIndex() purge.Finding {
 	how := "each run reads the whole table once"
 	if !f.canUseCTID() {
-		how = "each batch reads the whole table; with GRANT SELECT on the table it would be one reading a run"
+		how = fmt.Sprintf("each batch reads the whole table; with GRANT SELECT (ctid) ON %s it would be one reading a run", f.table)
 	}
 	return purge.MissingExpirationIndex.Found(fmt.Sprintf("no index finds rows by their expiration, so %s. Create it: CREATE INDEX CONCURRENTLY ix_%s_%s ON %s (%[3]s DESC);",
 		how, f.table.Relation, f.table.Expiration, f.table))

@@ -1,7 +1,9 @@
 package postgres
 
-// Every statement that this package sends. None of them reads an Id: that is
-// the bearer token itself.
+// Every statement that this package sends. None of them reads a key: that may be
+// the bearer token itself. {table} and {expiration} stand for the names as SQL writes
+// them, {column} for the column's as the catalogue has it: see [facts.on]. In a session
+// whose zone is UTC a timestamp compares with either type of column.
 const (
 	// The session's settings. Asynchronous commit is safe here, for a delete
 	// that a crash undoes is made again by the next run. No sequential scan, no
@@ -114,8 +116,8 @@ ORDER BY datname`
            SELECT ` + sqlNet + ` FROM unnest(` + sqlLeaves + `) AS leaf)::text, true) IS NOT NULL` + sqlElse
 	sqlElse = `
        ELSE ('changed: ' || c.relname)::boolean END
-       FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'expiration'
-       WHERE c.oid = to_regclass('dbo.clientaccesstokens'))`
+       FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = '{column}'
+       WHERE c.oid = to_regclass('{table}'))`
 
 	// How many rows this session has deleted and not put back, as the server counts
 	// them for its statistics: whatever a trigger or a rule made of the statement.
@@ -167,7 +169,7 @@ FROM (SELECT coalesce(` + sqlNet + ` - NULLIF(current_setting('edfi_token_purge.
                JOIN pg_class x ON x.oid = i.indexrelid
                JOIN pg_am m ON m.oid = x.relam
                JOIN pg_opclass o ON o.oid = i.indclass[0]
-               JOIN pg_attribute e ON e.attrelid = leaf AND e.attname = 'expiration'
+               JOIN pg_attribute e ON e.attrelid = leaf AND e.attname = a.attname
                WHERE i.indrelid = leaf AND i.indkey[0] = e.attnum
                  AND i.indisvalid AND i.indisready AND i.indpred IS NULL
                  AND m.amname = 'btree' AND o.opcdefault AND i.indoption[0] IN (0, 3)`
@@ -185,6 +187,7 @@ SELECT clock_timestamp() AT TIME ZONE 'UTC',
        coalesce(format_type(a.atttypid, NULL), ''),
        coalesce(has_schema_privilege(n.oid, 'USAGE'), false),
        coalesce(has_column_privilege(c.oid, a.attnum, 'SELECT'), false),
+       coalesce(has_column_privilege(c.oid, (-1)::int2, 'SELECT'), false),
        coalesce(has_table_privilege(c.oid, 'SELECT'), false),
        coalesce(has_table_privilege(c.oid, 'DELETE'), false),
        coalesce(row_security_active(c.oid) AND ` + sqlHides + `, false),
@@ -199,13 +202,33 @@ SELECT clock_timestamp() AT TIME ZONE 'UTC',
        coalesce(` + sqlUnidentified + `, false),
        EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 8 <> 0),
        EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid AND proname = 'accesstokenisvalid'),
+       coalesce(quote_ident(c.relname), ($2::text[])[2]), coalesce(quote_ident(a.attname), ($3::text[])[2]), coalesce(a.attname, ''),
        pg_backend_pid(),
        current_setting('transaction_read_only') = 'on',
        current_setting('session_replication_role') = 'replica'
 FROM (SELECT) AS always
-LEFT JOIN pg_namespace n ON n.nspname = 'dbo'
-LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'clientaccesstokens'
-LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'expiration'`
+LEFT JOIN pg_namespace n ON n.nspname = $1
+LEFT JOIN LATERAL (
+    SELECT * FROM pg_class WHERE relnamespace = n.oid AND relname = ANY ($2) ORDER BY relname DESC LIMIT 1) c ON true
+LEFT JOIN LATERAL (
+    SELECT * FROM pg_attribute WHERE attrelid = c.oid AND attname = ANY ($3) ORDER BY attname DESC LIMIT 1) a ON true`
+
+	// The earliest of the clocks that may have written expirations of a table in which
+	// their zone is not certain: UTC, the server's, and what roles and this database have
+	// set. Where this role's own setting hides the server's, it is the earliest that
+	// there is. When a clock is about to be put back, it is what it will show then.
+	sqlLocalClock = `
+SELECT min(instant AT TIME ZONE zone)
+FROM (SELECT 'UTC' AS zone
+      UNION SELECT reset_val FROM pg_settings WHERE name = 'TimeZone'
+      UNION SELECT split_part(setting, '=', 2)
+            FROM pg_db_role_setting JOIN pg_database ON datname = current_database(), unnest(setconfig) AS setting
+            WHERE setdatabase IN (0, pg_database.oid) AND lower(setting) LIKE 'timezone=%'
+      UNION SELECT 'Etc/GMT+12'
+            FROM pg_db_role_setting JOIN pg_roles ON pg_roles.oid = setrole AND rolname = session_user, unnest(setconfig) AS setting
+            WHERE lower(setting) LIKE 'timezone=%') AS zones,
+     (SELECT clock_timestamp() AS instant
+      UNION SELECT to_timestamp((ceil(extract(epoch FROM clock_timestamp()) / 900) + quarter) * 900) FROM generate_series(0, 12) AS quarter) AS instants`
 
 	// What a check tells beyond the facts, in one round trip. At its end: may the
 	// login read the jobs of pgAgent, and of pg_cron (NULL is that they are not kept
@@ -218,10 +241,10 @@ WITH kept AS (
 )
 SELECT current_setting('server_version'),
        (SELECT reset_val FROM pg_settings WHERE name = 'TimeZone'),
-       coalesce((SELECT string_agg(format('ALTER TABLE dbo.clientaccesstokens DISABLE TRIGGER %I;', tgname), ' ' ORDER BY tgname)
+       coalesce((SELECT string_agg(format('ALTER TABLE {table} DISABLE TRIGGER %I;', tgname), ' ' ORDER BY tgname)
                  FROM pg_trigger
                  WHERE tgrelid = c.oid AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 8 <> 0), ''),
-       coalesce((SELECT string_agg(format('ALTER TABLE dbo.clientaccesstokens DISABLE RULE %I;', rulename), ' ' ORDER BY rulename)
+       coalesce((SELECT string_agg(format('ALTER TABLE {table} DISABLE RULE %I;', rulename), ' ' ORDER BY rulename)
                  FROM pg_rewrite
                  WHERE ev_class = c.oid AND ev_type = '4' AND ev_enabled <> 'D'), ''),
        coalesce((SELECT string_agg(format('ALTER TABLE %s DROP CONSTRAINT %I;', conrelid::regclass, conname), ' ' ORDER BY conrelid, conname)
@@ -240,11 +263,11 @@ WHERE c.oid = $1`
 SELECT DISTINCT 'pgAgent job ' || j.jobname
 FROM pgagent.pga_job j
 JOIN pgagent.pga_jobstep s ON s.jstjobid = j.jobid
-WHERE j.jobenabled AND s.jstenabled AND s.jstcode ~* '\mdelete\M.*\mclientaccesstokens\M'`
+WHERE j.jobenabled AND s.jstenabled AND s.jstcode ~* $1`
 
 	sqlJobsOfPgCron = `
 SELECT 'pg_cron job ' || jobid FROM cron.job
-WHERE active AND command ~* '\mdelete\M.*\mclientaccesstokens\M'`
+WHERE active AND command ~* $1`
 
 	// One run at a time for each database. The numbers spell EdFi and Purg. The
 	// server lets the lock go when the connection ends, however it ends.
@@ -268,8 +291,8 @@ SELECT set_config('statement_timeout', $1, false),
 WHERE pg_backend_pid() = $5::int8`
 
 	sqlCount = `
-SELECT count(*) FROM dbo.clientaccesstokens
-WHERE expiration >= $1 AND expiration < $2` + sqlUnchanged + `$3` + sqlThen
+SELECT count(*) FROM {table}
+WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp` + sqlUnchanged + `$3` + sqlThen
 
 	// How many transactions have written to the server, more or less: each takes the
 	// next number.
@@ -277,8 +300,8 @@ WHERE expiration >= $1 AND expiration < $2` + sqlUnchanged + `$3` + sqlThen
 
 	// Expiration windows.
 	sqlOldest = `
-SELECT min(expiration) FROM dbo.clientaccesstokens
-WHERE expiration >= $1 AND expiration < $2` + sqlUnchanged + `$3` + sqlThen
+SELECT min({expiration})::timestamp FROM {table}
+WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp` + sqlUnchanged + `$3` + sqlThen
 
 	// The expirations at which the next $4 batches of $3 rows end, and how many rows
 	// each has: NULL where the row before its end has the same expiration, so that it
@@ -288,28 +311,28 @@ WHERE expiration >= $1 AND expiration < $2` + sqlUnchanged + `$3` + sqlThen
 	sqlEnds = `
 WITH RECURSIVE batch (number, start, ends) AS (
     SELECT 1, $1::timestamp, ARRAY(
-        SELECT expiration FROM dbo.clientaccesstokens
-        WHERE expiration >= $1 AND expiration < $2
-        ORDER BY expiration OFFSET $3 - 1 LIMIT 2)
+        SELECT {expiration}::timestamp FROM {table} AS token
+        WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp
+        ORDER BY token.{expiration} OFFSET $3 - 1 LIMIT 2)
     UNION ALL
     SELECT number + 1, ends[2], ARRAY(
-        SELECT expiration FROM dbo.clientaccesstokens
-        WHERE expiration >= ends[2] AND expiration < $2
-        ORDER BY expiration OFFSET $3 - 1 LIMIT 2)
+        SELECT {expiration}::timestamp FROM {table} AS token
+        WHERE {expiration} >= ends[2] AND {expiration} < $2
+        ORDER BY token.{expiration} OFFSET $3 - 1 LIMIT 2)
     FROM batch
     WHERE ends[2] > start AND number < $4
 )
 SELECT ends[2],
        CASE WHEN ends[2] IS NULL THEN (
-           SELECT count(*) FROM dbo.clientaccesstokens
-           WHERE expiration >= start AND expiration < $2)
+           SELECT count(*) FROM {table}
+           WHERE {expiration} >= start AND {expiration} < $2)
        WHEN ends[1] < ends[2] THEN $3 END
 FROM batch ORDER BY number`
 
 	// Any row of a window.
 	sqlAny = `
-SELECT expiration FROM dbo.clientaccesstokens
-WHERE expiration >= $1 AND expiration < $2
+SELECT {expiration}::timestamp FROM {table}
+WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp
 LIMIT 1`
 
 	// Where most rows of a window are in a sample of $3 percent of the pages: the first
@@ -317,8 +340,8 @@ LIMIT 1`
 	sqlSample = `
 SELECT coalesce((
     SELECT (ctid::text::point)[0]::bigint / $4::bigint * $4::bigint
-    FROM dbo.clientaccesstokens TABLESAMPLE SYSTEM ($3)
-    WHERE expiration >= $1 AND expiration < $2
+    FROM {table} TABLESAMPLE SYSTEM ($3)
+    WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp
     GROUP BY 1 ORDER BY count(*) DESC LIMIT 1), 0)`
 
 	// Rows as they are met in reading the table: at most so many, for at most so many
@@ -328,12 +351,12 @@ SELECT coalesce((
 	sqlDeleteScan = `
 DO $$
 DECLARE
-    met CURSOR FOR SELECT expiration FROM dbo.clientaccesstokens WHERE expiration >= '%[1]s' AND expiration < '%[2]s';
+    met CURSOR FOR SELECT {expiration} FROM {table} WHERE {expiration} >= '%[1]s' AND {expiration} < '%[2]s';
     gone bigint := 0;
     expired timestamp;
 BEGIN
     FOR token IN met LOOP
-        DELETE FROM dbo.clientaccesstokens WHERE CURRENT OF met RETURNING expiration INTO expired;
+        DELETE FROM {table} WHERE CURRENT OF met RETURNING {expiration} INTO expired;
         IF expired >= '%[2]s' THEN
             RAISE serialization_failure USING MESSAGE = 'a row has changed meanwhile';
         END IF;
@@ -362,8 +385,8 @@ SELECT what, mend FROM (
 ORDER BY transactions DESC LIMIT 1`
 
 	sqlDelete = `
-DELETE FROM dbo.clientaccesstokens
-WHERE expiration >= $1 AND expiration < $2` + sqlUnchanged + `$3` + sqlThenCount
+DELETE FROM {table}
+WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp` + sqlUnchanged + `$3` + sqlThenCount
 
 	// Physical ranges. A range of ctid is read in physical order, so that the
 	// end of a batch needs no sort. Were the order another one, batches would
@@ -374,17 +397,17 @@ WHERE expiration >= $1 AND expiration < $2` + sqlUnchanged + `$3` + sqlThenCount
 	sqlPages = `SELECT pg_relation_size($1::oid) / current_setting('block_size')::int`
 
 	sqlOldestPhysical = `
-SELECT min(expiration) FROM dbo.clientaccesstokens
-WHERE expiration >= $1 AND expiration < $2 AND ctid >= $3 AND ctid < $4` + sqlUnchanged + `$5` + sqlThen
+SELECT min({expiration})::timestamp FROM {table}
+WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp AND ctid >= $3 AND ctid < $4` + sqlUnchanged + `$5` + sqlThen
 
 	sqlEndPhysical = `
-SELECT ctid FROM dbo.clientaccesstokens
-WHERE expiration >= $1 AND expiration < $2 AND ctid >= $3 AND ctid < $4
+SELECT ctid FROM {table}
+WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp AND ctid >= $3 AND ctid < $4
 OFFSET $5 LIMIT 1`
 
 	sqlDeletePhysical = `
-DELETE FROM dbo.clientaccesstokens
-WHERE expiration >= $1 AND expiration < $2 AND ctid >= $3 AND ctid < $4` + sqlUnchanged + `$5` + sqlThenCount
+DELETE FROM {table}
+WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp AND ctid >= $3 AND ctid < $4` + sqlUnchanged + `$5` + sqlThenCount
 
 	sqlPlaces = `ctid = ANY (ARRAY(
     SELECT format('(%s,%s)', page, place)::tid

@@ -361,7 +361,7 @@ type unindexed struct {
 
 func (f *unindexed) Open(context.Context, string, Table, bool) (Conn, error) { return f, nil }
 
-func (f *unindexed) Facts() Facts { return Facts{Now: time.Now().UTC()} }
+func (f *unindexed) Facts() Facts { return Facts{Now: time.Now().UTC(), Clock: time.Now().UTC()} }
 
 func (f *unindexed) Oldest(ctx context.Context, w Window, trail Trail) (time.Time, Window, error) {
 	if sleep(ctx, f.look); ctx.Err() != nil {

@@ -186,6 +186,7 @@ type SlotCounter interface {
 // Facts is what an adapter learned about a table while opening it.
 type Facts struct {
 	Now      time.Time // the database's clock, UTC
+	Clock    time.Time // the one that the table's rows expire by
 	Indexed  bool      // an index finds the oldest row; else a look reads the whole table
 	Findings []Finding
 }

@@ -291,7 +291,7 @@ func (t *turn) work(ctx context.Context) error {
 		t.find(f)
 	}
 	if t.result.Cutoff == nil { // else this is another turn of the same run
-		t.result.Cutoff, t.result.Grace = instant(facts.Now.Add(-t.run.policy.Grace)), t.run.policy.Grace
+		t.cutAt(facts.Clock)
 	}
 	t.expired = t.conn.Expired(time.Time{}, t.result.Cutoff.Time)
 	if t.run.policy.Action == Check {
@@ -308,6 +308,12 @@ func (t *turn) work(ctx context.Context) error {
 		return err
 	}
 	return t.drain(ctx)
+}
+
+// cutAt fixes the cut-off by the clock of the table.
+func (t *turn) cutAt(clock time.Time) {
+	table, grace := t.run.target.Table, t.run.policy.Grace
+	t.result.Cutoff, t.result.Grace = instant(table.Cutoff(clock, grace)), grace+table.Grace
 }
 
 // dryRun counts what a purge would delete.
@@ -416,9 +422,8 @@ func (t *turn) inspectHeld(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close()
-	cutoff := conn.Facts().Now.Add(-t.run.policy.Grace)
-	t.result.Cutoff, t.result.Grace = instant(cutoff), t.run.policy.Grace
-	oldest, found, err := conn.Oldest(ctx, conn.Expired(time.Time{}, cutoff), Trail{})
+	t.cutAt(conn.Facts().Clock)
+	oldest, found, err := conn.Oldest(ctx, conn.Expired(time.Time{}, t.result.Cutoff.Time), Trail{})
 	if err != nil {
 		return err
 	}

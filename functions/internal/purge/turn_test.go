@@ -47,7 +47,10 @@ func (f *fake) Close() {}
 
 func (f *fake) Check(context.Context) ([]Finding, error) { return nil, nil }
 
-func (f *fake) Facts() Facts { return Facts{Now: time.Now().UTC().Add(f.skew), Indexed: true} }
+func (f *fake) Facts() Facts {
+	now := time.Now().UTC().Add(f.skew)
+	return Facts{Now: now, Clock: now, Indexed: true}
+}
 
 func (f *fake) Expired(time.Time, time.Time) Window { return stretch{0, f.rows} }
 

@@ -17,15 +17,18 @@ import (
 // babelfish is how the name of the product begins in @@VERSION.
 const babelfish = "Babelfish"
 
-// babelfishIsDatetime is sqlIsDatetime where types have other numbers, and sys.columns
+// babelfishSameType is sqlSameType where types have other numbers, and sys.columns
 // takes milliseconds.
-const babelfishIsDatetime = `SELECT * FROM INFORMATION_SCHEMA.COLUMNS
-    WHERE TABLE_SCHEMA = 'dbo' AND TABLE_NAME = 'ClientAccessTokens' AND COLUMN_NAME = 'Expiration' AND DATA_TYPE = 'datetime'`
+const babelfishSameType = `SELECT * FROM INFORMATION_SCHEMA.COLUMNS
+    WHERE TABLE_SCHEMA = '{schema}' AND TABLE_NAME = '{relation}' AND COLUMN_NAME = '{expiration}' AND DATA_TYPE = '{type}'`
+
+// babelfishTick is how far the instants of a datetime2 lie apart there.
+const babelfishTick = time.Microsecond
 
 // startOf returns the latest instant that surely is not after an expiration which
 // the server sent as at.
 func (f facts) startOf(at time.Time) time.Time {
-	if f.exact {
+	if f.exact || f.typeName == typeDatetime2 {
 		return at
 	}
 	return datetime(at.Add(-time.Millisecond))
@@ -34,8 +37,8 @@ func (f facts) startOf(at time.Time) time.Time {
 // endOf returns an instant that surely is after each expiration that startOf
 // takes for one at from.
 func (f facts) endOf(from time.Time) time.Time {
-	if f.exact {
-		return next(from)
+	if f.exact || f.typeName == typeDatetime2 {
+		return f.next(from)
 	}
 	return next(next(from))
 }

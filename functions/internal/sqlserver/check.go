@@ -2,6 +2,7 @@ package sqlserver
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"strconv"
 	"strings"
@@ -36,7 +37,7 @@ func (c *conn) Check(ctx context.Context) ([]purge.Finding, error) {
 	}
 	defer cancel()
 	var r checked
-	err = c.session.QueryRowContext(ctx, sqlCheck).Scan(&r.product, &r.version, &r.edition, &r.level, &r.snapshot, &r.offset, &r.seesAll)
+	err = c.session.QueryRowContext(ctx, c.facts.on(sqlCheck)).Scan(&r.product, &r.version, &r.edition, &r.level, &r.snapshot, &r.offset, &r.seesAll)
 	if err == nil {
 		err = c.checkDeletes(ctx, &r)
 	}
@@ -45,7 +46,7 @@ func (c *conn) Check(ctx context.Context) ([]purge.Finding, error) {
 	}
 	found := []purge.Finding{purge.Encryption(c.secured), r.supported()}
 	found = append(found, c.facts.checkFindings()...)
-	found = append(found, r.findings(c.database)...)
+	found = append(found, r.findings(c.database, c.table)...)
 	if c.facts.triggered && r.triggers == nil && r.insteadOf == nil {
 		found = append(found, purge.DeleteTrigger.Found("a trigger on DELETE may be there that the login can't see: each batch is proved, which costs time; an administrator finds it in sys.triggers"))
 	}
@@ -55,7 +56,7 @@ func (c *conn) Check(ctx context.Context) ([]purge.Finding, error) {
 
 // checkDeletes reads what else happens at a delete.
 func (c *conn) checkDeletes(ctx context.Context, r *checked) error {
-	read, err := c.session.QueryContext(ctx, sqlDeleteTriggers)
+	read, err := c.session.QueryContext(ctx, c.facts.on(sqlDeleteTriggers))
 	if err != nil {
 		return err
 	}
@@ -81,8 +82,8 @@ func (c *conn) checkDeletes(ctx context.Context, r *checked) error {
 }
 
 // texts returns the column of texts that sql reads.
-func (c *conn) texts(ctx context.Context, sql string) (all []string, err error) {
-	read, err := c.session.QueryContext(ctx, sql)
+func (c *conn) texts(ctx context.Context, statement string) (all []string, err error) {
+	read, err := c.session.QueryContext(ctx, c.facts.on(statement))
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +140,7 @@ func (f facts) checkFindings() (found []purge.Finding) {
 		found = append(found, purge.ReaderEndpoint.Found("the database is read-only: use the writer's endpoint"))
 	}
 	if !f.keyed() {
-		found = append(found, purge.OddKey.Found(fmt.Sprintf("%s.%s is of type %s; Ed-Fi's is %s: where many rows share one expiration, or no index finds them, each batch reads anew what the ones before it read", f.table, f.table.Key, f.keyType, keyType)))
+		found = append(found, purge.OddKey.Found(fmt.Sprintf("%s.%s is of type %s; Ed-Fi's is %s: where many rows share one expiration, or no index finds them, each batch reads anew what the ones before it read", f.table, f.table.Key, f.keyType, typeGUID)))
 	}
 	if f.updates == setReadOnly {
 		found = append(found, purge.ReadOnlyDatabase.Found("the database is set read-only: ALTER DATABASE "+quoteName(f.database)+" SET READ_WRITE;"))
@@ -151,7 +152,7 @@ func (f facts) checkFindings() (found []purge.Finding) {
 }
 
 // findings are what may get in the way of a purge, or a purge in the way of others.
-func (r checked) findings(database string) []purge.Finding {
+func (r checked) findings(database string, table purge.Table) []purge.Finding {
 	found := []purge.Finding{purge.TimeZone.Found(fmt.Sprintf("the server's clock is %+d minutes from UTC; tokens are kept and compared in UTC", r.offset))}
 	if r.triggers != nil {
 		text := "triggers run for each delete, which costs time and may keep rows; without them: "
@@ -167,7 +168,7 @@ func (r checked) findings(database string) []purge.Finding {
 		found = append(found, purge.DeleteBurden.Found("each delete does more than Ed-Fi's table asks of it: "+strings.Join(r.burdens, "; ")))
 	}
 	if !r.seesAll && r.product != babelfish {
-		found = append(found, purge.DefinitionsUnseen.Found("the login may not see triggers, foreign keys and row-level security policies: GRANT VIEW DEFINITION ON dbo.ClientAccessTokens TO edfi_token_purge; shows the table's, and GRANT VIEW DEFINITION TO edfi_token_purge; all, or check as an administrator"))
+		found = append(found, purge.DefinitionsUnseen.Found("the login may not see triggers, foreign keys and row-level security policies: GRANT VIEW DEFINITION ON "+table.String()+" TO edfi_token_purge; shows the table's, and GRANT VIEW DEFINITION TO edfi_token_purge; all, or check as an administrator"))
 	}
 	if r.snapshot {
 		return append(found, purge.RCSI.Found("READ_COMMITTED_SNAPSHOT is on: the API's reads wait for no delete"))
@@ -179,7 +180,7 @@ func (r checked) findings(database string) []purge.Finding {
 func (c *conn) size(ctx context.Context) purge.Finding {
 	text := fmt.Sprintf("about %d rows", max(0, c.facts.rows))
 	var pages int64
-	if c.session.QueryRowContext(ctx, sqlPages).Scan(&pages) == nil {
+	if c.session.QueryRowContext(ctx, c.facts.on(sqlPages)).Scan(&pages) == nil {
 		text += fmt.Sprintf(", %d MB with indexes", pages*8/1024)
 	}
 	return purge.Size.Found(text)
@@ -188,7 +189,7 @@ func (c *conn) size(ctx context.Context) purge.Finding {
 // jobs tells who else deletes tokens.
 func (c *conn) jobs(ctx context.Context) purge.Finding {
 	unseen := purge.OtherCleanerUnseen.Found("the login may not see SQL Server Agent's jobs; as an administrator, infra/sqlserver/stop-old-job.sql finds and stops those that delete tokens")
-	read, err := c.session.QueryContext(ctx, sqlJobs)
+	read, err := c.session.QueryContext(ctx, sqlJobs, sql.Named("pattern", cleans(c.table)))
 	if err != nil {
 		return unseen
 	}

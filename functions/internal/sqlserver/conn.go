@@ -10,6 +10,7 @@
 //	facts.go      what must be known before anything is deleted
 //	check.go      what an operator should know
 //	sql.go        every statement that is sent
+//	types.go      what columns hold: times, and keys of several types
 //	babelfish.go  what only Babelfish needs
 //	memory.go     what the connections of a run know together, and of others' writes
 package sqlserver
@@ -293,5 +294,5 @@ func (c *conn) Close() {
 
 // Facts implements [purge.Conn].
 func (c *conn) Facts() purge.Facts {
-	return purge.Facts{Now: c.facts.now, Indexed: c.facts.indexed, Findings: c.facts.findings()}
+	return purge.Facts{Now: c.facts.now, Clock: c.facts.clock, Indexed: c.facts.indexed, Findings: c.facts.findings()}
 }

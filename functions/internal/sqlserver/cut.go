@@ -3,14 +3,11 @@ package sqlserver
 import (
 	"context"
 	"database/sql"
-	"encoding/binary"
 	"errors"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
-
-	mssql "github.com/microsoft/go-mssqldb"
 
 	"edfi-token-purge/functions/internal/purge"
 )
@@ -22,10 +19,11 @@ import (
 type window struct {
 	from, to     time.Time
 	byKey        bool
-	lower, upper mssql.UniqueIdentifier
+	lower, upper key
 	most         int // rows that one statement may delete of it
 	slice        int
-	slices       int // of the whole table; 0 is none
+	slices       int      // of the whole table; 0 is none
+	keys         keyRange // of all slices
 	follow       int
 }
 
@@ -39,45 +37,20 @@ const (
 	fewSlices = 16
 )
 
-var (
-	firstKey mssql.UniqueIdentifier
-	lastKey  = mssql.UniqueIdentifier{
-		0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
-		0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
-	}
-)
-
 // args are the parameters of a statement on w.
-func (w window) args(more ...any) []any {
-	args := append(slices.Clone(more), sql.Named("from", mssql.DateTime1(w.from)), sql.Named("to", mssql.DateTime1(w.to)))
+func (c *conn) args(w window, more ...any) []any {
+	args := append(slices.Clone(more), sql.Named("from", c.facts.instant(w.from)), sql.Named("to", c.facts.instant(w.to)))
 	if w.byKey {
-		args = append(args, sql.Named("lower", w.lower), sql.Named("upper", w.upper), sql.Named("last", w.upper == lastKey))
+		args = append(args, sql.Named("lower", w.lower.value()), sql.Named("upper", w.upper.value()), sql.Named("last", w.upper == c.facts.lastKey()))
 	}
 	return args
 }
 
-// datetime returns the last instant up to t that the type can hold: 300 of them
-// make a second, and their milliseconds end in 0, 3 and 7.
-func datetime(t time.Time) time.Time {
-	t = t.UTC().Truncate(time.Millisecond)
-	switch digit := time.Duration(t.Nanosecond() / 1e6 % 10); {
-	case digit >= 7:
-		return t.Add((7 - digit) * time.Millisecond)
-	case digit >= 3:
-		return t.Add((3 - digit) * time.Millisecond)
-	default:
-		return t.Add(-digit * time.Millisecond)
-	}
-}
-
-// next is the instant after t.
-func next(t time.Time) time.Time { return datetime(t.Add(4 * time.Millisecond)) }
-
 // Expired implements [purge.Conn].
 func (c *conn) Expired(after, cutoff time.Time) purge.Window {
-	w := window{from: time.Date(1753, time.January, 1, 0, 0, 0, 0, time.UTC), to: next(datetime(cutoff))}
+	w := window{from: c.facts.first(), to: c.facts.next(c.facts.floor(cutoff))}
 	if !after.IsZero() {
-		w.from = next(datetime(after))
+		w.from = c.facts.next(c.facts.floor(after))
 	}
 	return w
 }
@@ -87,7 +60,7 @@ func (c *conn) Expired(after, cutoff time.Time) purge.Window {
 func (c *conn) Oldest(ctx context.Context, w purge.Window, _ purge.Trail) (time.Time, purge.Window, error) {
 	for _, look := range c.looks(w.(window)) {
 		var oldest, free sql.NullTime // of all, and of those that nobody has locked
-		if err := c.row(ctx, []any{&oldest, &free}, c.on(look, c.sqlOldest()), look.args()...); err != nil {
+		if err := c.row(ctx, []any{&oldest, &free}, c.on(look, c.sqlOldest()), c.args(look)...); err != nil {
 			return time.Time{}, nil, c.explain("look for expired rows", err)
 		}
 		if !free.Valid {
@@ -139,7 +112,7 @@ func (c *conn) onlyFirst(w window) window {
 // Count implements [purge.Conn].
 func (c *conn) Count(ctx context.Context, w purge.Window) (int64, error) {
 	var count int64
-	err := c.row(ctx, []any{&count}, sqlCount, w.(window).args()...)
+	err := c.row(ctx, []any{&count}, c.facts.on(sqlCount), c.args(w.(window))...)
 	return count, c.explain("count expired rows", err)
 }
 
@@ -185,7 +158,7 @@ func (c *conn) ends(ctx context.Context, part window, batches int) (all []end, e
 		return nil, err
 	}
 	defer cancel()
-	read, err := c.session.QueryContext(ctx, sqlEnds, part.args(sql.Named("n", part.most), sql.Named("total", part.most*batches+1))...)
+	read, err := c.session.QueryContext(ctx, c.facts.on(sqlEnds), c.args(part, sql.Named("n", part.most), sql.Named("total", part.most*batches+1))...)
 	if err != nil {
 		return nil, late(ctx, err)
 	}
@@ -207,19 +180,22 @@ func (c *conn) cutByKey(ctx context.Context, part window) ([]purge.Batch, purge.
 	case !c.facts.keyed(): // as many as a batch may have; the next look finds the others
 		return []purge.Batch{{Window: part}}, nil, nil
 	case !part.byKey && c.facts.indexed:
-		part.byKey, part.lower, part.upper = true, firstKey, lastKey
+		part.byKey, part.lower, part.upper = true, c.facts.firstKey(), c.facts.lastKey()
 	case !part.byKey:
-		part = c.firstSlice(part)
+		var err error
+		if part, err = c.firstSlice(ctx, part); err != nil {
+			return nil, nil, c.explain("find the next batch", err)
+		}
 	}
 	cut, rest := part, part
 	if c.facts.indexed {
 		cut = c.onlyFirst(part)
 	}
 	cut.follow = 0
-	err := c.row(ctx, []any{&cut.upper}, c.on(cut, sqlEndByKey), cut.args(sql.Named("n", cut.most))...)
+	err := c.row(ctx, []any{&cut.upper}, c.on(cut, sqlEndByKey), c.args(cut, sql.Named("n", cut.most))...)
 	switch {
 	case errors.Is(err, sql.ErrNoRows) && part.follow > 0: // a batch at most, of this slice
-		return []purge.Batch{{Window: cut}}, part.next(), nil
+		return []purge.Batch{{Window: cut}}, c.nextSlice(part), nil
 	case errors.Is(err, sql.ErrNoRows): // a batch at most
 		if cut.to.Before(part.to) {
 			return []purge.Batch{{Window: cut}}, window{from: cut.to, to: part.to}, nil
@@ -235,49 +211,49 @@ func (c *conn) cutByKey(ctx context.Context, part window) ([]purge.Batch, purge.
 
 // firstSlice returns a slice of the table for w, any of them: a run that can't read all
 // of it must not begin where the last one did.
-func (c *conn) firstSlice(w window) window {
+func (c *conn) firstSlice(ctx context.Context, w window) (window, error) {
+	if c.facts.numbered() {
+		err := c.row(ctx, []any{&w.keys.first, &w.keys.last}, c.facts.on(sqlKeyRange))
+		if err != nil {
+			return w, err
+		}
+	}
 	w.slices = fewSlices
 	if c.facts.rows > 0 {
 		w.slices = int(min(c.facts.rows/sliceRows+1, mostSlices))
 	}
 	w.byKey, w.follow = true, w.slices
 	w.slice = rand.IntN(w.slices)
-	return w.at(w.slice)
+	return c.slice(w, w.slice), nil
 }
 
-// next returns the slice after w, and after the last one the first.
-func (w window) next() window { return w.at((w.slice + 1) % w.slices) }
+// nextSlice returns the slice after w, and after the last one the first.
+func (c *conn) nextSlice(w window) window { return c.slice(w, (w.slice+1)%w.slices) }
 
-func (w window) at(slice int) window {
+// slice returns a slice of the table of which w is another one. The first and the last
+// have what may come meanwhile, too.
+func (c *conn) slice(w window, slice int) window {
 	w.slice, w.follow = slice, w.follow-1
-	w.lower, w.upper = keyAt(slice, w.slices), lastKey
+	w.lower, w.upper = c.facts.firstKey(), c.facts.lastKey()
+	if slice > 0 {
+		w.lower = w.keys.at(slice, w.slices)
+	}
 	if slice+1 < w.slices {
-		w.upper = keyAt(slice+1, w.slices)
+		w.upper = w.keys.at(slice+1, w.slices)
 	}
 	return w
-}
-
-// keyAt returns the key at so many parts of all. Its last six bytes are what SQL Server
-// orders keys by ("Comparing GUID and uniqueidentifier values"), its first ones what
-// PostgreSQL does.
-func keyAt(part, parts int) (key mssql.UniqueIdentifier) {
-	var place [8]byte
-	binary.BigEndian.PutUint64(place[:], uint64(part)*(1<<48/uint64(parts)))
-	copy(key[:6], place[2:])
-	copy(key[10:], place[2:])
-	return key
 }
 
 // on returns sql for the rows of w.
 func (c *conn) on(w window, sql string) string {
 	switch {
 	case !w.byKey:
-		return sql
-	case c.facts.indexed && c.facts.exact && w.to.Equal(next(w.from)):
-		return strings.ReplaceAll(sql, sqlWindow, sqlByKeyOfOne)
+	case c.facts.indexed && c.facts.exact && w.to.Equal(c.facts.next(w.from)):
+		sql = strings.ReplaceAll(sql, sqlWindow, sqlByKeyOfOne)
 	default:
-		return strings.ReplaceAll(sql, sqlWindow, sqlByKey)
+		sql = strings.ReplaceAll(sql, sqlWindow, sqlByKey)
 	}
+	return c.facts.on(sql)
 }
 
 // row reads the one row that sql returns into dest.

@@ -85,19 +85,16 @@ func (c *conn) delete(ctx context.Context, tx *sql.Tx, w window) (held int64, go
 		sql.Named("deleted", sql.Out{Dest: &gone.Rows}), sql.Named("took", sql.Out{Dest: &microseconds}),
 	}
 	if verify {
-		if err := tx.QueryRowContext(ctx, c.on(w, sqlHeld), w.args()...).Scan(&held); err != nil {
+		if err := tx.QueryRowContext(ctx, c.on(w, sqlHeld), c.args(w)...).Scan(&held); err != nil {
 			return 0, purge.Deleted{}, err
 		}
 		statement, args = sqlDeleteVerifying, append(args, sql.Named("held", held))
-		if !c.facts.keyed() {
-			statement = strings.Replace(statement, "Id "+keyType, "Id sql_variant", 1)
-		}
 	}
 	if !c.facts.exact {
-		statement = strings.Replace(statement, sqlIsDatetime, babelfishIsDatetime, 1)
+		statement = strings.Replace(statement, sqlSameType, babelfishSameType, 1)
 	}
 	// An output parameter and not a result: a trigger may have results of its own.
-	if _, err := tx.ExecContext(ctx, c.on(w, statement), w.args(args...)...); err != nil {
+	if _, err := tx.ExecContext(ctx, c.on(w, statement), c.args(w, args...)...); err != nil {
 		return held, purge.Deleted{}, err
 	}
 	gone.Took = time.Duration(microseconds) * time.Microsecond
@@ -108,7 +105,7 @@ func (c *conn) delete(ctx context.Context, tx *sql.Tx, w window) (held int64, go
 // rollback, which refuses the rows, or by a commit.
 func (c *conn) ended(ctx context.Context, w window, held int64, err error) (purge.Deleted, error) {
 	var left int64
-	if failure := c.session.QueryRowContext(ctx, c.on(w, sqlHeld), w.args()...).Scan(&left); failure != nil {
+	if failure := c.session.QueryRowContext(ctx, c.on(w, sqlHeld), c.args(w)...).Scan(&left); failure != nil {
 		return purge.Deleted{}, c.explain("delete", late(ctx, failure))
 	}
 	switch {

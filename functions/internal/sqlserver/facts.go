@@ -12,11 +12,6 @@ import (
 )
 
 const (
-	// expirationType is the type of Ed-Fi's column. Another type has another notion
-	// of expired.
-	expirationType = "datetime"
-	// keyType is that of Ed-Fi's key.
-	keyType = "uniqueidentifier"
 	// readOnly is what a database says of itself that takes no deletes here, and
 	// setReadOnly one that takes none anywhere.
 	readOnly    = "READ_ONLY"
@@ -30,13 +25,14 @@ const localTime = "local"
 // each batch.
 type facts struct {
 	table      purge.Table
-	now        time.Time
-	database   string // that is open
-	exact      bool   // an expiration comes to the client as it is
-	updates    string // READ_WRITE, readOnly or setReadOnly
-	oid        int    // 0 is no table, or none that the login may know of
-	typeName   string // of the column Expiration; "" is no such column
-	keyType    string // of the column Id; the same
+	now        time.Time // in UTC
+	clock      time.Time // that expirations are compared with
+	database   string    // that is open
+	exact      bool      // an expiration comes to the client as it is
+	updates    string    // READ_WRITE, readOnly or setReadOnly
+	oid        int       // 0 is no table, or none that the login may know of
+	typeName   string    // of the column of expirations; "" is no such column
+	keyType    string    // of the key; the same
 	selectable bool
 	deletable  bool
 	indexed    bool // an index finds rows by their expiration
@@ -50,10 +46,13 @@ type facts struct {
 func (c *conn) examine(ctx context.Context) error {
 	f := facts{table: c.table}
 	l := limits{lock: c.mostWait(ctx)}
-	err := c.session.QueryRowContext(ctx, fmt.Sprintf(sqlSettings, milliseconds(l.lock))+sqlFacts).Scan(&f.now, &f.database, &f.exact, &f.updates, &f.oid, &f.typeName, &f.keyType,
-		&f.selectable, &f.deletable, &f.indexed, &f.triggered, &f.filtered, &f.rows, &f.kind)
+	err := c.session.QueryRowContext(ctx, fmt.Sprintf(sqlSettings, milliseconds(l.lock))+f.on(sqlFacts)).Scan(&f.now, &f.database, &f.exact, &f.updates, &f.oid, &f.typeName, &f.keyType,
+		&f.selectable, &f.deletable, &f.indexed, &f.triggered, &f.filtered, &f.rows, &f.kind, &f.clock)
 	if err != nil {
 		return c.explain("examine the database", err)
+	}
+	if !f.table.Local {
+		f.clock = f.now
 	}
 	c.facts, c.limits = f, &l
 	if f.oid == 0 {
@@ -61,7 +60,7 @@ func (c *conn) examine(ctx context.Context) error {
 	}
 	if f.selectable && f.rows > 0 && f.exact && !f.filtered { // who may not see a policy may see what it does
 		var any int
-		if err := c.session.QueryRowContext(ctx, sqlAnyRow).Scan(&any); err != nil {
+		if err := c.session.QueryRowContext(ctx, f.on(sqlAnyRow)).Scan(&any); err != nil {
 			return c.explain("examine the database", err)
 		}
 		c.facts.filtered = any == 0
@@ -71,7 +70,7 @@ func (c *conn) examine(ctx context.Context) error {
 
 // examineMissing finds out why there seems to be no table.
 func (c *conn) examineMissing(ctx context.Context) error {
-	_, err := c.session.ExecContext(ctx, sqlExists)
+	_, err := c.session.ExecContext(ctx, c.facts.on(sqlExists))
 	var refused mssql.Error
 	switch {
 	case err == nil: // it can be read, and is no table
@@ -92,8 +91,8 @@ func (f facts) fault(database string, writes bool) error {
 		return purge.NotPurgeable{Kind: purge.OtherDatabase, Message: fmt.Sprintf("the server opened database %q for the name %q: give its name as the server has it", f.database, database)}
 	case f.typeName == "":
 		return purge.NotPurgeable{Kind: purge.WrongTable, Message: fmt.Sprintf("%s has no column %s: is it Ed-Fi's table?", f.table, f.table.Expiration)}
-	case f.typeName != expirationType:
-		return purge.NotPurgeable{Kind: purge.WrongTable, Message: fmt.Sprintf("%s.%s is of type %s; Ed-Fi's is %s, and another type has another notion of expired", f.table, f.table.Expiration, f.typeName, expirationType)}
+	case !f.fits():
+		return purge.NotPurgeable{Kind: purge.WrongTable, Message: fmt.Sprintf("%s.%s is of type %s; Ed-Fi's is %s, and another type has another notion of expired", f.table, f.table.Expiration, f.typeName, typeDatetime)}
 	case f.keyType == "":
 		return purge.NotPurgeable{Kind: purge.WrongTable, Message: fmt.Sprintf("%s has no column %s: is it Ed-Fi's table?", f.table, f.table.Key)}
 	case f.kind == localTime:
@@ -126,9 +125,6 @@ func (f facts) mayDelete() error {
 func (f facts) grant() string {
 	return fmt.Sprintf("run infra/sqlserver/role.sql, or for the user of the login GRANT SELECT, DELETE ON %s TO edfi_token_purge;", f.table)
 }
-
-// keyed tells whether ranges of the key tell rows apart.
-func (f facts) keyed() bool { return f.keyType == keyType }
 
 // findings are what costs time in each run.
 func (f facts) findings() (found []purge.Finding) {

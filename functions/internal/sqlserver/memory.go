@@ -80,7 +80,7 @@ func (m *Memory) wasOpen(database string) bool {
 // not among them.
 func (c *conn) Writes(ctx context.Context) (int64, error) {
 	m := c.server.Memory
-	if m == nil || !c.facts.indexed {
+	if m == nil || !c.facts.indexed || c.table.Name != purge.ClientAccessTokens.Name {
 		return 0, nil
 	}
 	m.mu.Lock()
@@ -121,7 +121,7 @@ func (c *conn) issued(ctx context.Context, watch *remembered) (int64, error) {
 	if watch.floor.IsZero() {
 		return 0, late(ctx, c.watch(ctx, watch))
 	}
-	err = c.session.QueryRowContext(ctx, sqlIssued, sql.Named("most", issuedMost), sql.Named("floor", mssql.DateTime1(watch.floor))).Scan(&watch.count)
+	err = c.session.QueryRowContext(ctx, c.facts.on(sqlIssued), sql.Named("most", issuedMost), sql.Named("floor", mssql.DateTime1(watch.floor))).Scan(&watch.count)
 	if err != nil {
 		return 0, late(ctx, err)
 	}
@@ -138,7 +138,7 @@ func (c *conn) issued(ctx context.Context, watch *remembered) (int64, error) {
 // watch chooses what to count beyond.
 func (c *conn) watch(ctx context.Context, watch *remembered) error {
 	var oldest sql.NullTime
-	err := c.session.QueryRowContext(ctx, sqlIssuedFloor, sql.Named("most", issuedWatched), sql.Named("floor", mssql.DateTime1(datetime(c.facts.now)))).Scan(&oldest, &watch.count)
+	err := c.session.QueryRowContext(ctx, c.facts.on(sqlIssuedFloor), sql.Named("most", issuedWatched), sql.Named("floor", mssql.DateTime1(datetime(c.facts.now)))).Scan(&oldest, &watch.count)
 	if watch.floor = datetime(c.facts.now); watch.count == issuedWatched {
 		watch.floor, watch.count = oldest.Time, watch.count-1
 	}

@@ -1,6 +1,7 @@
 package sqlserver
 
-// Every statement that this package sends. A table hint stands where a purge
+// Every statement that this package sends. {table}, {expiration} and {key} stand for
+// names: see [conn.on]. A table hint stands where a purge
 // would otherwise wait for, or hold up, the API: few installations have
 // READ_COMMITTED_SNAPSHOT, so that readers and writers meet.
 const (
@@ -36,12 +37,12 @@ SELECT LOWER(state_desc), LOWER(user_access_desc), COALESCE(HAS_DBACCESS(name), 
 	// is DELETE. Where the login can't see whose trigger it is, or whether it is
 	// disabled, it counts.
 	sqlTriggered = `
-CASE WHEN OBJECTPROPERTY(OBJECT_ID('dbo.ClientAccessTokens', 'U'), 'TableHasDeleteTrigger') = 1
+CASE WHEN OBJECTPROPERTY(OBJECT_ID('{table}', 'U'), 'TableHasDeleteTrigger') = 1
        OR EXISTS (SELECT * FROM sys.trigger_events AS e
                   WHERE e.type = 3
                     AND NOT EXISTS (SELECT * FROM sys.triggers AS t
                                     WHERE t.object_id = e.object_id
-                                      AND (t.is_disabled = 1 OR t.parent_id <> OBJECT_ID('dbo.ClientAccessTokens', 'U'))))
+                                      AND (t.is_disabled = 1 OR t.parent_id <> OBJECT_ID('{table}', 'U'))))
      THEN 1 ELSE 0 END`
 
 	// Whether a row-level security policy filters what the login sees: type 0 is a
@@ -53,7 +54,7 @@ DECLARE @filtered bit = 0;
 IF OBJECT_ID('sys.security_predicates') IS NOT NULL
     SELECT @filtered = 1
     FROM sys.security_predicates AS p JOIN sys.security_policies AS s ON s.object_id = p.object_id
-    WHERE p.target_object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND p.predicate_type = 0 AND s.is_enabled = 1;`
+    WHERE p.target_object_id = OBJECT_ID('{table}', 'U') AND p.predicate_type = 0 AND s.is_enabled = 1;`
 
 	// What must be known before anything is deleted, in one round trip with the
 	// settings.
@@ -63,36 +64,37 @@ SELECT GETUTCDATE(),
        CASE WHEN DATEPART(millisecond, CAST('2000-01-01T00:00:00.001' AS datetime)) = 0 THEN 1 ELSE 0 END,
        CASE WHEN EXISTS (SELECT * FROM sys.databases WHERE database_id = DB_ID() AND is_read_only = 1) THEN 'SET READ_ONLY'
             ELSE coalesce(CAST(DATABASEPROPERTYEX(DB_NAME(), 'Updateability') AS nvarchar(20)), '') END,
-       coalesce(OBJECT_ID('dbo.ClientAccessTokens', 'U'), 0),
+       coalesce(OBJECT_ID('{table}', 'U'), 0),
        coalesce((SELECT TYPE_NAME(c.system_type_id) FROM sys.columns AS c
-                 WHERE c.object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND c.name = 'Expiration'), ''),
+                 WHERE c.object_id = OBJECT_ID('{table}', 'U') AND c.name = '{expiration}'), ''),
        coalesce((SELECT TYPE_NAME(c.system_type_id) FROM sys.columns AS c
-                 WHERE c.object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND c.name = 'Id'), ''),
-       coalesce(HAS_PERMS_BY_NAME('dbo.ClientAccessTokens', 'OBJECT', 'SELECT'), 0),
-       coalesce(HAS_PERMS_BY_NAME('dbo.ClientAccessTokens', 'OBJECT', 'DELETE'), 0),
+                 WHERE c.object_id = OBJECT_ID('{table}', 'U') AND c.name = '{key}'), ''),
+       coalesce(HAS_PERMS_BY_NAME('{table}', 'OBJECT', 'SELECT'), 0),
+       coalesce(HAS_PERMS_BY_NAME('{table}', 'OBJECT', 'DELETE'), 0),
        (SELECT COUNT(*) FROM sys.indexes AS i
         JOIN sys.index_columns AS k ON k.object_id = i.object_id AND k.index_id = i.index_id AND k.key_ordinal = 1
         JOIN sys.columns AS c ON c.object_id = k.object_id AND c.column_id = k.column_id
-        WHERE i.object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND c.name = 'Expiration'
+        WHERE i.object_id = OBJECT_ID('{table}', 'U') AND c.name = '{expiration}'
           AND i.type IN (1, 2) AND i.is_disabled = 0 AND i.is_hypothetical = 0 AND i.has_filter = 0),
        ` + sqlTriggered + `,
        CAST(@filtered AS int),
        coalesce((SELECT SUM(p.rows) FROM sys.partitions AS p
-                 WHERE p.object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND p.index_id IN (0, 1)), 0),
-       coalesce((SELECT CASE WHEN OBJECT_ID('dbo.AccessTokenIsValid') IS NOT NULL THEN 'local'
+                 WHERE p.object_id = OBJECT_ID('{table}', 'U') AND p.index_id IN (0, 1)), 0),
+       coalesce((SELECT CASE WHEN OBJECT_ID('dbo.AccessTokenIsValid') IS NOT NULL AND '{relation}' = 'ClientAccessTokens' THEN 'local'
                              WHEN t.is_memory_optimized = 1 THEN 'memory-optimized'
                              WHEN t.temporal_type = 1 THEN 'the history of a temporal table' ELSE '' END
-                 FROM sys.tables AS t WHERE t.object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U')), 'a view')`
+                 FROM sys.tables AS t WHERE t.object_id = OBJECT_ID('{table}', 'U')), 'a view'),
+       CASE WHEN GETDATE() < GETUTCDATE() THEN GETDATE() ELSE GETUTCDATE() END`
 
 	// Fails with 229 where the table is there and the login may not read it, with 208
 	// where there is none. OBJECT_ID hides the one like the other.
-	sqlExists = `SELECT TOP (0) 1 FROM dbo.ClientAccessTokens`
+	sqlExists = `SELECT TOP (0) 1 FROM {table}`
 
 	// Whether the login sees any row at all.
-	sqlAnyRow = `SELECT COUNT(*) FROM (SELECT TOP (1) Expiration FROM dbo.ClientAccessTokens WITH (NOLOCK)) AS one`
+	sqlAnyRow = `SELECT COUNT(*) FROM (SELECT TOP (1) {expiration} FROM {table} WITH (NOLOCK)) AS one`
 
-	// A row where the column is of type datetime, 61.
-	sqlIsDatetime = `SELECT * FROM sys.columns WHERE object_id = @oid AND name = 'Expiration' AND system_type_id = 61`
+	// A row where the column is of the type that it was.
+	sqlSameType = `SELECT * FROM sys.columns WHERE object_id = @oid AND name = '{expiration}' AND system_type_id = {typenumber}`
 
 	// What the run relies on since it examined the table: that it is this very table,
 	// what its column holds, and whether triggers run. It stands behind a delete and
@@ -100,8 +102,8 @@ SELECT GETUTCDATE(),
 	// changing any of it. The right to delete and to read is the server's to check.
 	// An index that is gone makes batches slow and no worse.
 	sqlGuard = `
-IF COALESCE(OBJECT_ID('dbo.ClientAccessTokens', 'U'), 0) <> @oid
-   OR NOT EXISTS (` + sqlIsDatetime + `)
+IF COALESCE(OBJECT_ID('{table}', 'U'), 0) <> @oid
+   OR NOT EXISTS (` + sqlSameType + `)
    OR @triggered <> ` + sqlTriggered + `
     THROW 1164200553, 'the table has changed', 1;`
 
@@ -118,13 +120,13 @@ SELECT CASE WHEN @@VERSION LIKE 'Babelfish%' THEN 'Babelfish' ELSE 'SQL Server' 
        COALESCE((SELECT CAST(d.compatibility_level AS int) FROM sys.databases AS d WHERE d.database_id = DB_ID()), 0),
        COALESCE((SELECT d.is_read_committed_snapshot_on FROM sys.databases AS d WHERE d.database_id = DB_ID()), 0),
        DATEDIFF(minute, GETUTCDATE(), GETDATE()),
-       COALESCE(HAS_PERMS_BY_NAME('dbo.ClientAccessTokens', 'OBJECT', 'VIEW DEFINITION'), 0)`
+       COALESCE(HAS_PERMS_BY_NAME('{table}', 'OBJECT', 'VIEW DEFINITION'), 0)`
 
 	// The triggers that run on DELETE: the name, and whether it stands in for it.
 	sqlDeleteTriggers = `
 SELECT QUOTENAME(t.name), CAST(t.is_instead_of_trigger AS int)
 FROM sys.triggers AS t
-WHERE t.parent_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND t.is_disabled = 0
+WHERE t.parent_id = OBJECT_ID('{table}', 'U') AND t.is_disabled = 0
   AND EXISTS (SELECT * FROM sys.trigger_events AS e WHERE e.object_id = t.object_id AND e.type = 3)
 ORDER BY t.name`
 
@@ -133,27 +135,27 @@ ORDER BY t.name`
 SELECT 'ALTER TABLE ' + QUOTENAME(OBJECT_SCHEMA_NAME(f.parent_object_id)) + '.' + QUOTENAME(OBJECT_NAME(f.parent_object_id))
      + ' DROP CONSTRAINT ' + QUOTENAME(f.name) + ';'
 FROM sys.foreign_keys AS f
-WHERE f.referenced_object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND f.is_disabled = 0
+WHERE f.referenced_object_id = OBJECT_ID('{table}', 'U') AND f.is_disabled = 0
 ORDER BY f.name`
 
 	// What makes each delete cost more than Ed-Fi's table has it do. Not for
 	// Babelfish, where each table is a heap.
 	sqlBurdens = `
 SELECT 'it is a temporal table, so that deleted tokens stay in its history' FROM sys.tables
-WHERE object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND temporal_type = 2
+WHERE object_id = OBJECT_ID('{table}', 'U') AND temporal_type = 2
 UNION ALL
 SELECT 'change data capture records each delete' FROM sys.tables
-WHERE object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND is_tracked_by_cdc = 1
+WHERE object_id = OBJECT_ID('{table}', 'U') AND is_tracked_by_cdc = 1
 UNION ALL
 SELECT 'replication sends each delete to its subscribers' FROM sys.tables
-WHERE object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND (is_published = 1 OR is_merge_published = 1 OR is_replicated = 1)
+WHERE object_id = OBJECT_ID('{table}', 'U') AND (is_published = 1 OR is_merge_published = 1 OR is_replicated = 1)
 UNION ALL
 SELECT 'it is a heap, which keeps its pages when rows are deleted: give it a clustered index' FROM sys.indexes
-WHERE object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND type = 0
+WHERE object_id = OBJECT_ID('{table}', 'U') AND type = 0
 UNION ALL
 SELECT 'an indexed view is kept up with each delete: ' + OBJECT_NAME(d.referencing_id)
 FROM sys.sql_expression_dependencies AS d
-WHERE d.referenced_id = OBJECT_ID('dbo.ClientAccessTokens', 'U')
+WHERE d.referenced_id = OBJECT_ID('{table}', 'U')
   AND EXISTS (SELECT * FROM sys.indexes AS i WHERE i.object_id = d.referencing_id AND i.type = 1)`
 
 	// Who holds locks on the table. It needs VIEW SERVER STATE.
@@ -166,8 +168,8 @@ WHERE s.session_id <> @@SPID
               LEFT JOIN sys.partitions AS p ON p.hobt_id = l.resource_associated_entity_id
               WHERE l.request_session_id = s.session_id AND l.resource_database_id = DB_ID() AND l.request_status = 'GRANT'
                 AND l.request_mode IN ('X', 'U', 'IX', 'SIX', 'Sch-M')
-                AND (p.object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U')
-                     OR l.resource_type = 'OBJECT' AND l.resource_associated_entity_id = OBJECT_ID('dbo.ClientAccessTokens', 'U')))
+                AND (p.object_id = OBJECT_ID('{table}', 'U')
+                     OR l.resource_type = 'OBJECT' AND l.resource_associated_entity_id = OBJECT_ID('{table}', 'U')))
 ORDER BY s.last_request_start_time`
 
 	sqlMaySeeSessions = `SELECT COALESCE(HAS_PERMS_BY_NAME(NULL, NULL, 'VIEW SERVER STATE'), 0)`
@@ -177,14 +179,14 @@ ORDER BY s.last_request_start_time`
 SELECT COALESCE(SUM(a.total_pages), 0)
 FROM sys.partitions AS p
 JOIN sys.allocation_units AS a ON a.container_id = p.partition_id
-WHERE p.object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U')`
+WHERE p.object_id = OBJECT_ID('{table}', 'U')`
 
 	// Enabled jobs of SQL Server Agent that delete tokens, in any letter case.
 	sqlJobs = `
 SELECT DISTINCT j.name
 FROM msdb.dbo.sysjobs AS j
 JOIN msdb.dbo.sysjobsteps AS s ON s.job_id = j.job_id
-WHERE j.enabled = 1 AND s.command COLLATE Latin1_General_CI_AS LIKE N'%DELETE%ClientAccessTokens%'`
+WHERE j.enabled = 1 AND s.command COLLATE Latin1_General_CI_AS LIKE @pattern`
 
 	// One run at a time for each database; on Babelfish all of them share the
 	// names of locks. The server lets the lock go when the connection ends,
@@ -204,19 +206,19 @@ EXEC sp_releaseapplock @Resource = @name, @LockOwner = 'Session'`
 	// A dry run's count, which holds up nobody, and may count what another
 	// session is about to commit or to undo.
 	sqlCount = `
-SELECT COUNT_BIG(*) FROM dbo.ClientAccessTokens WITH (NOLOCK)
-WHERE Expiration >= @from AND Expiration < @to`
+SELECT COUNT_BIG(*) FROM {table} WITH (NOLOCK)
+WHERE {expiration} >= @from AND {expiration} < @to`
 
 	// How many tokens expire after @floor: some thousands of those that do last, for
 	// tokens that are issued come there. It locks nothing and waits for nothing.
 	sqlIssued = `
-SELECT COUNT(*) FROM (SELECT TOP (@most) Expiration FROM dbo.ClientAccessTokens WITH (NOLOCK, NOWAIT)
-                      WHERE Expiration > @floor ORDER BY Expiration DESC) AS issued`
+SELECT COUNT(*) FROM (SELECT TOP (@most) {expiration} FROM {table} WITH (NOLOCK, NOWAIT)
+                      WHERE {expiration} > @floor ORDER BY {expiration} DESC) AS issued`
 
 	// Where to count from, so that there are so many of them.
 	sqlIssuedFloor = `
-SELECT MIN(Expiration), COUNT(*) FROM (SELECT TOP (@most) Expiration FROM dbo.ClientAccessTokens WITH (NOLOCK, NOWAIT)
-                                       WHERE Expiration > @floor ORDER BY Expiration DESC) AS issued`
+SELECT MIN({expiration}), COUNT(*) FROM (SELECT TOP (@most) {expiration} FROM {table} WITH (NOLOCK, NOWAIT)
+                                       WHERE {expiration} > @floor ORDER BY {expiration} DESC) AS issued`
 
 	// Expiration windows.
 	//
@@ -224,36 +226,36 @@ SELECT MIN(Expiration), COUNT(*) FROM (SELECT TOP (@most) Expiration FROM dbo.Cl
 	// it waits for those: only then it proves that nothing is left. The oldest row
 	// may be one that it passed over, so that is looked for without locks as well.
 	sqlOldest = `
-DECLARE @seen datetime = (
-    SELECT MIN(Expiration) FROM dbo.ClientAccessTokens WITH (NOLOCK)
-    WHERE Expiration >= @from AND Expiration < @to);
-DECLARE @free datetime = (
-    SELECT MIN(Expiration) FROM dbo.ClientAccessTokens WITH (READCOMMITTEDLOCK, READPAST)
-    WHERE Expiration >= @from AND Expiration < @to);
+DECLARE @seen {type} = (
+    SELECT MIN({expiration}) FROM {table} WITH (NOLOCK)
+    WHERE {expiration} >= @from AND {expiration} < @to);
+DECLARE @free {type} = (
+    SELECT MIN({expiration}) FROM {table} WITH (READCOMMITTEDLOCK, READPAST)
+    WHERE {expiration} >= @from AND {expiration} < @to);
 IF @free IS NULL SET @free = (
-    SELECT MIN(Expiration) FROM dbo.ClientAccessTokens
-    WHERE Expiration >= @from AND Expiration < @to);
+    SELECT MIN({expiration}) FROM {table}
+    WHERE {expiration} >= @from AND {expiration} < @to);
 SELECT CASE WHEN @seen < @free THEN @seen ELSE @free END, @free`
 
 	// The same where no index leads to it: one reading of the table does, unless it
 	// finds nothing.
 	sqlOldestOfAll = `
-DECLARE @seen datetime = (
-    SELECT MIN(Expiration) FROM dbo.ClientAccessTokens WITH (NOLOCK)
-    WHERE Expiration >= @from AND Expiration < @to);
+DECLARE @seen {type} = (
+    SELECT MIN({expiration}) FROM {table} WITH (NOLOCK)
+    WHERE {expiration} >= @from AND {expiration} < @to);
 IF @seen IS NULL SET @seen = (
-    SELECT MIN(Expiration) FROM dbo.ClientAccessTokens
-    WHERE Expiration >= @from AND Expiration < @to);
+    SELECT MIN({expiration}) FROM {table}
+    WHERE {expiration} >= @from AND {expiration} < @to);
 SELECT @seen, @seen`
 
 	// The first rows of the batches of @n rows after the first one, of @total rows, and
 	// the row before each.
 	sqlEnds = `
-SELECT Expiration, previous
-FROM (SELECT TOP (@total) Expiration, LAG(Expiration) OVER (ORDER BY Expiration) AS previous, ROW_NUMBER() OVER (ORDER BY Expiration) AS place
-      FROM dbo.ClientAccessTokens WITH (READCOMMITTEDLOCK, READPAST)
-      WHERE Expiration >= @from AND Expiration < @to
-      ORDER BY Expiration) AS ordered
+SELECT {expiration}, previous
+FROM (SELECT TOP (@total) {expiration}, LAG({expiration}) OVER (ORDER BY {expiration}) AS previous, ROW_NUMBER() OVER (ORDER BY {expiration}) AS place
+      FROM {table} WITH (READCOMMITTEDLOCK, READPAST)
+      WHERE {expiration} >= @from AND {expiration} < @to
+      ORDER BY {expiration}) AS ordered
 WHERE place > 1 AND (place - 1) % @n = 0
 ORDER BY place`
 
@@ -266,20 +268,20 @@ ORDER BY place`
 	// the error undoes the batch, and it is deleted again with proof.
 	sqlDelete = `
 DECLARE @began datetime2 = SYSUTCDATETIME();
-DELETE TOP (@most) FROM dbo.ClientAccessTokens WITH (ROWLOCK)
-WHERE Expiration >= @from AND Expiration < @to
+DELETE TOP (@most) FROM {table} WITH (ROWLOCK)
+WHERE {expiration} >= @from AND {expiration} < @to
 OPTION (OPTIMIZE FOR (@from = '17530101', @to = '17530102'));
 SET @deleted = @@ROWCOUNT;` + sqlGuard + `
-IF EXISTS (SELECT * FROM dbo.ClientAccessTokens WITH (READCOMMITTEDLOCK, READPAST)
-           WHERE Expiration >= @from AND Expiration < @to)
+IF EXISTS (SELECT * FROM {table} WITH (READCOMMITTEDLOCK, READPAST)
+           WHERE {expiration} >= @from AND {expiration} < @to)
     THROW 1349874279, 'rows are left', 1;
 SET @took = DATEDIFF(microsecond, @began, SYSUTCDATETIME())`
 
 	// How many rows a window holds, whoever has locked them: read ahead of a delete
 	// with proof.
 	sqlHeld = `
-SELECT COUNT(*) FROM dbo.ClientAccessTokens WITH (NOLOCK)
-WHERE Expiration >= @from AND Expiration < @to`
+SELECT COUNT(*) FROM {table} WITH (NOLOCK)
+WHERE {expiration} >= @from AND {expiration} < @to`
 
 	// A delete that is proved, the first of each connection and each one while a
 	// trigger may run: where a trigger stands in for DELETE, or puts rows back,
@@ -289,20 +291,20 @@ WHERE Expiration >= @from AND Expiration < @to`
 	// Ids. The least of all is what has gone. The Ids stay on the server.
 	sqlDeleteVerifying = `
 DECLARE @began datetime2 = SYSUTCDATETIME(), @before bigint;
-DECLARE @doomed TABLE (Id uniqueidentifier NOT NULL);
+DECLARE @doomed TABLE ({key} {keytype} NOT NULL);
 INSERT INTO @doomed
-SELECT TOP (@most) Id FROM dbo.ClientAccessTokens WITH (ROWLOCK, UPDLOCK)
-WHERE Expiration >= @from AND Expiration < @to
+SELECT TOP (@most) {key} FROM {table} WITH (ROWLOCK, UPDLOCK)
+WHERE {expiration} >= @from AND {expiration} < @to
 OPTION (OPTIMIZE FOR (@from = '17530101', @to = '17530102'));
-SET @before = (SELECT COUNT(*) FROM dbo.ClientAccessTokens AS token WHERE token.Id IN (SELECT doomed.Id FROM @doomed AS doomed));
-DELETE TOP (@most) FROM dbo.ClientAccessTokens WITH (ROWLOCK)
-WHERE Expiration >= @from AND Expiration < @to AND Id IN (SELECT doomed.Id FROM @doomed AS doomed);
+SET @before = (SELECT COUNT(*) FROM {table} AS token WHERE token.{key} IN (SELECT doomed.{key} FROM @doomed AS doomed));
+DELETE TOP (@most) FROM {table} WITH (ROWLOCK)
+WHERE {expiration} >= @from AND {expiration} < @to AND {key} IN (SELECT doomed.{key} FROM @doomed AS doomed);
 SET @deleted = @@ROWCOUNT;` + sqlGuard + `
-SET @before = @before - (SELECT COUNT(*) FROM dbo.ClientAccessTokens AS token WHERE token.Id IN (SELECT doomed.Id FROM @doomed AS doomed));
+SET @before = @before - (SELECT COUNT(*) FROM {table} AS token WHERE token.{key} IN (SELECT doomed.{key} FROM @doomed AS doomed));
 IF @before < @deleted SET @deleted = @before;
 SET @before = @held - (
-    SELECT COUNT(*) FROM dbo.ClientAccessTokens WITH (NOLOCK)
-    WHERE Expiration >= @from AND Expiration < @to);
+    SELECT COUNT(*) FROM {table} WITH (NOLOCK)
+    WHERE {expiration} >= @from AND {expiration} < @to);
 IF @before < @deleted SET @deleted = @before;
 IF @deleted < 0 SET @deleted = 0;
 SET @took = DATEDIFF(microsecond, @began, SYSUTCDATETIME())`
@@ -312,16 +314,19 @@ SET @took = DATEDIFF(microsecond, @began, SYSUTCDATETIME())`
 	// before @upper, the last one with it. Only the server knows the order of its
 	// keys; those that come to the client, to say where a range ends, are of rows
 	// that have expired: no live token is ever read.
-	sqlWindow = `Expiration >= @from AND Expiration < @to`
+	sqlWindow = `{expiration} >= @from AND {expiration} < @to`
 
-	sqlByKey = sqlWindow + ` AND Id >= @lower AND Id <= @upper AND (Id < @upper OR @last = 1)`
+	sqlByKey = sqlWindow + ` AND {key} >= @lower AND {key} <= @upper AND ({key} < @upper OR @last = 1)`
 
 	// The same where an index on expiration leads to the keys of one expiration,
 	// in their order.
-	sqlByKeyOfOne = `Expiration = @from AND Expiration < @to AND Id >= @lower AND Id <= @upper AND (Id < @upper OR @last = 1)`
+	sqlByKeyOfOne = `{expiration} = @from AND {expiration} < @to AND {key} >= @lower AND {key} <= @upper AND ({key} < @upper OR @last = 1)`
+
+	// Between which numbers the keys are.
+	sqlKeyRange = `SELECT MIN({key}), MAX({key}) FROM {table} WITH (NOLOCK)`
 
 	sqlEndByKey = `
-SELECT Id FROM dbo.ClientAccessTokens WITH (READCOMMITTEDLOCK, READPAST)
-WHERE Expiration >= @from AND Expiration < @to
-ORDER BY Id OFFSET @n ROWS FETCH NEXT 1 ROWS ONLY`
+SELECT {key} FROM {table} WITH (READCOMMITTEDLOCK, READPAST)
+WHERE {expiration} >= @from AND {expiration} < @to
+ORDER BY {key} OFFSET @n ROWS FETCH NEXT 1 ROWS ONLY`
 )

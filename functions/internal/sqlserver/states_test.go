@@ -412,7 +412,7 @@ func TestATableThatIsNotEdFisIsTold(t *testing.T) {
 	}
 }
 
-// An integer key can't tell rows apart in ranges: they leave as many at a time as a
+// Ranges of such a key do not tell rows apart: they leave as many at a time as a
 // batch may have.
 func TestAnotherKeyIsPurgedAllTheSame(t *testing.T) {
 	t.Parallel()
@@ -425,7 +425,7 @@ func TestAnotherKeyIsPurgedAllTheSame(t *testing.T) {
 	s := newStandIn(t, &standIn{answer: func(kind string) []byte {
 		switch kind {
 		case "facts":
-			return examined(func(f *facts) { f.keyType = "int" })
+			return examined(func(f *facts) { f.keyType = "decimal" })
 		case "end":
 			return row(at, at)
 		case "oldest":
