@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,18 +28,23 @@ const (
 	sampledParts = 64
 	// listPages is the same for PostgreSQL 13, where each place is listed.
 	listPages = 16
+	// densePages is about how many pages are looked at to learn whether a window has most
+	// rows, and denseRows how many of its rows a page must have then.
+	densePages = 100
+	denseRows  = 16
 	// lastPage is the greatest number that a page can have.
 	lastPage = 1<<32 - 2
 )
 
 // window is a [purge.Window]: the rows with from <= expiration < to. Where
 // physical, only those of them in lower <= ctid < upper, and after them those on the
-// pages before wrap. Where scanned, those that are met first in reading the table.
+// pages before wrap; where whole, they are most rows of these pages. Where scanned, those that are met first in reading the table.
 type window struct {
 	from, to     pgtype.Timestamp
 	physical     bool
 	lower, upper pgtype.TID
 	wrap         uint32
+	whole        bool
 	scanned      bool
 }
 
@@ -146,7 +152,7 @@ func (c *conn) looks(ctx context.Context, w window, trail purge.Trail) (looks []
 		switch {
 		case err != nil:
 			return nil, err
-		case dead < mostlyDeadRows*int64(pages):
+		case dead < mostlyDeadRows*int64(pages) && !byPlaces(trail):
 		case !c.facts.canUseCTID() || !c.facts.readsRanges():
 			return []look{{w, true}}, nil
 		default:
@@ -161,6 +167,12 @@ func (c *conn) looks(ctx context.Context, w window, trail purge.Trail) (looks []
 		}
 	}
 	return append(looks, look{window: w}), nil
+}
+
+// byPlaces tells whether rows were deleted by their place, so that no checkpoint splits a
+// look.
+func byPlaces(trail purge.Trail) bool {
+	return slices.ContainsFunc(trail.Checkpoints, func(w purge.Window) bool { return w.(window).physical })
 }
 
 // looksByPlace splits w into ranges of so many pages, and those to come.
@@ -190,6 +202,15 @@ func (c *conn) Count(ctx context.Context, w purge.Window) (int64, error) {
 // Cut implements [purge.Conn]: a batch ends where the row after it begins.
 func (c *conn) Cut(ctx context.Context, w purge.Window, size, batches int) (cut []purge.Batch, rest purge.Window, err error) {
 	part := w.(window)
+	if c.longCut {
+		if part, err = c.byPages(ctx, part); err != nil {
+			return nil, nil, c.explain("find where expired rows are", err)
+		}
+	}
+	if part.whole && size >= c.facts.perPage {
+		cut, rest = c.cutPages(part, size, batches)
+		return cut, rest, nil
+	}
 	if part.physical || !c.facts.indexed && c.facts.canUseCTID() {
 		return c.cutPhysical(ctx, part, size)
 	}
@@ -214,6 +235,7 @@ func (c *conn) Cut(ctx context.Context, w purge.Window, size, batches int) (cut 
 	case last >= 0: // the last rows, which have no end but the window's own
 		return append(cut, purge.Batch{Window: part, Rows: last}), nil, nil
 	case len(cut) > 0:
+		c.longCut = !c.sampled && c.facts.canUseCTID() && c.facts.readsRanges() && batches > 1 && len(cut) == batches
 		return cut, part, nil
 	case c.facts.canUseCTID(): // their place tells them apart
 		return c.cutPhysical(ctx, part, size)
@@ -280,6 +302,20 @@ func (c *conn) ends(ctx context.Context, w window, size, batches int) (ends []en
 	return ends, last, err
 }
 
+// byPages returns w by place where its rows are most of the table: to delete them page by
+// page takes no reading of the index, neither for its ends nor for its rows.
+func (c *conn) byPages(ctx context.Context, w window) (window, error) {
+	c.longCut, c.sampled = false, true
+	mostly := false
+	err := c.row(ctx, byIndex, &mostly, c.facts.on(sqlMostly), w.args(c.facts.oid, densePages, denseRows)...)
+	if err != nil || !mostly {
+		return w, err
+	}
+	w, err = c.everyPlace(ctx, w)
+	w.whole = true
+	return w, err
+}
+
 // cutPhysical is Cut by place instead of expiration, one batch at a time.
 func (c *conn) cutPhysical(ctx context.Context, part window, size int) ([]purge.Batch, purge.Window, error) {
 	if !part.physical {
@@ -312,6 +348,24 @@ func (c *conn) cutPhysical(ctx context.Context, part window, size int) ([]purge.
 		return []purge.Batch{cut}, nil, nil
 	}
 	return []purge.Batch{cut}, rest, nil
+}
+
+// cutPages is Cut by whole pages, as many as can't have more rows than a batch, so that
+// nothing need be read.
+func (c *conn) cutPages(part window, size, batches int) (cut []purge.Batch, rest purge.Window) {
+	end, pages := part.upper, uint32(size/c.facts.perPage)
+	for len(cut) < batches && part.lower != end {
+		if part.upper = end; part.lower.BlockNumber+pages < end.BlockNumber {
+			part.upper = page(part.lower.BlockNumber + pages)
+		}
+		cut = append(cut, purge.Batch{Window: part})
+		part.lower = part.upper
+	}
+	if part.lower == end {
+		return cut, nil
+	}
+	part.upper = end
+	return cut, part
 }
 
 // everyPlace returns w by place, up to the last page of now. Without an index a run may

@@ -62,9 +62,10 @@ func isOfTheWire(err error) bool {
 const mostCanceled = 3
 
 // surprises are what a table is no longer fit for that was examined and found fit. The
-// first two are raised by our own statements, see sqlUnchanged and sqlProve.
+// first three are raised by our own statements, see sqlUnchanged, sqlUntil and sqlProve.
 var surprises = map[string]error{
 	pgerrcode.InvalidTextRepresentation: purge.ErrChanged,
+	pgerrcode.InvalidDatetimeFormat:     purge.ErrChanged,
 	pgerrcode.DivisionByZero:            purge.ErrOverfull,
 	pgerrcode.InsufficientPrivilege:     purge.ErrChanged,
 	pgerrcode.UndefinedTable:            purge.ErrChanged,

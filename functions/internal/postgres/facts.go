@@ -42,6 +42,7 @@ type facts struct {
 	leaves    []uint32 // the table and all that inherit from it
 	counted   bool     // the server counts the rows that it deletes
 	dead      int64    // deleted rows that were not cleared away yet, about
+	perPage   int      // rows that a page of the table can have at most
 	nameless  bool     // deletes are published without a replica identity
 	triggers  bool     // run for each delete
 	local     bool     // expirations are local time, as Ed-Fi had them in its versions 2
@@ -97,7 +98,7 @@ func (c *conn) examine(ctx context.Context, session uint32, lock bool) error {
 func (f *facts) read(row pgx.Row) error {
 	err := row.Scan(&f.now, &f.database, &f.version, &f.standby, &f.oid, &f.kind, &f.plain, &f.typeName,
 		&f.usage, &f.selectExp, &f.places, &f.selectAll, &f.deletable, &f.hidden, &f.indexed,
-		&f.signature, &f.leaves, &f.counted, &f.dead, &f.nameless, &f.triggers, &f.local,
+		&f.signature, &f.leaves, &f.counted, &f.dead, &f.perPage, &f.nameless, &f.triggers, &f.local,
 		&f.table.Relation, &f.table.Expiration, &f.column, &f.backend, &f.readOnly, &f.unlinked)
 	f.clock = f.now
 	return err

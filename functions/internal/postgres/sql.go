@@ -112,12 +112,20 @@ ORDER BY datname`
 	sqlUnchanged = `
   AND (SELECT CASE WHEN ` + sqlSignature + ` = `
 	sqlThen      = ` THEN true` + sqlElse
-	sqlThenCount = ` THEN set_config('edfi_token_purge.before', (
-           SELECT ` + sqlNet + ` FROM unnest(` + sqlLeaves + `) AS leaf)::text, true) IS NOT NULL` + sqlElse
-	sqlElse = `
-       ELSE ('changed: ' || c.relname)::boolean END
+	sqlThenCount = ` THEN ` + sqlKeepNet + sqlElse
+	sqlElse      = `
+       ELSE ('changed: ' || c.relname)::boolean END` + sqlFromCatalogue
+	sqlFromCatalogue = `
        FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = '{column}'
        WHERE c.oid = to_regclass('{table}'))`
+
+	// The same condition where rows are deleted and counted, as the end of the window,
+	// $2: that costs nothing for each row.
+	sqlUntil     = `(SELECT CASE WHEN ` + sqlSignature + ` = `
+	sqlUntilThen = ` AND ` + sqlKeepNet + ` THEN $2::timestamp
+       ELSE ('changed: ' || c.relname)::timestamp END` + sqlFromCatalogue
+	sqlKeepNet = `set_config('edfi_token_purge.before', (
+           SELECT ` + sqlNet + ` FROM unnest(` + sqlLeaves + `) AS leaf)::text, true) IS NOT NULL`
 
 	// How many rows this session has deleted and not put back, as the server counts
 	// them for its statistics: whatever a trigger or a rule made of the statement.
@@ -155,12 +163,17 @@ FROM (SELECT coalesce(` + sqlNet + ` - NULLIF(current_setting('edfi_token_purge.
 	sqlUnidentified = `CASE WHEN EXISTS (SELECT FROM pg_publication WHERE pubdelete) THEN EXISTS (
                SELECT FROM unnest(` + sqlLeaves + `) AS leaf
                JOIN pg_class l ON l.oid = leaf AND l.relkind = 'r'
-               JOIN pg_namespace s ON s.oid = l.relnamespace
-               JOIN pg_publication_tables t ON t.schemaname = s.nspname AND t.tablename = l.relname
-               JOIN pg_publication p ON p.pubname = t.pubname AND p.pubdelete
                WHERE l.relreplident <> 'f' AND NOT EXISTS (
                    SELECT FROM pg_index i WHERE i.indrelid = leaf
-                     AND CASE l.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END)) END`
+                     AND CASE l.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END)
+                 AND EXISTS (
+                   SELECT FROM pg_publication p, pg_get_publication_tables(p.pubname) AS published
+                   WHERE p.pubdelete AND published.relid = leaf)) END`
+
+	// Bytes that each row has at least, beyond its header.
+	sqlLeastRow = `
+           SELECT sum(attlen) / 8 * 8 FROM pg_attribute
+           WHERE attrelid = c.oid AND attnum > 0 AND attnotnull AND attlen > 0 AND NOT attisdropped AND NOT atthasmissing`
 
 	// An index that finds the rows of leaf in the order of their expiration: it has no
 	// nulls first, or is read backwards.
@@ -199,6 +212,7 @@ SELECT clock_timestamp() AT TIME ZONE 'UTC',
        array_remove(` + sqlLeaves + `, NULL),
        current_setting('track_counts') = 'on',
        coalesce(pg_stat_get_dead_tuples(c.oid), 0),
+       (current_setting('block_size')::int - 24) / (28 + coalesce((` + sqlLeastRow + `), 0)),
        coalesce(` + sqlUnidentified + `, false),
        EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 8 <> 0),
        EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid AND proname = 'accesstokenisvalid'),
@@ -386,7 +400,7 @@ ORDER BY transactions DESC LIMIT 1`
 
 	sqlDelete = `
 DELETE FROM {table}
-WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp` + sqlUnchanged + `$3` + sqlThenCount
+WHERE {expiration} >= $1::timestamp AND {expiration} < ` + sqlUntil + `$3` + sqlUntilThen
 
 	// Physical ranges. A range of ctid is read in physical order, so that the
 	// end of a batch needs no sort. Were the order another one, batches would
@@ -405,9 +419,15 @@ SELECT ctid FROM {table}
 WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp AND ctid >= $3 AND ctid < $4
 OFFSET $5 LIMIT 1`
 
+	// Whether at least half of the rows are in a window, and $5 for each page, by a sample
+	// of about $4 pages of the table $3.
+	sqlMostly = `
+SELECT count(*) FILTER (WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp) >= greatest(count(*) / 2, $4 * $5)
+FROM {table} TABLESAMPLE SYSTEM (least(100, $4 * 100.0 * current_setting('block_size')::int / greatest(pg_relation_size($3::oid), 1)))`
+
 	sqlDeletePhysical = `
 DELETE FROM {table}
-WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp AND ctid >= $3 AND ctid < $4` + sqlUnchanged + `$5` + sqlThenCount
+WHERE ctid >= $3 AND ctid < $4 AND {expiration} >= $1::timestamp AND {expiration} < ` + sqlUntil + `$5` + sqlUntilThen
 
 	sqlPlaces = `ctid = ANY (ARRAY(
     SELECT format('(%s,%s)', page, place)::tid
