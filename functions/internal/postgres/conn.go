@@ -267,7 +267,8 @@ func (c *conn) leave(ctx context.Context) {
 
 // Facts implements [purge.Conn].
 func (c *conn) Facts() purge.Facts {
-	return purge.Facts{Now: c.facts.now.Time, Clock: c.facts.clock.Time, Indexed: c.facts.indexed, Findings: c.facts.findings()}
+	f := c.facts
+	return purge.Facts{Now: f.now.Time, Clock: f.clock.Time, Indexed: f.indexed, Findings: f.findings(), Writes: f.writes, Counted: f.asked}
 }
 
 // Writes implements [purge.WriteCounter].

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -97,31 +99,18 @@ func (c *conn) Expired(after, cutoff time.Time) purge.Window {
 
 // Oldest implements [purge.Conn].
 func (c *conn) Oldest(ctx context.Context, w purge.Window, trail purge.Trail) (time.Time, purge.Window, error) {
+	return c.OldestWith(ctx, nil, w, trail)
+}
+
+// OldestWith implements [purge.Sharer].
+func (c *conn) OldestWith(ctx context.Context, others []purge.Conn, w purge.Window, trail purge.Trail) (time.Time, purge.Window, error) {
 	looks, err := c.looks(ctx, w.(window), trail)
 	if err != nil {
 		return time.Time{}, nil, c.explain("read the table's size", err)
 	}
-	var first pgtype.Timestamp
-	for _, look := range looks {
-		var oldest pgtype.Timestamp
-		plan, sql, args := byIndex, sqlOldest, look.args(c.facts.signature)
-		switch {
-		case look.physical && c.facts.readsRanges():
-			plan, sql = byPlace, sqlOldestPhysical
-		case look.physical: // a list of all places would be too long
-			plan, args = inSequence, look.everywhere().args(c.facts.signature)
-		case look.mostlyDead:
-			plan = inSequence
-		}
-		if err := c.row(ctx, plan, &oldest, c.facts.on(sql), args...); err != nil {
-			return time.Time{}, nil, c.explain("look for expired rows", err)
-		}
-		if oldest.Valid && (!first.Valid || before(oldest, first)) {
-			first = oldest
-		}
-		if first.Valid && !look.mostlyDead { // what comes later is younger
-			break
-		}
+	first, err := c.oldestOf(ctx, looks, others)
+	if err != nil {
+		return time.Time{}, nil, c.explain("look for expired rows", err)
 	}
 	if !first.Valid {
 		return time.Time{}, nil, nil
@@ -131,6 +120,66 @@ func (c *conn) Oldest(ctx context.Context, w purge.Window, trail purge.Trail) (t
 		found.from = first
 	}
 	return instant(first), found, nil
+}
+
+// oldestOf returns the oldest expiration that looks find, which come in the order of
+// their windows where they do not read the table itself.
+func (c *conn) oldestOf(ctx context.Context, looks []look, others []purge.Conn) (first pgtype.Timestamp, err error) {
+	if looks[0].mostlyDead {
+		return c.oldestOfAll(ctx, looks, others)
+	}
+	for _, look := range looks {
+		if first, err = c.oldest(ctx, look); err != nil || first.Valid { // what comes later is younger
+			break
+		}
+	}
+	return first, err
+}
+
+// oldestOfAll has each of the connections do a look after the other. What another one
+// fails at is done here.
+func (c *conn) oldestOfAll(ctx context.Context, looks []look, others []purge.Conn) (first pgtype.Timestamp, err error) {
+	found := make([]pgtype.Timestamp, len(looks))
+	done := make([]bool, len(looks))
+	var next atomic.Int64
+	begin := func(on *conn) (err error) {
+		for i := next.Add(1) - 1; i < int64(len(looks)) && err == nil; i = next.Add(1) - 1 {
+			found[i], err = on.oldest(ctx, looks[i])
+			done[i] = err == nil
+		}
+		return err
+	}
+	var working sync.WaitGroup
+	for _, other := range others {
+		if other, ok := other.(*conn); ok {
+			working.Go(func() { _ = begin(other) }) // done tells
+		}
+	}
+	err = begin(c)
+	working.Wait()
+	for i := 0; i < len(looks) && err == nil; i++ {
+		if !done[i] {
+			found[i], err = c.oldest(ctx, looks[i])
+		}
+		if found[i].Valid && (!first.Valid || before(found[i], first)) {
+			first = found[i]
+		}
+	}
+	return first, err
+}
+
+// oldest returns the oldest expiration that one look finds.
+func (c *conn) oldest(ctx context.Context, l look) (oldest pgtype.Timestamp, err error) {
+	plan, sql, args := byIndex, sqlOldest, l.args(c.facts.signature)
+	switch {
+	case l.physical && c.facts.readsRanges():
+		plan, sql = byPlace, sqlOldestPhysical
+	case l.physical: // a list of all places would be too long
+		plan, args = inSequence, l.everywhere().args(c.facts.signature)
+	case l.mostlyDead:
+		plan = inSequence
+	}
+	return oldest, c.row(ctx, plan, &oldest, c.facts.on(sql), args...)
 }
 
 // look is a part of a window that one statement looks at.

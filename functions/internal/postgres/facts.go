@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -49,6 +50,8 @@ type facts struct {
 	backend   uint32   // the server's process that ran the statement
 	readOnly  bool     // default_transaction_read_only is on, or the server is a standby
 	unlinked  bool     // neither triggers nor foreign keys act for this login
+	writes    int64    // transactions that had written to the server when it was asked
+	asked     time.Time
 }
 
 // canUseCTID tells whether the role may tell rows apart by their place.
@@ -65,10 +68,11 @@ func (f facts) readsRanges() bool { return f.version >= 14_00_00 }
 // examine prepares the session, reads the facts and takes the lock, in one round
 // trip. It sets nothing and takes no lock in any other session than that one.
 func (c *conn) examine(ctx context.Context, session uint32, lock bool) error {
-	f := facts{table: c.table.Lower()}
+	f := facts{table: c.table.Lower(), asked: time.Now()}
 	names := func(exactly, folded string) []string { return []string{exactly, folded} }
 	var batch pgx.Batch
 	batch.Queue(sqlSettings, int64(session))
+	batch.Queue(sqlWrites)
 	batch.Queue(sqlFacts, f.table.Schema, names(c.table.Relation, f.table.Relation), names(c.table.Expiration, f.table.Expiration))
 	if c.table.Local {
 		batch.Queue(sqlLocalClock)
@@ -78,6 +82,9 @@ func (c *conn) examine(ctx context.Context, session uint32, lock bool) error {
 	}
 	results := c.pg.SendBatch(ctx, &batch)
 	_, err := results.Exec()
+	if err == nil {
+		err = results.QueryRow().Scan(&f.writes)
+	}
 	if err == nil {
 		err = f.read(results.QueryRow())
 	}

@@ -75,6 +75,9 @@ func (p *pacer) Listen(ctx context.Context, conn Conn) {
 		return
 	}
 	defer close(p.heard)
+	if f := conn.Facts(); p.target > 0 && f.Writes > 0 && time.Since(f.Counted) < throttleFor {
+		p.sensor.start(f.Counted, f.Writes) // it has listened since
+	}
 	p.sense(ctx, conn)
 	sleep(ctx, p.sensor.warmup())
 	p.sense(ctx, conn)
@@ -188,6 +191,13 @@ func (s *sensor) sense(count func() (int64, error)) {
 		return
 	}
 	s.since, s.others = seen, 0
+}
+
+// start takes a count of before for the first.
+func (s *sensor) start(at time.Time, all int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sensed, s.since = at, tally{at: at, all: all, own: s.own}
 }
 
 // absorb has count ask the server, and takes for the run's own what came to it since

@@ -174,6 +174,12 @@ type WriteCounter interface {
 	Writes(ctx context.Context) (int64, error)
 }
 
+// Sharer is a Conn that can share its look with other connections to the same table,
+// which is quicker. None of them is used by anybody else meanwhile.
+type Sharer interface {
+	OldestWith(ctx context.Context, others []Conn, w Window, trail Trail) (oldest time.Time, found Window, err error)
+}
+
 // SlotCounter is a Conn whose server tells how many connections it still has for the
 // login.
 type SlotCounter interface {
@@ -189,6 +195,10 @@ type Facts struct {
 	Clock    time.Time // the one that the table's rows expire by
 	Indexed  bool      // an index finds the oldest row; else a look reads the whole table
 	Findings []Finding
+	// Writes is what WriteCounter counted as the connection was opened, at Counted; 0 is
+	// not known.
+	Writes  int64
+	Counted time.Time
 }
 
 // Window is a part of a table, in the adapter's own terms. It is a value: a

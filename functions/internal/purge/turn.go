@@ -345,7 +345,11 @@ func (t *turn) oldest(ctx context.Context, w Window) (at time.Time, found Window
 	var took time.Duration
 	err = t.unlocked(ctx, func() (err error) {
 		start := time.Now()
-		at, found, err = t.conn.Oldest(ctx, w, t.backlog.trail)
+		if sharer, ok := t.conn.(Sharer); ok && !t.run.pacer.Throttled() {
+			at, found, err = sharer.OldestWith(ctx, t.others(), w, t.backlog.trail)
+		} else {
+			at, found, err = t.conn.Oldest(ctx, w, t.backlog.trail)
+		}
 		took = time.Since(start)
 		return err
 	})
@@ -564,12 +568,18 @@ func leavesSlots(ctx context.Context, conn Conn) error {
 	return err
 }
 
+// others are all connections but the one that holds the lock.
+func (t *turn) others() []Conn {
+	others := slices.Clone(t.more)
+	if t.prefetcher != nil {
+		others = append(others, t.prefetcher)
+	}
+	return others
+}
+
 // close ends all connections at once: each may take a moment.
 func (t *turn) close(ctx context.Context) {
-	all := append([]Conn{t.conn}, t.more...)
-	if t.prefetcher != nil {
-		all = append(all, t.prefetcher)
-	}
+	all := append([]Conn{t.conn}, t.others()...)
 	var closing sync.WaitGroup
 	for _, conn := range all {
 		closing.Go(func() {
