@@ -101,8 +101,7 @@ type conn struct {
 	began    time.Time // the last statement
 	canceled int       // statements in turn, by somebody else
 	tooLarge bool      // reading the whole table for each batch would take too long
-	longCut  bool      // much is left to cut, and it is not known yet how best
-	sampled  bool      // it is known
+	sampled  bool      // whether most rows of the table go is known
 }
 
 // Databases lists all databases of the server, by way of the one named.

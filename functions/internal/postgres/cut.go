@@ -251,7 +251,7 @@ func (c *conn) Count(ctx context.Context, w purge.Window) (int64, error) {
 // Cut implements [purge.Conn]: a batch ends where the row after it begins.
 func (c *conn) Cut(ctx context.Context, w purge.Window, size, batches int) (cut []purge.Batch, rest purge.Window, err error) {
 	part := w.(window)
-	if c.longCut {
+	if batches > 1 && c.mayGoByPages(part) {
 		if part, err = c.byPages(ctx, part); err != nil {
 			return nil, nil, c.explain("find where expired rows are", err)
 		}
@@ -284,7 +284,6 @@ func (c *conn) Cut(ctx context.Context, w purge.Window, size, batches int) (cut 
 	case last >= 0: // the last rows, which have no end but the window's own
 		return append(cut, purge.Batch{Window: part, Rows: last}), nil, nil
 	case len(cut) > 0:
-		c.longCut = !c.sampled && c.facts.canUseCTID() && c.facts.readsRanges() && batches > 1 && len(cut) == batches
 		return cut, part, nil
 	case c.facts.canUseCTID(): // their place tells them apart
 		return c.cutPhysical(ctx, part, size)
@@ -351,17 +350,20 @@ func (c *conn) ends(ctx context.Context, w window, size, batches int) (ends []en
 	return ends, last, err
 }
 
-// byPages returns w by place where its rows are most of the table: to delete them page by
-// page takes no reading of the index, neither for its ends nor for its rows.
+// mayGoByPages tells whether it is not known yet how many of the rows are in w.
+func (c *conn) mayGoByPages(w window) bool {
+	return !c.sampled && !w.physical && c.facts.indexed && c.facts.canUseCTID() && c.facts.readsRanges()
+}
+
+// byPages returns w by place where its rows are most of a large table: to delete them page
+// by page takes no reading of the index, neither for its ends nor for its rows.
 func (c *conn) byPages(ctx context.Context, w window) (window, error) {
-	c.longCut, c.sampled = false, true
-	mostly := false
-	err := c.row(ctx, byIndex, &mostly, c.facts.on(sqlMostly), w.args(c.facts.oid, densePages, denseRows)...)
-	if err != nil || !mostly {
-		return w, err
+	c.sampled = true
+	var pages uint32
+	err := c.row(ctx, byIndex, &pages, c.facts.on(sqlMostly), w.args(c.facts.oid, densePages, denseRows)...)
+	if err == nil && pages > densePages {
+		w.physical, w.whole, w.lower, w.upper = true, true, page(0), page(pages)
 	}
-	w, err = c.everyPlace(ctx, w)
-	w.whole = true
 	return w, err
 }
 

@@ -419,10 +419,11 @@ SELECT ctid FROM {table}
 WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp AND ctid >= $3 AND ctid < $4
 OFFSET $5 LIMIT 1`
 
-	// Whether at least half of the rows are in a window, and $5 for each page, by a sample
-	// of about $4 pages of the table $3.
+	// The pages of the table, $3, where by a sample of about $4 of them at least half of its
+	// rows are in a window, and $5 for each page; else 0.
 	sqlMostly = `
-SELECT count(*) FILTER (WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp) >= greatest(count(*) / 2, $4 * $5)
+SELECT CASE WHEN count(*) FILTER (WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp) >= greatest(count(*) / 2, $4 * $5)
+       THEN pg_relation_size($3::oid) / current_setting('block_size')::int ELSE 0 END
 FROM {table} TABLESAMPLE SYSTEM (least(100, $4 * 100.0 * current_setting('block_size')::int / greatest(pg_relation_size($3::oid), 1)))`
 
 	sqlDeletePhysical = `

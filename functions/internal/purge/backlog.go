@@ -164,7 +164,7 @@ func (b *backlog) Next(ctx context.Context, conn Conn, n, workers int) []*batch 
 		switch {
 		case len(b.ready) > 0 && b.stale(b.ready[0]):
 			b.ready = b.recut(b.ready)
-		case b.wantsCut(workers):
+		case b.wantsCut(b.low(n, workers)):
 			b.cutMore(ctx, conn)
 		case len(b.ready) > 0:
 			n = min(n, max(1, len(b.ready)/workers))
@@ -182,12 +182,20 @@ func (b *backlog) Next(ctx context.Context, conn Conn, n, workers int) []*batch 
 	}
 }
 
+// low returns how many batches should be ready for so many workers that want n each.
+func (b *backlog) low(n, workers int) int {
+	if b.sizer.Learning() {
+		n = 1
+	}
+	return n * workers
+}
+
 // Prefetch cuts ahead of the workers over conn, until there is nothing to cut.
 func (b *backlog) Prefetch(ctx context.Context, conn Conn) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for !b.idle() {
-		if b.wantsCut(prefetch) {
+		if b.wantsCut(maxPipelined) {
 			b.cutMore(ctx, conn)
 		} else {
 			b.changed.Wait()

@@ -16,7 +16,7 @@ const (
 	// at once, and two sessions that step back in step meet again.
 	lockedRest = 200 * time.Millisecond
 	// maxPipelined is how many batches at most go to the server at once.
-	maxPipelined = 8
+	maxPipelined = 32
 	// firstLookShare is the part of the time left that a look may take before
 	// anything is deleted.
 	firstLookShare = 8
