@@ -34,6 +34,9 @@ const (
 	// rows, and denseRows how many of its rows a page must have then.
 	densePages = 100
 	denseRows  = 16
+	// wholePages is the largest table, 512 MB, whose rows go page by page: a run that
+	// stops must have the time to look for the oldest row on the pages that are left.
+	wholePages = 1 << 16
 	// lastPage is the greatest number that a page can have.
 	lastPage = 1<<32 - 2
 )
@@ -61,7 +64,7 @@ func (w window) args(more ...any) []any {
 
 // everywhere returns w without its bounds of place.
 func (w window) everywhere() window {
-	w.physical = false
+	w.physical, w.whole = false, false
 	return w
 }
 
@@ -185,13 +188,16 @@ func (c *conn) oldest(ctx context.Context, l look) (oldest pgtype.Timestamp, err
 // look is a part of a window that one statement looks at.
 type look struct {
 	window
-	mostlyDead bool // most of the table is deleted, so that reading it all is quicker
+	mostlyDead bool // much of the table is deleted, so that reading all of it is quicker
 }
 
 // looks splits w at the checkpoints, so that no look passes over too many deleted
 // rows. Where they are most of the table, it is split by place; or not at all, if
 // the role may not tell places apart.
 func (c *conn) looks(ctx context.Context, w window, trail purge.Trail) (looks []look, err error) {
+	if w.whole {
+		return byChunks(w), nil
+	}
 	if w.physical || !c.facts.indexed {
 		return []look{{window: w}}, nil
 	}
@@ -225,15 +231,22 @@ func byPlaces(trail purge.Trail) bool {
 }
 
 // looksByPlace splits w into ranges of so many pages, and those to come.
-func looksByPlace(w window, pages uint32) (looks []look) {
-	w.physical, w.lower = true, page(0)
-	for from := uint32(chunkPages); from < pages; from += chunkPages {
-		w.upper = page(from)
-		looks = append(looks, look{w, true})
-		w.lower = w.upper
+func looksByPlace(w window, pages uint32) []look {
+	w.physical, w.lower, w.upper = true, page(0), page(pages)
+	looks := byChunks(w)
+	looks[len(looks)-1].upper = page(lastPage)
+	return looks
+}
+
+// byChunks splits a physical range, so that each look is short.
+func byChunks(w window) (looks []look) {
+	part := w
+	for part.upper = page(part.lower.BlockNumber + chunkPages); part.upper.BlockNumber < w.upper.BlockNumber; part.upper.BlockNumber += chunkPages {
+		looks = append(looks, look{part, true})
+		part.lower = part.upper
 	}
-	w.upper = page(lastPage)
-	return append(looks, look{w, true})
+	part.upper = w.upper
+	return append(looks, look{part, true})
 }
 
 // pages returns how many the table has.
@@ -361,7 +374,7 @@ func (c *conn) byPages(ctx context.Context, w window) (window, error) {
 	c.sampled = true
 	var pages uint32
 	err := c.row(ctx, byIndex, &pages, c.facts.on(sqlMostly), w.args(c.facts.oid, densePages, denseRows)...)
-	if err == nil && pages > densePages {
+	if err == nil && pages > densePages && pages <= wholePages {
 		w.physical, w.whole, w.lower, w.upper = true, true, page(0), page(pages)
 	}
 	return w, err

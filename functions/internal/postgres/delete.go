@@ -25,15 +25,20 @@ var errNoAnswer = errors.New("the connection ended before the answer")
 
 // Delete implements [purge.Conn].
 func (c *conn) Delete(ctx context.Context, b purge.Batch) (gone purge.Deleted, err error) {
-	c.DeleteAll(ctx, []purge.Batch{b}, func(d purge.Deleted, e error) { gone, err = d, e })
+	c.DeleteAll(ctx, []purge.Batch{b}, func(d purge.Deleted, e error) bool { gone, err = d, e; return true })
 	return gone, err
 }
 
 // DeleteAll implements [purge.Pipeliner].
-func (c *conn) DeleteAll(ctx context.Context, batches []purge.Batch, done func(purge.Deleted, error)) {
-	for len(batches) > 0 {
+func (c *conn) DeleteAll(ctx context.Context, batches []purge.Batch, done func(purge.Deleted, error) bool) {
+	more := true
+	next := func(gone purge.Deleted, err error) bool {
+		more = done(gone, err) && more
+		return more
+	}
+	for len(batches) > 0 && more {
 		if batches[0].Window.(window).scanned {
-			done(c.deleteScanned(ctx, batches[0]))
+			next(c.deleteScanned(ctx, batches[0]))
 			batches = batches[1:]
 			continue
 		}
@@ -41,7 +46,7 @@ func (c *conn) DeleteAll(ctx context.Context, batches []purge.Batch, done func(p
 		for alike < len(batches) && formOf(batches[alike]) == formOf(batches[0]) {
 			alike++
 		}
-		batches = batches[c.deleteAlike(ctx, batches[:alike], formOf(batches[0]), done):]
+		batches = batches[c.deleteAlike(ctx, batches[:alike], formOf(batches[0]), next):]
 	}
 }
 
@@ -56,8 +61,8 @@ func formOf(b purge.Batch) form {
 // deleteAlike deletes batches of one form in a pipeline: each DELETE is followed by
 // sqlProve and a Sync, which commits both, and one is always sent before the answer to
 // the one ahead of it, so that the server need not wait for the link. It returns how
-// many batches it got to before its limits had to be set anew.
-func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, f form, done func(purge.Deleted, error)) int {
+// many batches it got to before its limits had to be set anew, or no more were wanted.
+func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, f form, done func(purge.Deleted, error) bool) int {
 	plan, sql := byIndex, c.facts.on(sqlDelete)
 	if f.physical {
 		plan, sql = byPlace, c.physical(sqlDeletePhysical)
@@ -76,8 +81,8 @@ func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, f form, d
 	}
 	p := pipeline{Pipeline: c.pg.PgConn().StartPipeline(ctx), conn: c, delete: c.prepared[sql], prove: c.prepared[sqlProve]}
 	defer p.Close() //nolint:errcheck // each statement has told its own
-	for answered := 0; ; answered++ {
-		for p.failure == nil && p.sent < min(answered+ahead, len(batches)) && (p.sent == 0 || c.limits.valid(time.Now())) {
+	for answered, more := 0, true; ; answered++ {
+		for more && p.failure == nil && p.sent < min(answered+ahead, len(batches)) && (p.sent == 0 || c.limits.valid(time.Now())) {
 			p.send(batches[p.sent])
 		}
 		if answered == p.sent {
@@ -93,7 +98,7 @@ func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, f form, d
 		} else if err != nil {
 			gone = purge.Deleted{}
 		}
-		done(gone, err)
+		more = done(gone, err)
 		c.began = time.Now()
 	}
 }

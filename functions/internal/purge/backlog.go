@@ -310,6 +310,11 @@ func (b *backlog) stop(why error) {
 	if errors.Is(why, errMaxRows) {
 		return // for what is ready there are rows
 	}
+	b.leaveReady()
+}
+
+// leaveReady leaves what was cut and nobody has.
+func (b *backlog) leaveReady() {
 	for _, c := range b.ready {
 		b.quota.Release(c.reserved, 0)
 		b.aside = append(b.aside, c.again(0, c.locked))
@@ -335,6 +340,17 @@ func (b *backlog) GiveBack(batches []*batch) []*batch {
 	b.inFlight -= len(batches) - len(others)
 	b.changed.Broadcast()
 	return others
+}
+
+// Return takes back what a worker has that it did not send.
+func (b *backlog) Return(batches []*batch) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.inFlight -= len(batches)
+	if b.ready = append(batches, b.ready...); b.failure != nil && !errors.Is(b.failure, errMaxRows) {
+		b.leaveReady()
+	}
+	b.changed.Broadcast()
 }
 
 // recut has batches that are stale cut again, and returns the others.

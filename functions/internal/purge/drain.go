@@ -144,8 +144,10 @@ func (t *turn) deleteBatches(ctx context.Context, conn Conn) {
 			rest = 0
 			continue
 		}
-		took := t.delete(ctx, conn, batches)
-		trip, rest = min(2*trip, t.fitting(took/time.Duration(len(batches)))), 0
+		done, took := t.delete(ctx, conn, batches)
+		t.backlog.Return(batches[done:])
+		batches = batches[:done]
+		trip, rest = min(2*trip, t.fitting(took/time.Duration(max(1, done)))), 0
 		if throttled {
 			trip, rest = 1, t.run.pacer.Rest(took)
 		}
@@ -178,23 +180,24 @@ func (t *turn) fitting(took time.Duration) int {
 }
 
 // delete deletes batches and fills in what came of each. Those that have begun end
-// although the run is canceled meanwhile; none begins thereafter.
-func (t *turn) delete(ctx context.Context, conn Conn, batches []*batch) (took time.Duration) {
-	began := time.Now()
+// although the run is canceled meanwhile; none begins thereafter, nor after one that
+// failed: a lock that stays would take its time from each. It returns how many are done.
+func (t *turn) delete(ctx context.Context, conn Conn, batches []*batch) (done int, took time.Duration) {
+	began, outer := time.Now(), ctx
 	if errors.Is(ctx.Err(), context.Canceled) {
 		for _, b := range batches {
 			b.err = ctx.Err()
 		}
-		return 0
+		return len(batches), 0
 	}
 	ctx, cancel := withoutCancel(ctx)
 	defer cancel()
 	sensor := &t.run.pacer.sensor
 	sensor.begin()
 	defer sensor.end()
-	last, done := began, 0
+	last := began
 	err := recoverPanic(ctx, t.log, func() error {
-		deleteAll(ctx, conn, batches, func(gone Deleted, err error) {
+		deleteAll(ctx, conn, batches, func(gone Deleted, err error) bool {
 			now, b := time.Now(), batches[done]
 			b.deleted, b.took, b.writes, b.err = gone.Rows, cmp.Or(gone.Took, now.Sub(last)), gone.Writes, err
 			if err != nil { // it may have taken one
@@ -203,21 +206,27 @@ func (t *turn) delete(ctx context.Context, conn Conn, batches []*batch) (took ti
 			sensor.wrote(max(0, b.writes))
 			last = now
 			done++
+			return err == nil && outer.Err() == nil
 		})
 		return nil
 	})
-	for _, b := range batches[done:] {
-		b.err = err // a panic
+	if err != nil { // a panic
+		for _, b := range batches[done:] {
+			b.err = err
+		}
+		done = len(batches)
 	}
-	return time.Since(began)
+	return done, time.Since(began)
 }
 
 // deleteAll deletes batches over conn, ahead of the answers where it can.
-func deleteAll(ctx context.Context, conn Conn, batches []*batch, done func(Deleted, error)) {
+func deleteAll(ctx context.Context, conn Conn, batches []*batch, done func(Deleted, error) (more bool)) {
 	pipeliner, ok := conn.(Pipeliner)
 	if !ok || len(batches) == 1 {
 		for _, b := range batches {
-			done(conn.Delete(ctx, b.Batch))
+			if !done(conn.Delete(ctx, b.Batch)) {
+				return
+			}
 		}
 		return
 	}

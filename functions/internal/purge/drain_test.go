@@ -305,12 +305,14 @@ func (f *pipelined) Open(context.Context, string, Table, bool) (Conn, error) {
 	return f, nil
 }
 
-func (f *pipelined) DeleteAll(ctx context.Context, batches []Batch, done func(Deleted, error)) {
+func (f *pipelined) DeleteAll(ctx context.Context, batches []Batch, done func(Deleted, error) bool) {
 	f.trips = append(f.trips, len(batches))
 	for i, b := range batches {
 		switch lost := f.lost > 0 && len(f.trips) >= f.lost; {
 		case !lost:
-			done(f.Delete(ctx, b))
+			if !done(f.Delete(ctx, b)) {
+				return
+			}
 		case i == 0:
 			gone, _ := f.Delete(ctx, b) // the server committed it
 			done(gone, ErrLost)
@@ -318,6 +320,23 @@ func (f *pipelined) DeleteAll(ctx context.Context, batches []Batch, done func(De
 			done(Deleted{}, Uncommitted(ErrLost))
 		}
 	}
+}
+
+func TestATripEndsWithABatchThatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &pipelined{timed: timed{fake: fake{rows: 10_000}, perRow: time.Microsecond, locked: 40}}
+		r := runAll(t.Context(), f, Policy{BatchSize: 100, BatchTarget: 100 * time.Millisecond}, "a")
+		if d := r.Databases[0]; d.Status != Complete || d.DeletedRows != 10_000 {
+			t.Errorf("%+v", d)
+		}
+		sent := 0
+		for _, trip := range f.trips {
+			sent += trip
+		}
+		if sent < 110 { // those that were behind it were in two trips
+			t.Errorf("trips of %v, batches of %v", f.trips, f.batches)
+		}
+	})
 }
 
 func TestQuickBatchesGoToTheServerTogetherAndAreCountedOneByOne(t *testing.T) {

@@ -77,8 +77,9 @@ func (p *pacer) Listen(ctx context.Context, conn Conn) {
 	defer close(p.heard)
 	if f := conn.Facts(); p.target > 0 && f.Writes > 0 && time.Since(f.Counted) < throttleFor {
 		p.sensor.start(f.Counted, f.Writes) // it has listened since
+	} else {
+		p.sense(ctx, conn)
 	}
-	p.sense(ctx, conn)
 	sleep(ctx, p.sensor.warmup())
 	p.sense(ctx, conn)
 }

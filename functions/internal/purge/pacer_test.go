@@ -74,6 +74,45 @@ func (t *busy) small() (rows int) {
 	return rows
 }
 
+// listening has counted others' writes as it was opened.
+type listening struct {
+	*busy
+	opened time.Time
+	writes int64
+}
+
+func (l listening) Open(context.Context, string, Table, bool) (Conn, error) { return l, nil }
+
+func (l listening) Facts() Facts {
+	f := l.busy.Facts()
+	f.Writes, f.Counted = l.writes, l.opened
+	return f
+}
+
+func TestARunHasListenedSinceItsConnectionWasOpened(t *testing.T) {
+	for _, c := range []struct {
+		others       func(time.Duration) int64
+		since, first time.Duration
+		rows         int
+	}{
+		{often, senseInterval / 2, senseInterval / 2, minBatchSize},
+		{never, senseInterval / 2, senseInterval / 2, 500},
+		{often, 2 * senseInterval, 0, minBatchSize},
+		{never, 2 * throttleFor, senseInterval, 500}, // too long ago to tell of now
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newServer(1_000, c.others, "a")
+			l := listening{busy: s.tables["a"], opened: time.Now()}
+			l.writes, _ = s.Writes(t.Context())
+			time.Sleep(c.since)
+			runAll(t.Context(), l, adapting, "a")
+			if a := s.tables["a"]; a.began[0] != c.since+c.first || slices.Max(a.batches) != c.rows {
+				t.Errorf("%v: batches have up to %d rows and begin after %v", c.since, slices.Max(a.batches), a.began[0])
+			}
+		})
+	}
+}
+
 func often(d time.Duration) int64 { return d.Milliseconds() / 5 }
 
 func never(time.Duration) int64 { return 0 }

@@ -148,8 +148,9 @@ type Conn interface {
 type Pipeliner interface {
 	// DeleteAll deletes each of the batches, in their order, as Delete does, and
 	// calls done for each, in the same order. An error of one says nothing of the
-	// next.
-	DeleteAll(ctx context.Context, batches []Batch, done func(Deleted, error))
+	// next. Once done returns false no further one is sent, and those that were not
+	// sent are not done.
+	DeleteAll(ctx context.Context, batches []Batch, done func(Deleted, error) (more bool))
 }
 
 // Rehearser is a Conn that can try a delete and undo it.

@@ -191,13 +191,15 @@ func (h hookedConn) Delete(ctx context.Context, b purge.Batch) (purge.Deleted, e
 }
 
 // DeleteAll implements purge.Pipeliner for the engines that do.
-func (h hookedConn) DeleteAll(ctx context.Context, batches []purge.Batch, done func(purge.Deleted, error)) {
+func (h hookedConn) DeleteAll(ctx context.Context, batches []purge.Batch, done func(purge.Deleted, error) bool) {
 	if p, ok := h.Conn.(purge.Pipeliner); ok {
-		p.DeleteAll(ctx, batches, func(gone purge.Deleted, err error) { h.called(); done(gone, err) })
+		p.DeleteAll(ctx, batches, func(gone purge.Deleted, err error) bool { h.called(); return done(gone, err) })
 		return
 	}
 	for _, b := range batches {
-		done(h.Delete(ctx, b))
+		if !done(h.Delete(ctx, b)) {
+			return
+		}
 	}
 }
 
