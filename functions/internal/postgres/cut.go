@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
@@ -341,8 +342,21 @@ type end struct {
 // ends returns the ends of the next batches of w, and how many rows are left behind
 // them: below 0 for more than a batch.
 func (c *conn) ends(ctx context.Context, w window, size, batches int) (ends []end, last int64, err error) {
+	if c.facts.indexed {
+		asDeletes := byIndex // whose limits are in place, mostly
+		asDeletes.bounded = true
+		ends, last, err = c.endsWithin(ctx, asDeletes, c.mostInFlight(ctx), w, size, batches)
+		if ctx.Err() != nil || sqlState(err) != pgerrcode.QueryCanceled || !c.tookItsTime() {
+			return ends, last, err
+		}
+	}
+	return c.endsWithin(ctx, byIndex, 1, w, size, batches)
+}
+
+// endsWithin is ends within the limits of so many statements of this plan.
+func (c *conn) endsWithin(ctx context.Context, p plan, atOnce int, w window, size, batches int) (ends []end, last int64, err error) {
 	sql := c.facts.on(sqlEnds)
-	if err := c.prepare(ctx, byIndex, sql, 1); err != nil {
+	if err := c.prepare(ctx, p, sql, atOnce); err != nil {
 		return nil, 0, err
 	}
 	last = -1
@@ -374,7 +388,7 @@ func (c *conn) byPages(ctx context.Context, w window) (window, error) {
 	c.sampled = true
 	var pages uint32
 	err := c.row(ctx, byIndex, &pages, c.facts.on(sqlMostly), w.args(c.facts.oid, densePages, denseRows)...)
-	if err == nil && pages > densePages && pages <= wholePages {
+	if err == nil && pages > chunkPages && pages <= wholePages {
 		w.physical, w.whole, w.lower, w.upper = true, true, page(0), page(pages)
 	}
 	return w, err

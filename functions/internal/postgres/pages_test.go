@@ -29,12 +29,12 @@ func dense(t *testing.T, s stage, o edfi.FillOptions) (db database, c, other *co
 
 func TestMostRowsGoPageByPageAndNoBatchHasMoreThanItMay(t *testing.T) {
 	t.Parallel()
-	_, c, other, all := dense(t, newStage(t, "purge_pages", "GRANT SELECT ON dbo.clientaccesstokens TO purge_pages"), edfi.FillOptions{Expired: 60_000, Live: 30_000})
+	_, c, other, all := dense(t, newStage(t, "purge_pages", "GRANT SELECT ON dbo.clientaccesstokens TO purge_pages"), edfi.FillOptions{Expired: 100_000, Live: 50_000})
 	if !c.facts.readsRanges() {
 		t.Skip("it has no plan for a range of places")
 	}
 	const size = 1000
-	left, deleted, trail := 60_000, 0, purge.Trail{}
+	left, deleted, trail := 100_000, 0, purge.Trail{}
 	for rest := all; rest != nil; {
 		var cut []purge.Batch
 		var err error
@@ -59,7 +59,7 @@ func TestMostRowsGoPageByPageAndNoBatchHasMoreThanItMay(t *testing.T) {
 			}
 		}
 	}
-	if deleted != 60_000 {
+	if deleted != 100_000 {
 		t.Errorf("%d rows deleted", deleted)
 	}
 	others := []purge.Conn{other}
@@ -70,11 +70,12 @@ func TestMostRowsGoPageByPageAndNoBatchHasMoreThanItMay(t *testing.T) {
 
 func TestFewRowsOfATableGoByTheirIndex(t *testing.T) {
 	t.Parallel()
+	s := newStage(t, "purge_few", "GRANT SELECT ON dbo.clientaccesstokens TO purge_few")
 	for name, o := range map[string]edfi.FillOptions{
-		"few of many":   {Expired: 20_000, Live: 40_000},
-		"a small table": {Expired: 5_000},
+		"few of many":   {Expired: 50_000, Live: 100_000},
+		"a small table": {Expired: 100_000},
 	} {
-		_, c, _, all := dense(t, newStage(t, "purge_few", "GRANT SELECT ON dbo.clientaccesstokens TO purge_few"), o)
+		_, c, _, all := dense(t, s, o)
 		for rest := all; rest != nil; {
 			var cut []purge.Batch
 			var err error
