@@ -35,6 +35,9 @@ const (
 	// rows, and denseRows how many of its rows a page must have then.
 	densePages = 100
 	denseRows  = 16
+	// leastPages is how many pages a batch must have for it, else it would be much smaller
+	// than it may be.
+	leastPages = 4
 	// wholePages is the largest table, 512 MB, whose rows go page by page: a run that
 	// stops must have the time to look for the oldest row on the pages that are left.
 	wholePages = 1 << 16
@@ -265,7 +268,7 @@ func (c *conn) Count(ctx context.Context, w purge.Window) (int64, error) {
 // Cut implements [purge.Conn]: a batch ends where the row after it begins.
 func (c *conn) Cut(ctx context.Context, w purge.Window, size, batches int) (cut []purge.Batch, rest purge.Window, err error) {
 	part := w.(window)
-	if batches > 1 && c.mayGoByPages(part) {
+	if batches > 1 && size >= leastPages*c.facts.perPage && c.mayGoByPages(part) {
 		if part, err = c.byPages(ctx, part); err != nil {
 			return nil, nil, c.explain("find where expired rows are", err)
 		}

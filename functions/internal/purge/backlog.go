@@ -78,14 +78,6 @@ type batch struct {
 // rows.
 func (b *batch) again(size int, locked bool) part { return part{b.Window, size, locked} }
 
-// anew returns b as a part to be cut as it was.
-func (b *batch) anew() part {
-	if b.retried {
-		return b.again(b.size, b.locked)
-	}
-	return b.again(0, b.locked)
-}
-
 // backlog is what one database still has to delete. Workers pull batches from it,
 // and it takes in what came of them.
 type backlog struct {
@@ -391,7 +383,7 @@ func (b *backlog) Done(ctx context.Context, c *batch) {
 	case errors.Is(c.err, ErrLocked): // the others first, then this in smaller pieces
 		b.todo = append(b.todo, c.again(max(1, c.size/splitInto), true))
 	case errors.Is(c.err, ErrOverfull):
-		b.todo = slices.Insert(b.todo, 0, c.anew())
+		b.todo = slices.Insert(b.todo, 0, c.again(max(1, c.size/2), c.locked))
 	case errors.Is(c.err, ErrRefused) && c.size == 1:
 		b.refuse(c)
 	case errors.Is(c.err, ErrRefused) && c.retried: // all that was not tried yet has gone
