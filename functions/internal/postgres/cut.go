@@ -199,23 +199,15 @@ type look struct {
 // rows. Where they are most of the table, it is split by place; or not at all, if
 // the role may not tell places apart.
 func (c *conn) looks(ctx context.Context, w window, trail purge.Trail) (looks []look, err error) {
-	if w.whole {
+	switch {
+	case w.whole:
 		return byChunks(w), nil
-	}
-	if w.physical || !c.facts.indexed {
+	case w.physical || !c.facts.indexed:
 		return []look{{window: w}}, nil
 	}
-	dead := max(trail.Rows, c.facts.dead) // of this run, or of earlier ones too
-	if dead >= deadRows && w.from.InfinityModifier == pgtype.NegativeInfinity {
-		pages, err := c.pages(ctx)
-		switch {
-		case err != nil:
-			return nil, err
-		case dead < mostlyDeadRows*int64(pages) && !byPlaces(trail):
-		case !c.facts.canUseCTID() || !c.facts.readsRanges():
-			return []look{{w, true}}, nil
-		default:
-			return looksByPlace(w, pages), nil
+	if dead := max(trail.Rows, c.facts.dead); dead >= deadRows && w.from.InfinityModifier == pgtype.NegativeInfinity { // of this run, or of earlier ones too
+		if looks, err = c.looksAtDead(ctx, w, dead, byPlaces(trail)); looks != nil || err != nil {
+			return looks, err
 		}
 	}
 	for _, checkpoint := range trail.Checkpoints {
@@ -226,6 +218,22 @@ func (c *conn) looks(ctx context.Context, w window, trail purge.Trail) (looks []
 		}
 	}
 	return append(looks, look{window: w}), nil
+}
+
+// looksAtDead splits w by place where deleted rows are most of the table, or no checkpoint
+// splits it: nil where neither is so.
+func (c *conn) looksAtDead(ctx context.Context, w window, dead int64, byPlace bool) ([]look, error) {
+	pages, err := c.pages(ctx)
+	switch {
+	case err != nil:
+		return nil, err
+	case dead < mostlyDeadRows*int64(pages) && !byPlace:
+		return nil, nil
+	case !c.facts.canUseCTID() || !c.facts.readsRanges():
+		return []look{{w, true}}, nil
+	default:
+		return looksByPlace(w, pages), nil
+	}
 }
 
 // byPlaces tells whether rows were deleted by their place, so that no checkpoint splits a
@@ -273,13 +281,19 @@ func (c *conn) Cut(ctx context.Context, w purge.Window, size, batches int) (cut 
 			return nil, nil, c.explain("find where expired rows are", err)
 		}
 	}
-	if part.whole && size >= c.facts.perPage {
+	switch {
+	case part.whole && size >= c.facts.perPage:
 		cut, rest = c.cutPages(part, size, batches)
 		return cut, rest, nil
-	}
-	if part.physical || !c.facts.indexed && c.facts.canUseCTID() {
+	case part.physical || !c.facts.indexed && c.facts.canUseCTID():
 		return c.cutPhysical(ctx, part, size)
+	default:
+		return c.cutWindows(ctx, part, size, batches)
 	}
+}
+
+// cutWindows is Cut by expiration.
+func (c *conn) cutWindows(ctx context.Context, part window, size, batches int) (cut []purge.Batch, rest purge.Window, err error) {
 	if !c.facts.indexed { // each end costs a reading of the whole table
 		batches = 1
 	}

@@ -82,7 +82,7 @@ func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, f form, d
 	p := pipeline{Pipeline: c.pg.PgConn().StartPipeline(ctx), conn: c, delete: c.prepared[sql], prove: c.prepared[sqlProve]}
 	defer p.Close() //nolint:errcheck // each statement has told its own
 	for answered, more := 0, true; ; answered++ {
-		for more && p.failure == nil && p.sent < min(answered+ahead, len(batches)) && (p.sent == 0 || c.limits.valid(time.Now())) {
+		for more && p.sent < min(answered+ahead, len(batches)) && p.mayGoOn() {
 			p.send(batches[p.sent])
 		}
 		if answered == p.sent {
@@ -210,6 +210,11 @@ type pipeline struct {
 	encoded       pgx.ExtendedQueryBuilder
 	sent          int   // batches that were sent whole, with the Sync that commits them
 	failure       error // of the last that was sent
+}
+
+// mayGoOn tells whether another batch may be sent: the limits hold still.
+func (p *pipeline) mayGoOn() bool {
+	return p.failure == nil && (p.sent == 0 || p.conn.limits.valid(time.Now()))
 }
 
 func (p *pipeline) send(b purge.Batch) {
