@@ -104,14 +104,15 @@ func (t *turn) sweep(ctx context.Context, windows []Window) error {
 	t.run.pacer.Listen(ctx, t.conn)
 	t.backlog.Begin(windows)
 	var workers sync.WaitGroup
-	begin := func(conns []Conn) {
-		for _, conn := range conns {
-			workers.Go(func() { t.deleteBatches(ctx, conn) })
-		}
+	begin := func(conn Conn) {
+		workers.Go(func() { t.deleteBatches(ctx, conn) })
 	}
-	begin(append([]Conn{t.conn}, t.more...))
+	begin(t.conn)
+	for _, conn := range t.more {
+		begin(conn)
+	}
 	if t.backlog.IsLarge() && !t.scaledOut {
-		begin(t.addConns(ctx))
+		t.addConns(ctx, begin)
 	}
 	if t.prefetcher != nil {
 		workers.Go(func() { t.backlog.Prefetch(ctx, t.prefetcher) })

@@ -513,21 +513,21 @@ func (t *turn) open(ctx context.Context, lock bool) (Conn, error) {
 }
 
 // addConns gives a large backlog as many connections as may delete at once, and one
-// to cut ahead where fewer databases want a turn than may have one; it returns those
-// that delete. Where the server has none to spare, fewer do it all.
-func (t *turn) addConns(ctx context.Context) []Conn {
+// to cut ahead where fewer databases want a turn than may have one. Those that delete
+// begin as soon as they are there. Where the server has none to spare, fewer do it all.
+func (t *turn) addConns(ctx context.Context, begin func(Conn)) {
 	t.scaledOut = true
 	for len(t.more) < t.run.policy.Concurrency-1 {
 		conn := t.tryAcquire(ctx)
 		if conn == nil {
-			return t.more
+			return
 		}
 		t.more = append(t.more, conn)
+		begin(conn)
 	}
 	if t.run.schedule.spare() {
 		t.prefetcher = t.tryAcquire(ctx)
 	}
-	return t.more
 }
 
 // tryAcquire opens one connection more; nil where there is none to spare.
