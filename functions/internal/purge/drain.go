@@ -172,7 +172,7 @@ func (t *turn) deleteBatches(ctx context.Context, conn Conn) {
 }
 
 // fitting returns how many batches a trip may have where one takes so long: as many
-// as take the time that one aims at, so that a stop never waits for longer.
+// as take the time that one aims at, after which the server is asked about others again.
 func (t *turn) fitting(took time.Duration) int {
 	if t.run.policy.Pause > 0 {
 		return 1 // there is a rest between any two
