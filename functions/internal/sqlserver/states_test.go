@@ -500,6 +500,42 @@ func TestASilentNetworkLeavesTimeForTheAnswer(t *testing.T) {
 	}
 }
 
+// A table of 200 slices takes ten times as long to read as a run lasts, so that no look
+// over all of it ever ends.
+func TestWithoutAnIndexEachRunGetsOnHoweverLongALookTakes(t *testing.T) {
+	t.Parallel()
+	const (
+		lasts  = 2 * time.Second
+		slices = 200
+	)
+	reading := 10 * lasts / slices
+	table := newScript(7*slices, slices, quietly)
+	s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+		switch kind {
+		case "facts":
+			return examined(func(f *facts) { f.indexed, f.rows = false, (slices-1)*sliceRows })
+		case "oldest":
+			return noAnswer
+		case "end":
+			time.Sleep(reading)
+			return rowless() // fewer than a batch
+		case "held", "delete":
+			time.Sleep(reading)
+		}
+		return table.answer(kind)
+	}})
+	for range 3 {
+		p := policy
+		p.StopBefore, p.BatchTarget = time.Second, 50*time.Millisecond
+		ctx, cancel := context.WithTimeout(t.Context(), lasts+p.StopBefore)
+		r := purge.Run(ctx, target(s.server(), "EdFi_Admin"), p, func(purge.DatabaseResult) {}).Databases[0]
+		if r.Status != purge.Partial || r.StopReason != purge.Deadline || r.DeletedRows == 0 || r.OldestExpiredAge() != nil || ctx.Err() != nil {
+			t.Errorf("%v, %+v", ctx.Err(), r)
+		}
+		cancel()
+	}
+}
+
 func TestTokensThatAreIssuedAreOthersWrites(t *testing.T) {
 	t.Parallel()
 	var live atomic.Int64
