@@ -56,7 +56,7 @@ func (t *turn) check(ctx context.Context, facts Facts) error {
 	if err != nil {
 		return err
 	}
-	if expired != nil && slices.ContainsFunc(findings, inTheWay) {
+	if expired != nil && faults == nil && slices.ContainsFunc(findings, inTheWay) {
 		refused, err := t.rehearse(ctx, expired)
 		if err != nil {
 			return err
@@ -71,9 +71,10 @@ func (t *turn) check(ctx context.Context, facts Facts) error {
 	return nil
 }
 
-// inTheWay tells whether a finding is about something that may keep rows.
+// inTheWay tells whether a finding is about something that may keep rows, or that the
+// login could not see.
 func inTheWay(f Finding) bool {
-	return f.Code == DeleteTrigger.Code || f.Code == DeleteRule.Code || f.Code == Referenced.Code
+	return f.Code == DeleteTrigger.Code || f.Code == DeleteRule.Code || f.Code == Referenced.Code || f.Code == DefinitionsUnseen.Code
 }
 
 // rehearse finds out whether the first rows would go, where the connection can try it.
@@ -87,16 +88,18 @@ func (t *turn) rehearse(ctx context.Context, w Window) ([]Finding, error) {
 		if err != nil {
 			return nil, err
 		}
-		gone, err := conn.Rehearse(ctx, cut[0])
+		rows, gone, err := conn.Rehearse(ctx, cut[0])
 		switch {
+		case errors.Is(err, errors.ErrUnsupported):
+			return []Finding{NotRehearsed.Found(err.Error())}, nil
 		case errors.Is(err, ErrRefused):
 			return []Finding{RefusedRows.Found("a delete that was tried and undone says: " + err.Error())}, nil
 		case errors.Is(err, ErrLocked): // a purge would wait
 			return nil, nil
 		case err != nil:
 			return nil, err
-		case gone.Rows < cut[0].Rows: // or others were faster, which another check shows
-			return []Finding{KeptRows.Found(fmt.Sprintf("a delete that was tried and undone removed %d rows of %d: %s", gone.Rows, cut[0].Rows, errKept))}, nil
+		case gone < rows: // or others were faster, which another check shows
+			return []Finding{KeptRows.Found(fmt.Sprintf("a delete that was tried and undone removed %d rows of %d: %s", gone, rows, errKept))}, nil
 		case rest == nil:
 			return nil, nil
 		}

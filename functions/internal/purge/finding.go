@@ -215,6 +215,10 @@ var (
 		Code: "definitions-unseen", Level: LevelInfo, Check: true,
 		Mend: "SQL Server: the login may not see triggers, foreign keys and policies: run the `GRANT` in the message, or check as an administrator",
 	})
+	NotRehearsed = kind(Kind{
+		Code: "not-rehearsed", Level: LevelWarning, Check: true,
+		Mend: "SQL Server: a trigger on DELETE may end the transaction that it runs in, so that the check could not try a delete and undo it; whether a purge gets through shows in its own result: let the check see the trigger, or turn it off, as the message says",
+	})
 	RCSIOff = kind(Kind{
 		Code: "rcsi-off", Level: LevelWarning, Check: true,
 		Mend: "SQL Server: the API's reads wait for each batch: run the `ALTER DATABASE` in the message at a quiet time",

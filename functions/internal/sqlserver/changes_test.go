@@ -168,12 +168,72 @@ func TestCountsAreTrueWhateverATriggerDoes(t *testing.T) {
 			db.Insert(t, spread(40, db.Now(t).Add(-time.Hour).Truncate(time.Minute))...)
 			must(t, db.conn, "GRANT INSERT ON dbo.ClientAccessTokens TO "+s.login) // Babelfish has no ownership chains
 			must(t, db.conn, "CREATE TRIGGER dbo.Meddle ON dbo.ClientAccessTokens "+c.trigger)
+			if green, _ := rehearse(t, s.server(), db, 40); green && c.status == purge.Failed {
+				t.Error("a check has nothing to tell")
+			}
+			if green, untried := rehearse(t, s.admin(), db, 40); green && c.status == purge.Failed || untried != strings.Contains(c.trigger, "COMMIT") {
+				t.Errorf("a check has nothing to tell who sees the trigger, or tried nothing: %t", untried)
+			}
 			r := runWith(t, s.server(), db.name, nil)
 			left := one[int](t, db.conn, "SELECT COUNT(*) FROM dbo.ClientAccessTokens")
 			if r.Status != c.status || left != c.left || r.DeletedRows != int64(40-left) || !strings.Contains(r.Error, c.want) {
 				t.Errorf("%d are left, %+v", left, r)
 			}
 		})
+	}
+}
+
+// rehearse has a check made, which must leave so many rows as they are. It tells whether
+// that found nothing in the way of a purge, and whether it tried no delete.
+func rehearse(t *testing.T, login Server, db database, rows int) (green, untried bool) {
+	t.Helper()
+	r := runWith(t, login, db.name, func(p *purge.Policy) { p.Action = purge.Check })
+	if left := len(db.Expirations(t)); left != rows {
+		t.Errorf("a check left %d rows of %d, %+v", left, rows, r)
+	}
+	untried = found(r, "not-rehearsed")
+	return r.Status == purge.Complete && !untried, untried
+}
+
+// What commits may be out of a check's sight. It tries nothing where a trigger runs what
+// it does not see, and elsewhere no COMMIT ends its transaction.
+func TestACheckDeletesNothingThoughSomethingCommits(t *testing.T) {
+	s := newStage(t, "purge_rehearsed")
+	for name, statements := range map[string][]string{
+		"a procedure":       {"CREATE PROCEDURE dbo.Ends AS COMMIT", "GRANT EXECUTE ON dbo.Ends TO " + s.login, "CREATE TRIGGER dbo.Meddle ON dbo.ClientAccessTokens AFTER DELETE AS EXEC dbo.Ends"},
+		"another trigger":   {"CREATE TABLE dbo.Audit (Id uniqueidentifier)", "GRANT INSERT ON dbo.Audit TO " + s.login, "CREATE TRIGGER dbo.Ends ON dbo.Audit AFTER INSERT AS COMMIT", "CREATE TRIGGER dbo.Meddle ON dbo.ClientAccessTokens AFTER DELETE AS INSERT INTO dbo.Audit SELECT Id FROM deleted"},
+		"a loop":            {"CREATE TRIGGER dbo.Meddle ON dbo.ClientAccessTokens AFTER DELETE AS WHILE @@TRANCOUNT > 0 COMMIT"},
+		"one more to begin": {"CREATE TRIGGER dbo.Meddle ON dbo.ClientAccessTokens AFTER DELETE AS BEGIN ROLLBACK; BEGIN TRANSACTION END"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := s.create(t)
+			db.Insert(t, spread(40, db.Now(t).Add(-time.Hour))...)
+			for _, statement := range statements {
+				must(t, db.conn, statement)
+			}
+			if green, _ := rehearse(t, s.admin(), db, 40); green {
+				t.Error("the check has nothing to tell")
+			}
+		})
+	}
+}
+
+func TestACheckThatTriesADeleteIsGreenWhereAPurgeGetsThrough(t *testing.T) {
+	s := newStage(t, "purge_tried")
+	for _, index := range []bool{true, false} {
+		db := s.create(t)
+		if !index {
+			db.DropIndex(t)
+		}
+		db.Insert(t, spread(40, db.Now(t).Add(-time.Hour))...)
+		must(t, db.conn, "CREATE TRIGGER dbo.Quiet ON dbo.ClientAccessTokens AFTER DELETE AS BEGIN DECLARE @x int END")
+		if green, _ := rehearse(t, s.admin(), db, 40); !green {
+			t.Errorf("index %t: the check fails", index)
+		}
+		if r := run(t, s.server(), db.name); r.Status != purge.Complete || r.DeletedRows != 40 {
+			t.Errorf("index %t: %+v", index, r)
+		}
 	}
 }
 
@@ -204,6 +264,11 @@ func TestARowThatAnotherTableRefersToStaysAlone(t *testing.T) {
 	db.Insert(t, spread(40, db.Now(t).Add(-time.Hour))...)
 	must(t, db.conn, "CREATE TABLE dbo.Logs (Id uniqueidentifier REFERENCES dbo.ClientAccessTokens (Id))")
 	must(t, db.conn, "INSERT INTO dbo.Logs SELECT TOP (1) Id FROM dbo.ClientAccessTokens ORDER BY Id")
+	for _, login := range []Server{s.server(), s.admin()} {
+		if green, untried := rehearse(t, login, db, 40); green || untried {
+			t.Errorf("a check has nothing to tell %s", login.User.Reveal())
+		}
+	}
 	r := runWith(t, s.server(), db.name, nil)
 	if left := len(db.Expirations(t)); r.Status != purge.Failed || r.DeletedRows != 39 || left != 1 || !strings.Contains(r.Error, "refuses") {
 		t.Errorf("%d are left, %+v", left, r)
@@ -284,7 +349,7 @@ func TestARunMakesWayForTokensThatAreIssued(t *testing.T) {
 	})
 	defer func() { cancel(); writing.Wait() }()
 	r := runWith(t, there, db.name, func(p *purge.Policy) { p.BatchTarget, p.MaxDuration = 50*time.Millisecond, time.Minute })
-	if r.Status != purge.Complete || r.DeletedRows != 600 || r.ThrottledMs == 0 || !slices.ContainsFunc(r.Findings, func(f purge.Finding) bool { return f.Code == "throttled" }) {
+	if r.Status != purge.Complete || r.DeletedRows != 600 || r.ThrottledMs == 0 || !found(r, "throttled") {
 		t.Errorf("%+v", r)
 	}
 }

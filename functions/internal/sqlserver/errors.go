@@ -23,16 +23,19 @@ const (
 	lockTimeout            = 1222
 	cannotOpenDatabase     = 4060
 	endedInTrigger         = 3609 // and the batch was aborted
+	blockPredicate         = 33504
 	passwordExpired        = 18487
 	passwordMustChange     = 18488
 	loginDisabled          = 18470
 	loginLockedOut         = 18486
 
 	// firstUserError is from where on numbers are of whoever raises the error. These
-	// two are sqlGuard's and sqlDelete's own.
-	firstUserError = 50000
-	changed        = 1164200553
-	rowsLeft       = 1349874279
+	// are our own statements'.
+	firstUserError  = 50000
+	changed         = 1164200553
+	rowsLeft        = 1349874279
+	endsTransaction = 1298374615
+	mayCommit       = 1298374616
 
 	// fatalClass is the severity from which on the server ends the connection.
 	fatalClass = 20

@@ -287,13 +287,17 @@ WHERE Expiration >= @from AND Expiration < @to`
 	// first, then counted by their Ids before and after, with others that share one,
 	// and the window's rows as well, for a trigger that puts them back under other
 	// Ids. The least of all is what has gone. The Ids stay on the server.
-	sqlDeleteVerifying = `
+	sqlDeleteVerifying = sqlDoomed + sqlDeleteDoomed
+
+	sqlDoomed = `
 DECLARE @began datetime2 = SYSUTCDATETIME(), @before bigint;
 DECLARE @doomed TABLE (Id uniqueidentifier NOT NULL);
 INSERT INTO @doomed
 SELECT TOP (@most) Id FROM dbo.ClientAccessTokens WITH (ROWLOCK, UPDLOCK)
 WHERE Expiration >= @from AND Expiration < @to
-OPTION (OPTIMIZE FOR (@from = '17530101', @to = '17530102'));
+OPTION (OPTIMIZE FOR (@from = '17530101', @to = '17530102'));`
+
+	sqlDeleteDoomed = `
 SET @before = (SELECT COUNT(*) FROM dbo.ClientAccessTokens AS token WHERE token.Id IN (SELECT doomed.Id FROM @doomed AS doomed));
 DELETE TOP (@most) FROM dbo.ClientAccessTokens WITH (ROWLOCK)
 WHERE Expiration >= @from AND Expiration < @to AND Id IN (SELECT doomed.Id FROM @doomed AS doomed);

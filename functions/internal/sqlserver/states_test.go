@@ -376,6 +376,63 @@ func TestRowsThatAPolicyHidesFail(t *testing.T) {
 	}
 }
 
+func TestACheckTriesADeleteWhereSomethingMayBeInTheWay(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		answer []byte
+		status purge.Status
+		code   string // "" is no finding about it
+	}{
+		"all go":                {join(output("rows", 7), output("deleted", 7), done(0)), purge.Complete, ""},
+		"some stay":             {join(output("rows", 7), output("deleted", 3), done(0)), purge.Failed, "kept-rows"},
+		"a foreign key":         {failure(547, 16, "The DELETE statement conflicted with the REFERENCE constraint."), purge.Failed, "refused-rows"},
+		"a policy":              {failure(33504, 16, "The attempted operation failed because the target object has a block predicate."), purge.Failed, "refused-rows"},
+		"a trigger":             {failureIn("Keep", 51000, 16, "keep it"), purge.Failed, "refused-rows"},
+		"a rollback":            {failure(3609, 16, "The transaction ended in the trigger. The batch has been aborted."), purge.Failed, "refused-rows"},
+		"a commit":              {failure(endsTransaction, 16, "a trigger ends the transaction"), purge.Failed, "refused-rows"},
+		"what can't be undone":  {failure(mayCommit, 16, "[Audit]"), purge.Complete, "not-rehearsed"},
+		"a lock":                {failure(1222, 16, "Lock request time out period exceeded."), purge.Complete, ""},
+		"a transaction log":     {failure(9002, 17, "The transaction log is full."), purge.Failed, ""},
+		"no right to delete it": {failure(229, 14, "The DELETE permission was denied"), purge.Failed, "no-delete-right"},
+	} {
+		table := newScript(7, 1, quietly)
+		s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+			switch kind {
+			case "check": // as for a login that sees no triggers and foreign keys
+				return row("SQL Server", "16.0.1", "Web Edition", 150, 1, 0, 0)
+			case "rehearse":
+				return c.answer
+			}
+			return table.answer(kind)
+		}})
+		p := policy
+		p.Action = purge.Check
+		r := purge.Run(t.Context(), target(s.server(), "EdFi_Admin"), p, func(purge.DatabaseResult) {}).Databases[0]
+		if r.Status != c.status || c.code != "" && !found(r, c.code) {
+			t.Errorf("%s: %+v", name, r)
+		}
+		for _, code := range []string{"kept-rows", "refused-rows", "not-rehearsed"} {
+			if code != c.code && found(r, code) {
+				t.Errorf("%s: found %s", name, code)
+			}
+		}
+		sent := s.statements()
+		failed := name != "all go" && name != "some stay"
+		if count(sent, "rehearse") != 1 || count(sent, commit)+count(sent, begin) != 0 || count(sent, "undo") == 1 != failed {
+			t.Errorf("%s: sent %v", name, sent)
+		}
+	}
+}
+
+// Whatever a trigger does, the transaction of a rehearsal is its own, and ends with it.
+func TestARehearsalEndsInARollback(t *testing.T) {
+	begins, ends := strings.Index(sqlRehearse, "BEGIN TRANSACTION"), strings.Index(sqlRehearse, "ROLLBACK TRANSACTION")
+	refuses, deletes := strings.Index(sqlRehearse, sqlMayCommit), strings.Index(sqlRehearse, "DELETE TOP")
+	if begins < 0 || refuses < begins || deletes < refuses || ends < deletes || !strings.HasSuffix(sqlRehearse, "ROLLBACK TRANSACTION") || strings.Count(sqlRehearse, "DELETE TOP") != 1 {
+		t.Errorf("%s", sqlRehearse)
+	}
+}
+
 func TestATableThatIsNotEdFisIsTold(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

@@ -53,6 +53,8 @@ var kinds = []struct{ part, kind string }{
 	{"AS issued", "issued"},
 	{"AS one", "any"},
 	{"TOP (0)", "exists"},
+	{"BEGIN TRANSACTION", "rehearse"},
+	{"@@TRANCOUNT > 0", "undo"},
 	{"allocation_units", "pages"},
 	{"sysjobs", "jobs"},
 	{"GETUTCDATE", "facts"},
