@@ -59,6 +59,10 @@ var (
 		Code: "row-security", Level: LevelError,
 		Mend: "row-level security hides rows from the login, or may, so nothing is deleted: run one of the statements in the message",
 	})
+	PolicyUnseen = kind(Kind{
+		Code: "policy-unseen", Level: LevelWarning,
+		Mend: "SQL Server: there seems to be a row-level security policy, which the login may not see, so that nobody knows whether expired rows are hidden: run the `GRANT` in the message and then a check, or look as an administrator",
+	})
 	LockedRows = kind(Kind{
 		Code: "locked-rows", Level: LevelWarning, Or: LevelError,
 		Mend: "rows, or the table, stayed locked until the run ended: look for a long transaction; the next run tries again",

@@ -24,6 +24,7 @@ const (
 	cannotOpenDatabase     = 4060
 	endedInTrigger         = 3609 // and the batch was aborted
 	blockPredicate         = 33504
+	noStatistics           = 2557 // which the login may not view
 	passwordExpired        = 18487
 	passwordMustChange     = 18488
 	loginDisabled          = 18470

@@ -42,6 +42,7 @@ type facts struct {
 	indexed    bool // an index finds rows by their expiration
 	triggered  bool // a trigger may run on DELETE
 	filtered   bool // a policy hides rows
+	policed    bool // there seems to be a policy, which the login may not see
 	rows       int64
 	kind       string // of a table that can't be purged; "" is any other
 }
@@ -65,6 +66,8 @@ func (c *conn) examine(ctx context.Context) error {
 			return c.explain("examine the database", err)
 		}
 		c.facts.filtered = any == 0
+		_, err := c.session.ExecContext(ctx, sqlStatistics)
+		c.facts.policed = isNumber(err, noStatistics) // any other error is none of the table's
 	}
 	return nil
 }
@@ -135,7 +138,16 @@ func (f facts) findings() (found []purge.Finding) {
 	if !f.indexed {
 		found = append(found, f.missingIndex())
 	}
+	if f.policed {
+		found = append(found, f.policyUnseen())
+	}
 	return found
+}
+
+// policyUnseen is the finding for a table that seems to have a policy. Whether that hides
+// any rows nobody can know who does not see them.
+func (f facts) policyUnseen() purge.Finding {
+	return purge.PolicyUnseen.Found(fmt.Sprintf("a row-level security policy seems to be on %s, for the server keeps the table's statistics from the login: expired rows that it hides would stay, untold. GRANT VIEW DEFINITION TO edfi_token_purge; lets a check say for certain, or have an administrator look in sys.security_policies", f.table))
 }
 
 // missingIndex is the finding for a table without the index on expiration.

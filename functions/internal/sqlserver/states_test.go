@@ -376,6 +376,38 @@ func TestRowsThatAPolicyHidesFail(t *testing.T) {
 	}
 }
 
+// A login that may SELECT may see the table's statistics, unless there is a policy.
+func TestAPolicyThatTheLoginMayNotSeeIsSuspected(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		answer []byte
+		want   bool
+	}{
+		"no policy":     {done(0), false},
+		"a policy":      {failure(2557, 14, "User 'joe' does not have permission to run DBCC SHOW_STATISTICS for object 'ClientAccessTokens'."), true},
+		"another error": {failure(2767, 16, "Could not locate statistics in the system catalogs."), false},
+	} {
+		for _, action := range []purge.Action{purge.Purge, purge.Check} {
+			table := newScript(7, 1, quietly)
+			s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+				switch kind {
+				case "statistics":
+					return c.answer
+				case "check":
+					return row("SQL Server", "16.0.1", "Web Edition", 150, 1, 0, 1)
+				}
+				return table.answer(kind)
+			}})
+			p := policy
+			p.Action = action
+			r := purge.Run(t.Context(), target(s.server(), "EdFi_Admin"), p, func(purge.DatabaseResult) {}).Databases[0]
+			if r.Status != purge.Complete || found(r, "policy-unseen") != c.want {
+				t.Errorf("%s, %s: %+v", name, action, r)
+			}
+		}
+	}
+}
+
 func TestACheckTriesADeleteWhereSomethingMayBeInTheWay(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

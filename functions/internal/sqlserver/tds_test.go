@@ -53,6 +53,7 @@ var kinds = []struct{ part, kind string }{
 	{"AS issued", "issued"},
 	{"AS one", "any"},
 	{"TOP (0)", "exists"},
+	{"SHOW_STATISTICS", "statistics"},
 	{"BEGIN TRANSACTION", "rehearse"},
 	{"@@TRANCOUNT > 0", "undo"},
 	{"allocation_units", "pages"},
