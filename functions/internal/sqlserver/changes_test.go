@@ -275,6 +275,35 @@ func TestARowThatAnotherTableRefersToStaysAlone(t *testing.T) {
 	}
 }
 
+// What Microsoft's documentation says of policies, on a server that has them.
+func TestAPolicyIsToldAsFarAsTheLoginCanTell(t *testing.T) {
+	s := newStage(t, "purge_policy")
+	db := s.create(t)
+	if db.onBabelfish(t) {
+		t.Skip("it takes SQL Server: Babelfish has no row-level security of T-SQL")
+	}
+	db.Insert(t, spread(40, db.Now(t).Add(-time.Hour).Truncate(time.Minute))...)
+	must(t, db.conn, "CREATE FUNCTION dbo.Even (@at datetime) RETURNS TABLE WITH SCHEMABINDING AS RETURN SELECT 1 AS even WHERE DATEPART(second, @at) % 2 = 0")
+	must(t, db.conn, "CREATE SECURITY POLICY dbo.Hides ADD FILTER PREDICATE dbo.Even (Expiration) ON dbo.ClientAccessTokens")
+	if r := runWith(t, s.server(), db.name, nil); r.Status != purge.Complete || r.DeletedRows != 20 || !found(r, "policy-unseen") {
+		t.Errorf("unseen: %+v", r)
+	}
+	must(t, db.conn, "GRANT VIEW DEFINITION TO "+s.login)
+	if r := runWith(t, s.server(), db.name, nil); r.Status != purge.Failed || !found(r, "row-security") {
+		t.Errorf("seen: %+v", r)
+	}
+	must(t, db.conn, "REVOKE VIEW DEFINITION FROM "+s.login)
+	must(t, db.conn, "DROP SECURITY POLICY dbo.Hides")
+	db.Insert(t, spread(40, db.Now(t).Add(-time.Hour).Truncate(time.Minute))...)
+	must(t, db.conn, "CREATE SECURITY POLICY dbo.Blocks ADD BLOCK PREDICATE dbo.Even (Expiration) ON dbo.ClientAccessTokens BEFORE DELETE")
+	if green, _ := rehearse(t, s.server(), db, 60); green {
+		t.Error("blocked: a check has nothing to tell")
+	}
+	if r := runWith(t, s.server(), db.name, nil); r.Status != purge.Failed || r.DeletedRows != 20 || !found(r, "refused-rows") {
+		t.Errorf("blocked: %+v", r)
+	}
+}
+
 func TestTheOldestAgeCountsLockedRows(t *testing.T) {
 	s := newStage(t, "purge_age")
 	db := s.create(t)
