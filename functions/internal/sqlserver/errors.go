@@ -2,6 +2,7 @@ package sqlserver
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"net"
@@ -18,6 +19,7 @@ import (
 const (
 	permissionDenied       = 229
 	columnPermissionDenied = 230
+	invalidColumn          = 207
 	invalidObject          = 208
 	foreignKey             = 547
 	lockTimeout            = 1222
@@ -109,7 +111,7 @@ var meanings = map[int32]meaning{
 	596:  lost, // killed
 	6005: lost, // shutdown in progress
 
-	changed: tableChanged, 208: tableChanged, 207: tableChanged, 4902: tableChanged,
+	changed: tableChanged, invalidObject: tableChanged, invalidColumn: tableChanged, 4902: tableChanged,
 }
 
 // remedies are for the errors that last until somebody acts.
@@ -150,9 +152,17 @@ func (c *conn) explain(doing string, err error) error {
 		return fmt.Errorf("%s: %w", doing, purge.NoAnswer(reached))
 	case reached && !connected:
 		return as{fmt.Errorf("%s: the server ended the connection before the login: it may be starting, want another encryption (%s), or know no TLS 1.2: %s", doing, c.otherEncryption(), redact.Login(text, c.server.User, c.server.Password)), []error{purge.ErrNotYet}}
+	case isOwn(err): // which another connection does not mend
+		return fmt.Errorf("%s: %s", doing, redact.Login(text, c.server.User, c.server.Password))
 	default:
 		return fmt.Errorf("%s: %w: %s", doing, purge.ErrLost, redact.Login(text, c.server.User, c.server.Password))
 	}
+}
+
+// isOwn tells whether an error is the client's own, over a connection that lives on: it
+// can't make sense of what it read.
+func isOwn(err error) bool {
+	return errors.Is(err, sql.ErrNoRows) || strings.HasPrefix(err.Error(), "sql: Scan error") || strings.HasPrefix(err.Error(), "sql: expected")
 }
 
 // otherEncryption says which settings there are besides the one in use.

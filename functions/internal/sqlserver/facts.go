@@ -54,7 +54,7 @@ func (c *conn) examine(ctx context.Context) error {
 	err := c.session.QueryRowContext(ctx, fmt.Sprintf(sqlSettings, milliseconds(l.lock))+sqlFacts).Scan(&f.now, &f.database, &f.exact, &f.updates, &f.oid, &f.typeName, &f.keyType,
 		&f.selectable, &f.deletable, &f.indexed, &f.triggered, &f.filtered, &f.rows, &f.kind)
 	if err != nil {
-		return c.explain("examine the database", err)
+		return c.explainExamining(ctx, err)
 	}
 	c.facts, c.limits = f, &l
 	if f.oid == 0 {
@@ -70,6 +70,16 @@ func (c *conn) examine(ctx context.Context) error {
 		c.facts.policed = isNumber(err, noStatistics) // any other error is none of the table's
 	}
 	return nil
+}
+
+// explainExamining explains why the facts can't be read. The catalogue of a server older
+// than 2016 lacks columns that they are read from.
+func (c *conn) explainExamining(ctx context.Context, err error) error {
+	var version string
+	if isNumber(err, invalidColumn) && c.session.QueryRowContext(ctx, sqlVersion).Scan(&version) == nil {
+		return fmt.Errorf("examine the database: the server's version, %s, is too old: this purge is for SQL Server 2017 (14) and later", version)
+	}
+	return c.explain("examine the database", err)
 }
 
 // examineMissing finds out why there seems to be no table.

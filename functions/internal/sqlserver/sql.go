@@ -128,10 +128,11 @@ WHERE t.parent_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND t.is_disabled =
   AND EXISTS (SELECT * FROM sys.trigger_events AS e WHERE e.object_id = t.object_id AND e.type = 3)
 ORDER BY t.name`
 
-	// The statements that drop what leads to the table.
+	// The statements that drop what leads to the table. A name that the login may not
+	// see is NULL.
 	sqlReferences = `
-SELECT 'ALTER TABLE ' + QUOTENAME(OBJECT_SCHEMA_NAME(f.parent_object_id)) + '.' + QUOTENAME(OBJECT_NAME(f.parent_object_id))
-     + ' DROP CONSTRAINT ' + QUOTENAME(f.name) + ';'
+SELECT COALESCE('ALTER TABLE ' + QUOTENAME(OBJECT_SCHEMA_NAME(f.parent_object_id)) + '.' + QUOTENAME(OBJECT_NAME(f.parent_object_id))
+     + ' DROP CONSTRAINT ' + QUOTENAME(f.name) + ';', f.name + ' of a table that the login may not see;')
 FROM sys.foreign_keys AS f
 WHERE f.referenced_object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND f.is_disabled = 0
 ORDER BY f.name`
@@ -151,7 +152,7 @@ UNION ALL
 SELECT 'it is a heap, which keeps its pages when rows are deleted: give it a clustered index' FROM sys.indexes
 WHERE object_id = OBJECT_ID('dbo.ClientAccessTokens', 'U') AND type = 0
 UNION ALL
-SELECT 'an indexed view is kept up with each delete: ' + OBJECT_NAME(d.referencing_id)
+SELECT 'an indexed view is kept up with each delete: ' + COALESCE(OBJECT_NAME(d.referencing_id), 'of a name that the login may not see')
 FROM sys.sql_expression_dependencies AS d
 WHERE d.referenced_id = OBJECT_ID('dbo.ClientAccessTokens', 'U')
   AND EXISTS (SELECT * FROM sys.indexes AS i WHERE i.object_id = d.referencing_id AND i.type = 1)`

@@ -43,6 +43,8 @@ IF @trigger IS NULL AND @triggered = 1 AND NOT EXISTS (SELECT * FROM sys.trigger
     SET @trigger = N'that the login may not see';
 IF @trigger IS NOT NULL THROW 1298374616, @trigger, 1;`
 
+	sqlVersion = `SELECT CAST(SERVERPROPERTY('ProductVersion') AS nvarchar(50)) AS version`
+
 	// What a rehearsal that failed has not undone.
 	sqlUndo = `IF @@TRANCOUNT > 0 ROLLBACK TRANSACTION`
 )

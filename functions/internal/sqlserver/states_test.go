@@ -508,6 +508,43 @@ func TestATableThatIsNotEdFisIsTold(t *testing.T) {
 	}
 }
 
+func TestAnAnswerThatMakesNoSenseIsNoLostConnection(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string][]byte{"no row": rowless(), "a NULL": row(nil), "too many columns": row(1, 2, 3)} {
+		table := newScript(7, 1, quietly)
+		s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+			if kind == "any" {
+				return answer
+			}
+			return table.answer(kind)
+		}})
+		if r := run(t, s.server(), "EdFi_Admin"); r.Status != purge.Failed || contains(r.Error, "no connection") || count(s.statements(), "login") != 1 {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+}
+
+func TestAServerThatIsTooOldIsToldAsThat(t *testing.T) {
+	t.Parallel()
+	s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+		switch kind {
+		case "facts":
+			return failure(207, 16, "Invalid column name 'temporal_type'.")
+		case "version":
+			return row("12.0.6024.0")
+		}
+		return nil
+	}})
+	for _, action := range []purge.Action{purge.Purge, purge.Check} {
+		p := policy
+		p.Action = action
+		r := purge.Run(t.Context(), target(s.server(), "EdFi_Admin"), p, func(purge.DatabaseResult) {}).Databases[0]
+		if r.Status != purge.Failed || !contains(r.Error, "12.0.6024.0", "2017") || count(s.statements(), "login") != 1 {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
 // An integer key can't tell rows apart in ranges: they leave as many at a time as a
 // batch may have.
 func TestAnotherKeyIsPurgedAllTheSame(t *testing.T) {
