@@ -237,6 +237,31 @@ func TestACheckThatTriesADeleteIsGreenWhereAPurgeGetsThrough(t *testing.T) {
 	}
 }
 
+func TestACheckTriesFewRowsWhereTheyTakeLong(t *testing.T) {
+	s := newStage(t, "purge_tried_slow")
+	db := s.create(t)
+	db.Insert(t, spread(300, db.Now(t).Add(-time.Hour))...)
+	db.Delay(t, 20*time.Millisecond) // 6 s for all of them
+	there := s.admin()
+	there.Longest = 400 * time.Millisecond
+	conn, err := there.Open(t.Context(), db.name, purge.ClientAccessTokens, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	cut, _, err := conn.Cut(t.Context(), conn.Expired(time.Time{}, db.Now(t)), 1000, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, gone, err := conn.(purge.Rehearser).Rehearse(t.Context(), cut[0])
+	if err != nil || rows == 0 || rows > 15 || gone != rows {
+		t.Errorf("%d of %d rows, %v", gone, rows, err)
+	}
+	if left := len(db.Expirations(t)); left != 300 {
+		t.Errorf("%d are left", left)
+	}
+}
+
 // Without Ed-Fi's primary key a row can share its key with a live one.
 func TestAKeySharedWithALiveRowCountsRight(t *testing.T) {
 	s := newStage(t, "purge_twins")

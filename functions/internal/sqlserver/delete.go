@@ -15,6 +15,9 @@ import (
 	"edfi-token-purge/functions/internal/redact"
 )
 
+// fewRows is how many rows a rehearsal begins with.
+const fewRows = 10
+
 // errCommits is for a trigger that ends the transaction it runs in. Rows go without
 // a count, and before anybody can undo them.
 var errCommits = errors.New("a trigger on DELETE commits the transaction that it runs in, so that deletes can't be counted: take COMMIT out of it, or turn it off; a check lists the triggers that the login may see")
@@ -114,35 +117,51 @@ func (c *conn) verifying(w window, statement string, held int64, gone, microseco
 	return statement, append(args, sql.Named("held", held))
 }
 
-// Rehearse implements [purge.Rehearser].
+// Rehearse implements [purge.Rehearser]. It begins with a few rows, and goes on with as
+// many as hold their locks no longer than a batch of a purge may.
 func (c *conn) Rehearse(ctx context.Context, b purge.Batch) (rows, gone int64, err error) {
+	w := b.Window.(window)
+	if few := w; c.server.Longest > 0 && w.most > fewRows {
+		few.most = fewRows
+		rows, deleted, err := c.rehearse(ctx, few)
+		w.most = min(w.most, int(fewRows*c.server.Longest/2/max(deleted.Took, time.Microsecond)))
+		if err != nil || deleted.Rows < rows || rows < fewRows || w.most <= fewRows {
+			return rows, deleted.Rows, err
+		}
+	}
+	rows, deleted, err := c.rehearse(ctx, w)
+	return rows, deleted.Rows, err
+}
+
+// rehearse tries a delete of some rows of w, and undoes it.
+func (c *conn) rehearse(ctx context.Context, w window) (rows int64, gone purge.Deleted, err error) {
 	ctx, cancel, err := c.prepare(ctx)
 	if err != nil {
-		return 0, 0, c.explain("try to delete", err)
+		return 0, purge.Deleted{}, c.explain("try to delete", err)
 	}
 	defer cancel()
-	w := b.Window.(window)
 	var held int64
 	if err := c.session.QueryRowContext(ctx, c.on(w, sqlHeld), w.args()...).Scan(&held); err != nil {
-		return 0, 0, c.explain("try to delete", late(ctx, err))
+		return 0, purge.Deleted{}, c.explain("try to delete", late(ctx, err))
 	}
 	var microseconds int64
-	statement, args := c.verifying(w, sqlRehearse, held, &gone, &microseconds)
+	statement, args := c.verifying(w, sqlRehearse, held, &gone.Rows, &microseconds)
 	_, err = c.session.ExecContext(ctx, statement, append(args, sql.Named("rows", sql.Out{Dest: &rows}))...)
 	if err == nil {
+		gone.Took = time.Duration(microseconds) * time.Microsecond
 		return rows, gone, nil
 	}
 	c.session.ExecContext(context.WithoutCancel(ctx), sqlUndo) //nolint:errcheck // the server has done it, or the session has ended
 	refused, isRefused := errors.AsType[mssql.Error](err)
 	switch {
 	case isNumber(err, mayCommit):
-		return 0, 0, c.notRehearsed(refused.Message)
+		return 0, purge.Deleted{}, c.notRehearsed(refused.Message)
 	case isNumber(err, endsTransaction):
-		return 0, 0, fmt.Errorf("%w: %w", purge.ErrRefused, errCommits)
+		return 0, purge.Deleted{}, fmt.Errorf("%w: %w", purge.ErrRefused, errCommits)
 	case isRefused && ctx.Err() == nil:
-		return 0, 0, c.explainDelete(refused)
+		return 0, purge.Deleted{}, c.explainDelete(refused)
 	default:
-		return 0, 0, c.explain("try to delete", late(ctx, err))
+		return 0, purge.Deleted{}, c.explain("try to delete", late(ctx, err))
 	}
 }
 
