@@ -25,7 +25,7 @@ FUZZTIME   ?= 2000x
 # Which Go is needed says go.mod.
 WANTED_GO  := $(lastword $(shell grep '^go ' go.mod))
 
-.PHONY: need-go release publish cut help demo test fuzz test-sqlserver soak lint bench bench-short build local validate validate-all deploy pause resume invoke logs destroy clean update-ca version build-PurgeTokens
+.PHONY: need-go release publish cut help demo test fuzz test-sqlserver soak lint bench bench-sqlserver bench-short build local validate validate-all deploy pause resume invoke logs destroy clean update-ca version build-PurgeTokens
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ bench: need-go build bin/host/bootstrap ## measure against one plain DELETE and 
 	@set -o pipefail; $(BENCH) -bench='Purge/rows=1M$$|Link' -count=9 $(BENCHARGS) | tee bin/bench.txt
 	@set -o pipefail; $(BENCH) -bench=. -skip='Purge/rows=1M$$|Link' -count=6 $(BENCHARGS) | tee -a bin/bench.txt
 	@scripts/benchmarks.sh bin/bench.txt
+
+bench-sqlserver: need-go build bin/host/bootstrap ## measure on the T-SQL server of TEST_SQLSERVER_URL alone; prints
+	@$(BENCH) -bench=SQLServer -count=6 $(BENCHARGS)
 
 bench-short: need-go build bin/host/bootstrap ## a little of the same, printed; judges nothing
 	@$(BENCH) -short -bench=. $(BENCHARGS)

@@ -52,7 +52,10 @@ var engines = []engine{{
 	catalogue: "postgres",
 	maxName:   postgres.MaxName, nameUnit: "bytes", units: func(name string) int { return len(name) },
 	connect: func(login secret.Login, c config, tls *tls.Config, _ *sqlserver.Memory) server {
-		return postgres.Server{Host: login.Host, Port: login.Port, User: login.Username, Password: login.Password, TLS: tls, LockTimeout: c.lockTimeout, ConnectTimeout: c.policy.ConnectTimeout, Longest: c.policy.Longest()}
+		return postgres.Server{
+			Host: login.Host, Port: login.Port, User: login.Username, Password: login.Password, TLS: tls,
+			LockTimeout: c.lockTimeout, ConnectTimeout: c.policy.ConnectTimeout, Longest: c.policy.Longest(), Linger: c.policy.StopBefore / lingerShare,
+		}
 	},
 }, {
 	name:    "sqlserver",

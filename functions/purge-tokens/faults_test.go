@@ -412,6 +412,21 @@ func TestASilentDatabaseIsAnErrorWithinTenSeconds(t *testing.T) {
 	}
 }
 
+// Whenever the network falls silent, the answer comes ahead of the timeout, with little
+// time for it: what a canceled statement and the last look may take comes out of
+// STOP_BEFORE.
+func TestASilentNetworkLeavesTimeForTheAnswer(t *testing.T) {
+	for _, after := range []time.Duration{0, 30 * time.Millisecond, 100 * time.Millisecond, 300 * time.Millisecond, time.Second, 2 * time.Second} {
+		s := newScene(t, stage, 9_000, "STOP_BEFORE=1s", "BATCH_SIZE=20", "PAUSE=10ms")
+		timer := time.AfterFunc(after, s.relay.Silence)
+		reply, lines, err := s.function.Invoke(t.Context(), `{}`, 4*time.Second)
+		timer.Stop()
+		if err != nil || reply.Error == nil && parse(t, reply).Status == "complete" {
+			t.Errorf("silent after %s: %v, %s %s", after, err, reply.Payload, lines)
+		}
+	}
+}
+
 func TestADatabaseWhoseClockIsOffIsNotPurged(t *testing.T) {
 	t.Parallel()
 	for _, off := range []time.Duration{6 * time.Minute, -6 * time.Minute, 4 * time.Minute} {

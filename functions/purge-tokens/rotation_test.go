@@ -113,7 +113,9 @@ func (s session) Databases(context.Context, string) ([]purge.Database, error) {
 // looked is a connection to a database without rows.
 type looked struct{ session }
 
-func (looked) Facts() purge.Facts                        { return purge.Facts{Now: time.Now(), Clock: time.Now(), Indexed: true} }
+func (looked) Facts() purge.Facts {
+	return purge.Facts{Now: time.Now(), Clock: time.Now(), Indexed: true}
+}
 func (looked) Expired(time.Time, time.Time) purge.Window { return 0 }
 func (l looked) Oldest(context.Context, purge.Window, purge.Trail) (time.Time, purge.Window, error) {
 	l.mu.Lock()

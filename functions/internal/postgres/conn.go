@@ -66,6 +66,11 @@ type Server struct {
 	// Longest bounds a statement that deletes, unless its batch is Patient; 0 is no
 	// bound but the time left.
 	Longest time.Duration
+	// Linger is how long a canceled statement may take to end, and what is said when
+	// a connection is closed, 2 s at most; 0 is that. With a network that swallows
+	// everything it passes after the time to stop, once for a statement, once for the
+	// last look and once for the closing.
+	Linger time.Duration
 
 	resolver *net.Resolver // nil is the system's
 }
@@ -209,7 +214,7 @@ func (c *conn) config() (*pgx.ConnConfig, error) {
 	// One round trip a statement; those that come often are prepared by hand.
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	config.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
-		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: cancelTimeout}
+		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: c.server.linger()}
 	}
 	return config, nil
 }
@@ -237,7 +242,7 @@ func (c *conn) Close() {
 	if c.pg == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), min(closeTimeout, c.server.linger()))
 	defer cancel()
 	if !c.pg.IsClosed() {
 		c.leave(ctx)

@@ -104,14 +104,14 @@ func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, f form, d
 }
 
 // Rehearse implements [purge.Rehearser].
-func (c *conn) Rehearse(ctx context.Context, b purge.Batch) (gone purge.Deleted, err error) {
+func (c *conn) Rehearse(ctx context.Context, b purge.Batch) (rows, gone int64, err error) {
 	plan, sql := byIndex, c.facts.on(sqlDelete)
 	w := b.Window.(window)
 	if w.physical {
 		plan, sql = byPlace, c.physical(sqlDeletePhysical)
 	}
 	if err := c.prepare(ctx, plan, sql, 1); err != nil {
-		return gone, c.explain("try to delete", err)
+		return b.Rows, gone, c.explain("try to delete", err)
 	}
 	undone := errors.New("undone")
 	err = pgx.BeginFunc(ctx, c.pg, func(tx pgx.Tx) error {
@@ -121,8 +121,8 @@ func (c *conn) Rehearse(ctx context.Context, b purge.Batch) (gone purge.Deleted,
 		if err := c.runDeferred(ctx, tx); err != nil {
 			return err
 		}
-		var micros int64
-		if err := tx.QueryRow(ctx, sqlProve, c.facts.leaves, int64(math.MaxInt64)).Scan(&gone.Rows, &micros, &gone.Writes); err != nil {
+		var micros, writes int64
+		if err := tx.QueryRow(ctx, sqlProve, c.facts.leaves, int64(math.MaxInt64)).Scan(&gone, &micros, &writes); err != nil {
 			return err
 		}
 		return undone
@@ -130,7 +130,7 @@ func (c *conn) Rehearse(ctx context.Context, b purge.Batch) (gone purge.Deleted,
 	if errors.Is(err, undone) {
 		err = nil
 	}
-	return gone, c.explain("try to delete", err)
+	return b.Rows, gone, c.explain("try to delete", err)
 }
 
 // deleteScanned deletes a batch of rows as they are met. It ends by itself well before

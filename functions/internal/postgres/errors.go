@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -35,10 +34,10 @@ func (c *conn) explain(doing string, err error) error {
 	if errors.As(err, &connecting) {
 		err = connecting.Unwrap()
 	}
-	var certificate *tls.CertificateVerificationError
+	certificate := purge.CertificateFault(err.Error())
 	switch {
-	case errors.As(err, &certificate):
-		return fmt.Errorf("%s: %s", doing, purge.Unverified(certificate.Err.Error()))
+	case certificate != "":
+		return fmt.Errorf("%s: %s", doing, certificate)
 	case strings.Contains(err.Error(), "server refused TLS connection"): // an error that pgx has no name for
 		return fmt.Errorf("%s: server refused TLS connection: turn TLS on there (ssl = on), or set DB_TLS=disable, which sends all in plaintext", doing)
 	case !c.served && (isNotServed(err) || c.pg != nil && c.pg.IsClosed()):

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -82,7 +83,7 @@ func TestWhateverADatabaseHasIsPurgedOrToldWithItsMend(t *testing.T) {
 		for range 3 {
 			r := matchedRun(t, s.server(), db, purge.Purge, random.IntN(3) == 0)
 			deleted += r.DeletedRows
-			if (r.Status == purge.Skipped) != missing {
+			if nothing := missing && !slices.Contains(names, "no right to enter"); (r.Status == purge.Skipped) != nothing {
 				t.Fatalf("%s: %s, %s", what, r.Status, r.Error)
 			}
 			if gone := rows - left("<="); gone != deleted || left(">") != 10 {

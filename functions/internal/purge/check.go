@@ -56,7 +56,7 @@ func (t *turn) check(ctx context.Context, facts Facts) error {
 	if err != nil {
 		return err
 	}
-	if expired != nil && slices.ContainsFunc(findings, inTheWay) {
+	if expired != nil && faults == nil && slices.ContainsFunc(findings, inTheWay) {
 		refused, err := t.rehearse(ctx, expired)
 		if err != nil {
 			return err
@@ -71,9 +71,10 @@ func (t *turn) check(ctx context.Context, facts Facts) error {
 	return nil
 }
 
-// inTheWay tells whether a finding is about something that may keep rows.
+// inTheWay tells whether a finding is about something that may keep rows, or that the
+// login could not see.
 func inTheWay(f Finding) bool {
-	return f.Code == DeleteTrigger.Code || f.Code == DeleteRule.Code || f.Code == Referenced.Code
+	return f.Code == DeleteTrigger.Code || f.Code == DeleteRule.Code || f.Code == Referenced.Code || f.Code == DefinitionsUnseen.Code
 }
 
 // rehearse finds out whether the first rows would go, where the connection can try it.
@@ -87,16 +88,18 @@ func (t *turn) rehearse(ctx context.Context, w Window) ([]Finding, error) {
 		if err != nil {
 			return nil, err
 		}
-		gone, err := conn.Rehearse(ctx, cut[0])
+		rows, gone, err := conn.Rehearse(ctx, cut[0])
 		switch {
+		case errors.Is(err, errors.ErrUnsupported):
+			return []Finding{NotRehearsed.Found(err.Error())}, nil
 		case errors.Is(err, ErrRefused):
 			return []Finding{RefusedRows.Found("a delete that was tried and undone says: " + err.Error())}, nil
 		case errors.Is(err, ErrLocked): // a purge would wait
 			return nil, nil
 		case err != nil:
 			return nil, err
-		case gone.Rows < cut[0].Rows: // or others were faster, which another check shows
-			return []Finding{KeptRows.Found(fmt.Sprintf("a delete that was tried and undone removed %d rows of %d: %s", gone.Rows, cut[0].Rows, errKept))}, nil
+		case gone < rows: // or others were faster, which another check shows
+			return []Finding{KeptRows.Found(fmt.Sprintf("a delete that was tried and undone removed %d rows of %d: %s", gone, rows, errKept))}, nil
 		case rest == nil:
 			return nil, nil
 		}
@@ -169,15 +172,44 @@ func Encryption(state *tls.ConnectionState) Finding {
 	return TLS.Found(text)
 }
 
-// Unverified says why a server's certificate was refused, in the words of
-// crypto/x509, and what to do.
-func Unverified(reason string) string {
+// CertificateFault returns what is wrong with a server's certificate and what to do,
+// where that is what an error of crypto/tls with this text is about, else "".
+func CertificateFault(text string) string {
+	if _, reason, ok := strings.Cut(text, "failed to verify certificate: "); ok {
+		return unverified(reason)
+	}
+	if _, reason, ok := strings.Cut(text, "failed to parse certificate from server: "); ok {
+		return unverified("it can't be read: " + reason)
+	}
+	if _, reason, ok := strings.Cut(text, "crypto/rsa: "); ok && strings.Contains(reason, "insecure") {
+		return unverified(reason)
+	}
+	return ""
+}
+
+// unverified says why a server's certificate was refused, in the words of crypto/x509,
+// and what to do. What those words don't tell comes ahead of the remedy.
+func unverified(reason string) string {
+	const another = "give the server another one; on RDS, choose a newer authority for the instance (rds-ca-rsa2048-g1)"
 	remedy := "give the name that is in it as DB_HOST"
+	has := func(part string) bool { return strings.Contains(reason, part) }
 	switch {
-	case strings.Contains(reason, "unknown authority"):
+	case has("doesn't contain any IP SANs"): // names it may have
+		remedy += ", and not an address; where it has none among its subject alternative names, " + another
+	case has("legacy Common Name"), has("is not valid for any names"):
+		remedy = "it has no such name in its subject alternative names, and the common name does not count: " + another
+	case has("negative serial number"):
+		remedy = "its serial number is negative, as in those that old SQL Servers make for themselves: " + another
+	case has("insecure algorithm"): // ahead of the unknown authority that comes of it
+		remedy = "it, or its authority's, is signed by SHA-1 or older: " + another
+	case has("keys are insecure"):
+		remedy = "its RSA key is too short: " + another
+	case has("unknown authority"):
 		remedy = "give its authority in DB_CA_BUNDLE, if you trust it; Amazon's own are built in, but for some regions"
-	case strings.Contains(reason, "expired"):
+	case has("expired"):
 		remedy = "renew it; on RDS, choose a newer authority for the instance"
+	case has("can't be read"):
+		remedy = another
 	}
 	return "the server's certificate can't be verified: " + reason + "; " + remedy
 }

@@ -26,3 +26,27 @@ func TestTheConnectionsEncryptionIsTold(t *testing.T) {
 		}
 	}
 }
+
+func TestACertificatesFaultComesWithWhatMendsIt(t *testing.T) {
+	for said, want := range map[string][]string{
+		"tls: failed to verify certificate: x509: certificate is valid for db.example.org, not 10.0.0.1":                                                                                                                                   {"valid for db.example.org", "as DB_HOST"},
+		"tls: failed to verify certificate: x509: certificate relies on legacy Common Name field, use SANs instead":                                                                                                                        {"subject alternative names", "another one"},
+		"tls: failed to verify certificate: x509: cannot validate certificate for 10.0.0.1 because it doesn't contain any IP SANs":                                                                                                         {"subject alternative names", "another one"},
+		"tls: failed to verify certificate: x509: certificate signed by unknown authority":                                                                                                                                                 {"DB_CA_BUNDLE"},
+		`tls: failed to verify certificate: x509: certificate signed by unknown authority (possibly because of "x509: cannot verify signature: insecure algorithm SHA1-RSA" while trying to verify candidate authority certificate "old")`: {"signed by SHA-1", "another one"},
+		"tls: failed to verify certificate: x509: certificate has expired or is not yet valid: current time is later":                                                                                                                      {"renew it"},
+		"tls: failed to parse certificate from server: x509: negative serial number":                                                                                                                                                       {"serial number is negative", "another one"},
+		"tls: failed to parse certificate from server: x509: malformed certificate":                                                                                                                                                        {"malformed", "another one"},
+		"crypto/rsa: 512-bit keys are insecure (see https://go.dev/pkg/crypto/rsa#hdr-Minimum_key_size)":                                                                                                                                   {"too short", "another one"},
+	} {
+		got := CertificateFault("connect: " + said)
+		for _, part := range append(want, "the server's certificate can't be verified") {
+			if !strings.Contains(got, part) {
+				t.Errorf("%s\nis told as %q, which lacks %q", said, got, part)
+			}
+		}
+	}
+	if got := CertificateFault("connect: EOF"); got != "" {
+		t.Errorf("%q", got)
+	}
+}

@@ -59,6 +59,10 @@ var (
 		Code: "row-security", Level: LevelError,
 		Mend: "row-level security hides rows from the login, or may, so nothing is deleted: run one of the statements in the message",
 	})
+	PolicyUnseen = kind(Kind{
+		Code: "policy-unseen", Level: LevelWarning,
+		Mend: "SQL Server: there seems to be a row-level security policy, which the login may not see, so that nobody knows whether expired rows are hidden: run the `GRANT` in the message and then a check, or look as an administrator",
+	})
 	LockedRows = kind(Kind{
 		Code: "locked-rows", Level: LevelWarning, Or: LevelError,
 		Mend: "rows, or the table, stayed locked until the run ended: look for a long transaction; the next run tries again",
@@ -214,6 +218,10 @@ var (
 	DefinitionsUnseen = kind(Kind{
 		Code: "definitions-unseen", Level: LevelInfo, Check: true,
 		Mend: "SQL Server: the login may not see triggers, foreign keys and policies: run the `GRANT` in the message, or check as an administrator",
+	})
+	NotRehearsed = kind(Kind{
+		Code: "not-rehearsed", Level: LevelWarning, Check: true,
+		Mend: "SQL Server: a trigger on DELETE may end the transaction that it runs in, so that the check could not try a delete and undo it; whether a purge gets through shows in its own result: let the check see the trigger, or turn it off, as the message says",
 	})
 	RCSIOff = kind(Kind{
 		Code: "rcsi-off", Level: LevelWarning, Check: true,

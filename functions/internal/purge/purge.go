@@ -155,9 +155,10 @@ type Pipeliner interface {
 
 // Rehearser is a Conn that can try a delete and undo it.
 type Rehearser interface {
-	// Rehearse deletes the rows of b as Delete does, and undoes it. Rows that would
-	// not go are not among those returned.
-	Rehearse(ctx context.Context, b Batch) (Deleted, error)
+	// Rehearse deletes the rows of b as Delete does, and undoes it. It returns how many
+	// rows b has, and how many of them went. Where a delete might not be undone it
+	// tries none and returns errors.ErrUnsupported, with the reason.
+	Rehearse(ctx context.Context, b Batch) (rows, gone int64, err error)
 }
 
 // SlowLook is a Conn that can say why a look for expired rows took long although an

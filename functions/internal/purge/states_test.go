@@ -281,7 +281,9 @@ type vast struct {
 
 func (f *vast) Open(context.Context, string, Table, bool) (Conn, error) { return f, nil }
 
-func (f *vast) Facts() Facts { return Facts{Now: time.Now().UTC(), Clock: time.Now().UTC(), Indexed: f.indexed} }
+func (f *vast) Facts() Facts {
+	return Facts{Now: time.Now().UTC(), Clock: time.Now().UTC(), Indexed: f.indexed}
+}
 
 type span struct {
 	after, to time.Time

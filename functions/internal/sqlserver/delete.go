@@ -12,7 +12,11 @@ import (
 	mssql "github.com/microsoft/go-mssqldb"
 
 	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/redact"
 )
+
+// fewRows is how many rows a rehearsal begins with.
+const fewRows = 10
 
 // errCommits is for a trigger that ends the transaction it runs in. Rows go without
 // a count, and before anybody can undo them.
@@ -78,27 +82,89 @@ func (c *conn) deleteOnce(ctx context.Context, w window) (purge.Deleted, error) 
 // delete deletes the rows of w, and returns how many it held before, where that was
 // looked at, and how many are gone once tx is committed.
 func (c *conn) delete(ctx context.Context, tx *sql.Tx, w window) (held int64, gone purge.Deleted, err error) {
-	statement, verify := sqlDelete, !c.deleteVerified || c.facts.triggered
 	var microseconds int64
-	args := []any{
-		sql.Named("most", w.most), sql.Named("oid", c.facts.oid), sql.Named("triggered", c.facts.triggered),
-		sql.Named("deleted", sql.Out{Dest: &gone.Rows}), sql.Named("took", sql.Out{Dest: &microseconds}),
-	}
-	if verify {
+	statement, args := c.deleting(w, sqlDelete, &gone.Rows, &microseconds)
+	if !c.deleteVerified || c.facts.triggered {
 		if err := tx.QueryRowContext(ctx, c.on(w, sqlHeld), c.args(w)...).Scan(&held); err != nil {
 			return 0, purge.Deleted{}, err
 		}
-		statement, args = sqlDeleteVerifying, append(args, sql.Named("held", held))
-	}
-	if !c.facts.exact {
-		statement = strings.Replace(statement, sqlSameType, babelfishSameType, 1)
+		statement, args = c.verifying(w, sqlDeleteVerifying, held, &gone.Rows, &microseconds)
 	}
 	// An output parameter and not a result: a trigger may have results of its own.
-	if _, err := tx.ExecContext(ctx, c.on(w, statement), c.args(w, args...)...); err != nil {
+	if _, err := tx.ExecContext(ctx, statement, args...); err != nil {
 		return held, purge.Deleted{}, err
 	}
 	gone.Took = time.Duration(microseconds) * time.Microsecond
 	return held, gone, nil
+}
+
+// deleting returns a statement that deletes rows of w, and its parameters.
+func (c *conn) deleting(w window, statement string, gone, microseconds *int64) (string, []any) {
+	if !c.facts.exact {
+		statement = strings.Replace(statement, sqlSameType, babelfishSameType, 1)
+	}
+	return c.on(w, statement), c.args(w,
+		sql.Named("most", w.most), sql.Named("oid", c.facts.oid), sql.Named("triggered", c.facts.triggered),
+		sql.Named("deleted", sql.Out{Dest: gone}), sql.Named("took", sql.Out{Dest: microseconds}))
+}
+
+// verifying is deleting with a statement that counts what goes, of so many rows.
+func (c *conn) verifying(w window, statement string, held int64, gone, microseconds *int64) (string, []any) {
+	statement, args := c.deleting(w, statement, gone, microseconds)
+	return statement, append(args, sql.Named("held", held))
+}
+
+// Rehearse implements [purge.Rehearser]. It begins with a few rows, and goes on with as
+// many as hold their locks no longer than a batch of a purge may.
+func (c *conn) Rehearse(ctx context.Context, b purge.Batch) (rows, gone int64, err error) {
+	w := b.Window.(window)
+	if few := w; c.server.Longest > 0 && w.most > fewRows {
+		few.most = fewRows
+		rows, deleted, err := c.rehearse(ctx, few)
+		w.most = min(w.most, int(fewRows*c.server.Longest/2/max(deleted.Took, time.Microsecond)))
+		if err != nil || deleted.Rows < rows || rows < fewRows || w.most <= fewRows {
+			return rows, deleted.Rows, err
+		}
+	}
+	rows, deleted, err := c.rehearse(ctx, w)
+	return rows, deleted.Rows, err
+}
+
+// rehearse tries a delete of some rows of w, and undoes it.
+func (c *conn) rehearse(ctx context.Context, w window) (rows int64, gone purge.Deleted, err error) {
+	ctx, cancel, err := c.prepare(ctx)
+	if err != nil {
+		return 0, purge.Deleted{}, c.explain("try to delete", err)
+	}
+	defer cancel()
+	var held int64
+	if err := c.session.QueryRowContext(ctx, c.on(w, sqlHeld), c.args(w)...).Scan(&held); err != nil {
+		return 0, purge.Deleted{}, c.explain("try to delete", late(ctx, err))
+	}
+	var microseconds int64
+	statement, args := c.verifying(w, sqlRehearse, held, &gone.Rows, &microseconds)
+	_, err = c.session.ExecContext(ctx, statement, append(args, sql.Named("rows", sql.Out{Dest: &rows}))...)
+	if err == nil {
+		gone.Took = time.Duration(microseconds) * time.Microsecond
+		return rows, gone, nil
+	}
+	c.session.ExecContext(context.WithoutCancel(ctx), sqlUndo) //nolint:errcheck // the server has done it, or the session has ended
+	refused, isRefused := errors.AsType[mssql.Error](err)
+	switch {
+	case isNumber(err, mayCommit):
+		return 0, purge.Deleted{}, c.notRehearsed(refused.Message)
+	case isNumber(err, endsTransaction):
+		return 0, purge.Deleted{}, fmt.Errorf("%w: %w", purge.ErrRefused, errCommits)
+	case isRefused && ctx.Err() == nil:
+		return 0, purge.Deleted{}, c.explainDelete(refused)
+	default:
+		return 0, purge.Deleted{}, c.explain("try to delete", late(ctx, err))
+	}
+}
+
+// notRehearsed is the error for a delete that was not tried because of a trigger.
+func (c *conn) notRehearsed(trigger string) error {
+	return as{fmt.Errorf("no delete was tried, as trigger %s might commit it: its text has COMMIT or EXECUTE in it, or the login may not see it; then GRANT VIEW DEFINITION ON %s TO edfi_token_purge; shows it to a check", redact.Login(trigger, c.server.User, c.server.Password), c.table), []error{errors.ErrUnsupported}}
 }
 
 // ended finds out what became of a batch whose transaction a trigger has ended: by a
@@ -129,6 +195,8 @@ func (c *conn) explainDelete(refused mssql.Error) error {
 		return c.explain("delete", refused)
 	case n == foreignKey:
 		return fmt.Errorf("%w: %w", purge.ErrRefused, c.explain("another table refers to it", refused))
+	case n == blockPredicate:
+		return fmt.Errorf("%w: %w", purge.ErrRefused, c.explain("a row-level security policy blocks it", refused))
 	case n >= firstUserError && n != changed, n == endedInTrigger, refused.ProcName != "":
 		return fmt.Errorf("%w: %w", purge.ErrRefused, c.explain("a trigger says", refused))
 	default:

@@ -2,6 +2,7 @@ package sqlserver
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"net"
@@ -18,21 +19,26 @@ import (
 const (
 	permissionDenied       = 229
 	columnPermissionDenied = 230
+	invalidColumn          = 207
 	invalidObject          = 208
 	foreignKey             = 547
 	lockTimeout            = 1222
 	cannotOpenDatabase     = 4060
 	endedInTrigger         = 3609 // and the batch was aborted
+	blockPredicate         = 33504
+	noStatistics           = 2557 // which the login may not view
 	passwordExpired        = 18487
 	passwordMustChange     = 18488
 	loginDisabled          = 18470
 	loginLockedOut         = 18486
 
 	// firstUserError is from where on numbers are of whoever raises the error. These
-	// two are sqlGuard's and sqlDelete's own.
-	firstUserError = 50000
-	changed        = 1164200553
-	rowsLeft       = 1349874279
+	// are our own statements'.
+	firstUserError  = 50000
+	changed         = 1164200553
+	rowsLeft        = 1349874279
+	endsTransaction = 1298374615
+	mayCommit       = 1298374616
 
 	// fatalClass is the severity from which on the server ends the connection.
 	fatalClass = 20
@@ -105,7 +111,7 @@ var meanings = map[int32]meaning{
 	596:  lost, // killed
 	6005: lost, // shutdown in progress
 
-	changed: tableChanged, 208: tableChanged, 207: tableChanged, 4902: tableChanged,
+	changed: tableChanged, invalidObject: tableChanged, invalidColumn: tableChanged, 4902: tableChanged,
 }
 
 // remedies are for the errors that last until somebody acts.
@@ -133,7 +139,7 @@ func (c *conn) explain(doing string, err error) error {
 		return c.explainRefusal(doing, refused)
 	}
 	text := err.Error() // of many an error the driver keeps no more
-	if fault := c.explainTLS(text); fault != "" {
+	if fault := explainTLS(text); fault != "" {
 		return fmt.Errorf("%s: %s", doing, fault)
 	}
 	reached, connected := c.wire != nil, c.session != nil
@@ -146,9 +152,17 @@ func (c *conn) explain(doing string, err error) error {
 		return fmt.Errorf("%s: %w", doing, purge.NoAnswer(reached))
 	case reached && !connected:
 		return as{fmt.Errorf("%s: the server ended the connection before the login: it may be starting, want another encryption (%s), or know no TLS 1.2: %s", doing, c.otherEncryption(), redact.Login(text, c.server.User, c.server.Password)), []error{purge.ErrNotYet}}
+	case isOwn(err): // which another connection does not mend
+		return fmt.Errorf("%s: %s", doing, redact.Login(text, c.server.User, c.server.Password))
 	default:
 		return fmt.Errorf("%s: %w: %s", doing, purge.ErrLost, redact.Login(text, c.server.User, c.server.Password))
 	}
+}
+
+// isOwn tells whether an error is the client's own, over a connection that lives on: it
+// can't make sense of what it read.
+func isOwn(err error) bool {
+	return errors.Is(err, sql.ErrNoRows) || strings.HasPrefix(err.Error(), "sql: Scan error") || strings.HasPrefix(err.Error(), "sql: expected")
 }
 
 // otherEncryption says which settings there are besides the one in use.
@@ -165,27 +179,18 @@ func (c *conn) otherEncryption() string {
 
 // explainTLS says what is wrong with a server's encryption, and what mends that; "" is
 // nothing.
-func (c *conn) explainTLS(text string) string {
-	_, unverified, isUnverified := strings.Cut(text, "failed to verify certificate: ")
+func explainTLS(text string) string {
 	has := func(part string) bool { return strings.Contains(text, part) }
-	const renew = "give the server another one; on RDS, choose a newer authority for the instance (rds-ca-rsa2048-g1)"
+	certificate := purge.CertificateFault(text)
 	switch {
+	case certificate != "":
+		return certificate
 	case has("server does not support encryption"):
 		return "server does not support encryption: turn it on there, or set DB_TLS=disable, which sends all in plaintext"
-	case has("legacy Common Name"), has("doesn't contain any IP SANs"), has("is not valid for any names"):
-		return "the server's certificate can't be verified: it has no such name in its subject alternative names, and the common name does not count: " + renew
-	case has("negative serial number"):
-		return "the server's certificate can't be verified: its serial number is negative, as in those that old SQL Servers make for themselves: " + renew
-	case has("insecure algorithm"):
-		return "the server's certificate can't be verified: it, or its authority's, is signed by SHA-1 or older: " + renew
-	case has("keys are insecure"), has("RSA key too small"):
-		return "the server's certificate can't be verified: its RSA key is too short: " + renew
 	case has("unsupported protocol version"), has("protocol version not supported"):
 		return "the server knows no TLS 1.2: turn TLS 1.2 on there, and update it if it can't; on RDS, rds.tls12 in the parameter group"
 	case has("handshake failure"), has("peer doesn't support any of the certificate's signature algorithms"), has("no cipher suite supported"), has("unsupported signature algorithm"), has("does not match the list of supported"):
 		return "the server and this function share no TLS that is safe, for example because the server signs with SHA-1: update it, and turn on TLS 1.2 with SHA-256 and ECDHE there"
-	case isUnverified:
-		return purge.Unverified(unverified)
 	case has("first record does not look like a TLS handshake"), has("unexpected message"), has("no application protocol"):
 		return "the server does not speak TLS from the start: DB_TLS=strict is for SQL Server 2022 and later; set DB_TLS=verify-full"
 	default:

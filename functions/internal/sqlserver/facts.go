@@ -38,6 +38,7 @@ type facts struct {
 	indexed    bool // an index finds rows by their expiration
 	triggered  bool // a trigger may run on DELETE
 	filtered   bool // a policy hides rows
+	policed    bool // there seems to be a policy, which the login may not see
 	rows       int64
 	kind       string // of a table that can't be purged; "" is any other
 }
@@ -49,7 +50,7 @@ func (c *conn) examine(ctx context.Context) error {
 	err := c.session.QueryRowContext(ctx, fmt.Sprintf(sqlSettings, milliseconds(l.lock))+f.on(sqlFacts)).Scan(&f.now, &f.database, &f.exact, &f.updates, &f.oid, &f.typeName, &f.keyType,
 		&f.selectable, &f.deletable, &f.indexed, &f.triggered, &f.filtered, &f.rows, &f.kind, &f.clock)
 	if err != nil {
-		return c.explain("examine the database", err)
+		return c.explainExamining(ctx, err)
 	}
 	if !f.table.Local {
 		f.clock = f.now
@@ -64,8 +65,20 @@ func (c *conn) examine(ctx context.Context) error {
 			return c.explain("examine the database", err)
 		}
 		c.facts.filtered = any == 0
+		_, err := c.session.ExecContext(ctx, f.on(sqlStatistics))
+		c.facts.policed = isNumber(err, noStatistics) // any other error is none of the table's
 	}
 	return nil
+}
+
+// explainExamining explains why the facts can't be read. The catalogue of a server older
+// than 2016 lacks columns that they are read from.
+func (c *conn) explainExamining(ctx context.Context, err error) error {
+	var version string
+	if isNumber(err, invalidColumn) && c.session.QueryRowContext(ctx, sqlVersion).Scan(&version) == nil {
+		return fmt.Errorf("examine the database: the server's version, %s, is too old: this purge is for SQL Server 2017 (14) and later", version)
+	}
+	return c.explain("examine the database", err)
 }
 
 // examineMissing finds out why there seems to be no table.
@@ -131,7 +144,16 @@ func (f facts) findings() (found []purge.Finding) {
 	if !f.indexed {
 		found = append(found, f.missingIndex())
 	}
+	if f.policed {
+		found = append(found, f.policyUnseen())
+	}
 	return found
+}
+
+// policyUnseen is the finding for a table that seems to have a policy. Whether that hides
+// any rows nobody can know who does not see them.
+func (f facts) policyUnseen() purge.Finding {
+	return purge.PolicyUnseen.Found(fmt.Sprintf("a row-level security policy seems to be on %s, for the server keeps the table's statistics from the login: expired rows that it hides would stay, untold. GRANT VIEW DEFINITION TO edfi_token_purge; lets a check say for certain, or have an administrator look in sys.security_policies", f.table))
 }
 
 // missingIndex is the finding for a table without the index on expiration.

@@ -130,10 +130,11 @@ WHERE t.parent_id = OBJECT_ID('{table}', 'U') AND t.is_disabled = 0
   AND EXISTS (SELECT * FROM sys.trigger_events AS e WHERE e.object_id = t.object_id AND e.type = 3)
 ORDER BY t.name`
 
-	// The statements that drop what leads to the table.
+	// The statements that drop what leads to the table. A name that the login may not
+	// see is NULL.
 	sqlReferences = `
-SELECT 'ALTER TABLE ' + QUOTENAME(OBJECT_SCHEMA_NAME(f.parent_object_id)) + '.' + QUOTENAME(OBJECT_NAME(f.parent_object_id))
-     + ' DROP CONSTRAINT ' + QUOTENAME(f.name) + ';'
+SELECT COALESCE('ALTER TABLE ' + QUOTENAME(OBJECT_SCHEMA_NAME(f.parent_object_id)) + '.' + QUOTENAME(OBJECT_NAME(f.parent_object_id))
+     + ' DROP CONSTRAINT ' + QUOTENAME(f.name) + ';', f.name + ' of a table that the login may not see;')
 FROM sys.foreign_keys AS f
 WHERE f.referenced_object_id = OBJECT_ID('{table}', 'U') AND f.is_disabled = 0
 ORDER BY f.name`
@@ -153,7 +154,7 @@ UNION ALL
 SELECT 'it is a heap, which keeps its pages when rows are deleted: give it a clustered index' FROM sys.indexes
 WHERE object_id = OBJECT_ID('{table}', 'U') AND type = 0
 UNION ALL
-SELECT 'an indexed view is kept up with each delete: ' + OBJECT_NAME(d.referencing_id)
+SELECT 'an indexed view is kept up with each delete: ' + COALESCE(OBJECT_NAME(d.referencing_id), 'of a name that the login may not see')
 FROM sys.sql_expression_dependencies AS d
 WHERE d.referenced_id = OBJECT_ID('{table}', 'U')
   AND EXISTS (SELECT * FROM sys.indexes AS i WHERE i.object_id = d.referencing_id AND i.type = 1)`
@@ -289,13 +290,17 @@ WHERE {expiration} >= @from AND {expiration} < @to`
 	// first, then counted by their Ids before and after, with others that share one,
 	// and the window's rows as well, for a trigger that puts them back under other
 	// Ids. The least of all is what has gone. The Ids stay on the server.
-	sqlDeleteVerifying = `
+	sqlDeleteVerifying = sqlDoomed + sqlDeleteDoomed
+
+	sqlDoomed = `
 DECLARE @began datetime2 = SYSUTCDATETIME(), @before bigint;
 DECLARE @doomed TABLE ({key} {keytype} NOT NULL);
 INSERT INTO @doomed
 SELECT TOP (@most) {key} FROM {table} WITH (ROWLOCK, UPDLOCK)
 WHERE {expiration} >= @from AND {expiration} < @to
-OPTION (OPTIMIZE FOR (@from = '17530101', @to = '17530102'));
+OPTION (OPTIMIZE FOR (@from = '17530101', @to = '17530102'));`
+
+	sqlDeleteDoomed = `
 SET @before = (SELECT COUNT(*) FROM {table} AS token WHERE token.{key} IN (SELECT doomed.{key} FROM @doomed AS doomed));
 DELETE TOP (@most) FROM {table} WITH (ROWLOCK)
 WHERE {expiration} >= @from AND {expiration} < @to AND {key} IN (SELECT doomed.{key} FROM @doomed AS doomed);
@@ -329,4 +334,51 @@ SET @took = DATEDIFF(microsecond, @began, SYSUTCDATETIME())`
 SELECT {key} FROM {table} WITH (READCOMMITTEDLOCK, READPAST)
 WHERE {expiration} >= @from AND {expiration} < @to
 ORDER BY {key} OFFSET @n ROWS FETCH NEXT 1 ROWS ONLY`
+
+	// Fails with noStatistics where the table has a row-level security policy, which
+	// only those see who have VIEW DEFINITION on it: "in order to view a statistics
+	// object for a table with a row-level security policy, the user must own the table
+	// or" be an administrator (Row-level security, "Cross-feature compatibility"). Any
+	// other login that may SELECT may view it (DBCC SHOW_STATISTICS, "Permissions").
+	sqlStatistics = `
+DECLARE @table nvarchar(300) = N'{table}', @statistics sysname = (
+    SELECT TOP (1) s.name
+    FROM sys.stats AS s
+    JOIN sys.stats_columns AS k ON k.object_id = s.object_id AND k.stats_id = s.stats_id AND k.stats_column_id = 1
+    JOIN sys.columns AS c ON c.object_id = k.object_id AND c.column_id = k.column_id
+    WHERE s.object_id = OBJECT_ID('{table}', 'U')
+    ORDER BY CASE c.name WHEN '{expiration}' THEN 0 ELSE 1 END, s.stats_id);
+IF @statistics IS NOT NULL DBCC SHOW_STATISTICS (@table, @statistics) WITH STAT_HEADER, NO_INFOMSGS`
+
+	// A delete that is tried and undone, in a transaction that begins and ends within
+	// one batch. It begins a thousand times, so that a COMMIT in a trigger out of sight
+	// ends nothing: "When @@TRANCOUNT is greater than 1, COMMIT TRANSACTION decrements
+	// @@TRANCOUNT only by 1 and the transaction stays active" (COMMIT TRANSACTION).
+	sqlRehearse = `
+WHILE @@TRANCOUNT < 1000 BEGIN TRANSACTION;` + sqlDoomed + `
+SET @rows = (SELECT COUNT(*) FROM @doomed);` + sqlMayCommit + sqlDeleteDoomed + `;
+IF @@TRANCOUNT <> 1000 THROW 1298374615, 'a trigger ends the transaction', 1;
+ROLLBACK TRANSACTION`
+
+	// Refuses to try a delete that might not be undone: with a trigger whose text the
+	// login can't see, or has COMMIT in it, or runs what may have. The rows are locked
+	// by now, so that no trigger can come any more.
+	sqlMayCommit = `
+DECLARE @trigger nvarchar(300) = (
+    SELECT TOP (1) QUOTENAME(t.name)
+    FROM sys.triggers AS t
+    WHERE t.parent_id = @oid AND t.is_disabled = 0
+      AND EXISTS (SELECT * FROM sys.trigger_events AS e WHERE e.object_id = t.object_id AND e.type = 3)
+      AND (OBJECT_DEFINITION(t.object_id) IS NULL
+           OR OBJECT_DEFINITION(t.object_id) COLLATE Latin1_General_CI_AS LIKE N'%COMMIT%'
+           OR OBJECT_DEFINITION(t.object_id) COLLATE Latin1_General_CI_AS LIKE N'%EXEC%')
+    ORDER BY t.name);
+IF @trigger IS NULL AND @triggered = 1 AND NOT EXISTS (SELECT * FROM sys.triggers AS t WHERE t.parent_id = @oid)
+    SET @trigger = N'that the login may not see';
+IF @trigger IS NOT NULL THROW 1298374616, @trigger, 1;`
+
+	sqlVersion = `SELECT CAST(SERVERPROPERTY('ProductVersion') AS nvarchar(50)) AS version`
+
+	// What a rehearsal that failed has not undone.
+	sqlUndo = `IF @@TRANCOUNT > 0 ROLLBACK TRANSACTION`
 )

@@ -147,13 +147,20 @@ func TestADatabaseThatWasOpenIsWaitedForAndNeverSkipped(t *testing.T) {
 		"911":     {failure(911, 16, "Database 'EdFi_Admin' does not exist."), purge.Complete},
 		"921":     {failure(921, 14, "has not been recovered yet"), purge.Complete},
 		"927":     {failure(927, 14, "It is in the middle of a restore."), purge.Complete},
+		"922":     {failure(922, 14, "is being recovered"), purge.Complete},
+		"952":     {failure(952, 16, "is in transition"), purge.Complete},
 		"17142":   {failure(17142, 14, "paused"), purge.Complete},
+		"17187":   {failure(17187, 16, "is not ready to accept new client connections"), purge.Complete},
+		"17188":   {failure(17188, 16, "it is shutting down"), purge.Complete},
 		"18401":   {failure(18401, 14, "script upgrade mode"), purge.Complete},
+		"18451":   {failure(18451, 14, "Only administrators may connect at this time."), purge.Complete},
 		"40613":   {failure(40613, 17, "not currently available"), purge.Complete},
 		"10928":   {failure(10928, 20, "limit reached"), purge.Complete},
+		"10929":   {failure(10929, 16, "the server is currently too busy"), purge.Complete},
 		"cut":     {hangUp, purge.Complete},
 		"revoked": {failure(916, 14, "is not able to access the database"), purge.Failed},
 		"942":     {failure(942, 14, "it is offline"), purge.Failed},
+		"945":     {failure(945, 14, "inaccessible files"), purge.Failed},
 		"18461":   {failure(18461, 14, "single user mode"), purge.Failed},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -376,6 +383,95 @@ func TestRowsThatAPolicyHidesFail(t *testing.T) {
 	}
 }
 
+// A login that may SELECT may see the table's statistics, unless there is a policy.
+func TestAPolicyThatTheLoginMayNotSeeIsSuspected(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		answer []byte
+		want   bool
+	}{
+		"no policy":     {done(0), false},
+		"a policy":      {failure(2557, 14, "User 'joe' does not have permission to run DBCC SHOW_STATISTICS for object 'ClientAccessTokens'."), true},
+		"another error": {failure(2767, 16, "Could not locate statistics in the system catalogs."), false},
+	} {
+		for _, action := range []purge.Action{purge.Purge, purge.Check} {
+			table := newScript(7, 1, quietly)
+			s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+				switch kind {
+				case "statistics":
+					return c.answer
+				case "check":
+					return row("SQL Server", "16.0.1", "Web Edition", 150, 1, 0, 1)
+				}
+				return table.answer(kind)
+			}})
+			p := policy
+			p.Action = action
+			r := purge.Run(t.Context(), target(s.server(), "EdFi_Admin"), p, func(purge.DatabaseResult) {}).Databases[0]
+			if r.Status != purge.Complete || found(r, "policy-unseen") != c.want {
+				t.Errorf("%s, %s: %+v", name, action, r)
+			}
+		}
+	}
+}
+
+func TestACheckTriesADeleteWhereSomethingMayBeInTheWay(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		answer []byte
+		status purge.Status
+		code   string // "" is no finding about it
+	}{
+		"all go":                {join(output("rows", 7), output("deleted", 7), done(0)), purge.Complete, ""},
+		"some stay":             {join(output("rows", 7), output("deleted", 3), done(0)), purge.Failed, "kept-rows"},
+		"a foreign key":         {failure(547, 16, "The DELETE statement conflicted with the REFERENCE constraint."), purge.Failed, "refused-rows"},
+		"a policy":              {failure(33504, 16, "The attempted operation failed because the target object has a block predicate."), purge.Failed, "refused-rows"},
+		"a trigger":             {failureIn("Keep", 51000, 16, "keep it"), purge.Failed, "refused-rows"},
+		"a rollback":            {failure(3609, 16, "The transaction ended in the trigger. The batch has been aborted."), purge.Failed, "refused-rows"},
+		"a commit":              {failure(endsTransaction, 16, "a trigger ends the transaction"), purge.Failed, "refused-rows"},
+		"what can't be undone":  {failure(mayCommit, 16, "[Audit]"), purge.Complete, "not-rehearsed"},
+		"a lock":                {failure(1222, 16, "Lock request time out period exceeded."), purge.Complete, ""},
+		"a transaction log":     {failure(9002, 17, "The transaction log is full."), purge.Failed, ""},
+		"no right to delete it": {failure(229, 14, "The DELETE permission was denied"), purge.Failed, "no-delete-right"},
+	} {
+		table := newScript(7, 1, quietly)
+		s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+			switch kind {
+			case "check": // as for a login that sees no triggers and foreign keys
+				return row("SQL Server", "16.0.1", "Web Edition", 150, 1, 0, 0)
+			case "rehearse":
+				return c.answer
+			}
+			return table.answer(kind)
+		}})
+		p := policy
+		p.Action = purge.Check
+		r := purge.Run(t.Context(), target(s.server(), "EdFi_Admin"), p, func(purge.DatabaseResult) {}).Databases[0]
+		if r.Status != c.status || c.code != "" && !found(r, c.code) {
+			t.Errorf("%s: %+v", name, r)
+		}
+		for _, code := range []string{"kept-rows", "refused-rows", "not-rehearsed"} {
+			if code != c.code && found(r, code) {
+				t.Errorf("%s: found %s", name, code)
+			}
+		}
+		sent := s.statements()
+		failed := name != "all go" && name != "some stay"
+		if count(sent, "rehearse") != 1 || count(sent, commit)+count(sent, begin) != 0 || count(sent, "undo") == 1 != failed {
+			t.Errorf("%s: sent %v", name, sent)
+		}
+	}
+}
+
+// Whatever a trigger does, the transaction of a rehearsal is its own, and ends with it.
+func TestARehearsalEndsInARollback(t *testing.T) {
+	begins, ends := strings.Index(sqlRehearse, "BEGIN TRANSACTION"), strings.Index(sqlRehearse, "ROLLBACK TRANSACTION")
+	refuses, deletes := strings.Index(sqlRehearse, sqlMayCommit), strings.Index(sqlRehearse, "DELETE TOP")
+	if begins < 0 || refuses < begins || deletes < refuses || ends < deletes || !strings.HasSuffix(sqlRehearse, "ROLLBACK TRANSACTION") || strings.Count(sqlRehearse, "DELETE TOP") != 1 {
+		t.Errorf("%s", sqlRehearse)
+	}
+}
+
 func TestATableThatIsNotEdFisIsTold(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -408,6 +504,43 @@ func TestATableThatIsNotEdFisIsTold(t *testing.T) {
 		}
 		if r.Status != purge.Failed || r.DeletedRows != 0 || r.Findings[0].Code != c.code || !contains(r.Error, c.want) {
 			t.Errorf("%s: %+v", name, r)
+		}
+	}
+}
+
+func TestAnAnswerThatMakesNoSenseIsNoLostConnection(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string][]byte{"no row": rowless(), "a NULL": row(nil), "too many columns": row(1, 2, 3)} {
+		table := newScript(7, 1, quietly)
+		s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+			if kind == "any" {
+				return answer
+			}
+			return table.answer(kind)
+		}})
+		if r := run(t, s.server(), "EdFi_Admin"); r.Status != purge.Failed || contains(r.Error, "no connection") || count(s.statements(), "login") != 1 {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+}
+
+func TestAServerThatIsTooOldIsToldAsThat(t *testing.T) {
+	t.Parallel()
+	s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+		switch kind {
+		case "facts":
+			return failure(207, 16, "Invalid column name 'temporal_type'.")
+		case "version":
+			return row("12.0.6024.0")
+		}
+		return nil
+	}})
+	for _, action := range []purge.Action{purge.Purge, purge.Check} {
+		p := policy
+		p.Action = action
+		r := purge.Run(t.Context(), target(s.server(), "EdFi_Admin"), p, func(purge.DatabaseResult) {}).Databases[0]
+		if r.Status != purge.Failed || !contains(r.Error, "12.0.6024.0", "2017") || count(s.statements(), "login") != 1 {
+			t.Errorf("%+v", r)
 		}
 	}
 }
@@ -500,6 +633,42 @@ func TestASilentNetworkLeavesTimeForTheAnswer(t *testing.T) {
 	}
 }
 
+// A table of 200 slices takes ten times as long to read as a run lasts, so that no look
+// over all of it ever ends.
+func TestWithoutAnIndexEachRunGetsOnHoweverLongALookTakes(t *testing.T) {
+	t.Parallel()
+	const (
+		lasts  = 2 * time.Second
+		slices = 200
+	)
+	reading := 10 * lasts / slices
+	table := newScript(7*slices, slices, quietly)
+	s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+		switch kind {
+		case "facts":
+			return examined(func(f *facts) { f.indexed, f.rows = false, (slices-1)*sliceRows })
+		case "oldest":
+			return noAnswer
+		case "end":
+			time.Sleep(reading)
+			return rowless() // fewer than a batch
+		case "held", "delete":
+			time.Sleep(reading)
+		}
+		return table.answer(kind)
+	}})
+	for range 3 {
+		p := policy
+		p.StopBefore, p.BatchTarget = time.Second, 50*time.Millisecond
+		ctx, cancel := context.WithTimeout(t.Context(), lasts+p.StopBefore)
+		r := purge.Run(ctx, target(s.server(), "EdFi_Admin"), p, func(purge.DatabaseResult) {}).Databases[0]
+		if r.Status != purge.Partial || r.StopReason != purge.Deadline || r.DeletedRows == 0 || r.OldestExpiredAge() != nil || ctx.Err() != nil {
+			t.Errorf("%v, %+v", ctx.Err(), r)
+		}
+		cancel()
+	}
+}
+
 func TestTokensThatAreIssuedAreOthersWrites(t *testing.T) {
 	t.Parallel()
 	var live atomic.Int64
@@ -566,6 +735,23 @@ func certificate(t *testing.T, change func(*x509.Certificate), key any) tls.Cert
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
+// signedBySHA1 returns a certificate that its authority has signed by SHA-1.
+func signedBySHA1(t *testing.T, key *rsa.PrivateKey) (tls.Certificate, *x509.Certificate) {
+	t.Helper()
+	authority, err := x509.ParseCertificate(certificate(t, nil, key).Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: big.NewInt(4712), Subject: pkix.Name{CommonName: "old"}, DNSNames: []string{"localhost"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), SignatureAlgorithm: x509.SHA1WithRSA,
+	}, authority, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, authority
+}
+
 // negative gives a certificate a negative serial number, as no tool of today does.
 func negative(t *testing.T, from tls.Certificate) tls.Certificate {
 	t.Helper()
@@ -596,6 +782,7 @@ func TestAServersCertificateAndItsRemedy(t *testing.T) {
 		t.Fatal(err)
 	}
 	good := certificate(t, nil, key)
+	old, authority := signedBySHA1(t, rsaKey)
 	for name, c := range map[string]struct {
 		server *tls.Config
 		want   []string // nil is that it is taken
@@ -603,6 +790,7 @@ func TestAServersCertificateAndItsRemedy(t *testing.T) {
 		"good":            {&tls.Config{Certificates: []tls.Certificate{good}}, nil},
 		"no SAN":          {&tls.Config{Certificates: []tls.Certificate{certificate(t, func(c *x509.Certificate) { c.DNSNames = nil }, key)}}, []string{"subject alternative names", "another one"}},
 		"negative serial": {&tls.Config{Certificates: []tls.Certificate{negative(t, good)}}, []string{"serial number is negative", "another one"}},
+		"SHA-1":           {&tls.Config{Certificates: []tls.Certificate{old}}, []string{"signed by SHA-1", "another one"}},
 		"RSA of 1,024":    {&tls.Config{Certificates: []tls.Certificate{certificate(t, nil, small)}}, nil},
 		"RSA of 2,048":    {&tls.Config{Certificates: []tls.Certificate{certificate(t, nil, rsaKey)}}, nil},
 		"TLS 1.1":         {&tls.Config{Certificates: []tls.Certificate{good}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, []string{"no TLS 1.2", "rds.tls12"}},
@@ -612,6 +800,10 @@ func TestAServersCertificateAndItsRemedy(t *testing.T) {
 			pool := x509.NewCertPool()
 			if parsed, err := x509.ParseCertificate(c.server.Certificates[0].Certificate[0]); err == nil {
 				pool.AddCert(parsed)
+			}
+			if name == "SHA-1" { // of a root that is trusted no signature is looked at
+				pool = x509.NewCertPool()
+				pool.AddCert(authority)
 			}
 			server := c.server.Clone()
 			if strict {
@@ -632,16 +824,9 @@ func TestAServersCertificateAndItsRemedy(t *testing.T) {
 	}
 }
 
-// What crypto/x509 says of certificates that no tool of today makes.
-func TestWhatOldCertificatesLackIsNamed(t *testing.T) {
-	for said, want := range map[string]string{
-		`TLS Handshake failed: tls: failed to verify certificate: x509: certificate signed by unknown authority (possibly because of "x509: cannot verify signature: insecure algorithm SHA1-RSA" while trying to verify candidate authority certificate "old")`: "signed by SHA-1",
-		`TLS Handshake failed: crypto/rsa: 512-bit keys are insecure (see https://go.dev/pkg/crypto/rsa#hdr-Minimum_key_size)`:                                                                                                                                   "RSA key is too short",
-		`TLS Handshake failed: tls: handshake failure`: "SHA-1",
-	} {
-		if fault := (&conn{}).explainTLS(said); !contains(fault, want) {
-			t.Errorf("%s: %s", said, fault)
-		}
+func TestAHandshakeThatFailsNamesTheLikelyFault(t *testing.T) {
+	if fault := explainTLS("TLS Handshake failed: remote error: tls: handshake failure"); !contains(fault, "SHA-1", "update it") {
+		t.Error(fault)
 	}
 }
 

@@ -43,6 +43,7 @@ const (
 // kinds names statements by a part of them that is in no other, the most telling
 // first.
 var kinds = []struct{ part, kind string }{
+	{"AS version", "version"},
 	{"SERVERPROPERTY", "check"},
 	{"is_instead_of_trigger", "triggers"},
 	{"sys.foreign_keys", "references"},
@@ -53,6 +54,9 @@ var kinds = []struct{ part, kind string }{
 	{"AS issued", "issued"},
 	{"AS one", "any"},
 	{"TOP (0)", "exists"},
+	{"SHOW_STATISTICS", "statistics"},
+	{"BEGIN TRANSACTION", "rehearse"},
+	{"@@TRANCOUNT > 0", "undo"},
 	{"allocation_units", "pages"},
 	{"sysjobs", "jobs"},
 	{"GETUTCDATE", "facts"},

@@ -43,7 +43,7 @@ func (s *script) answer(kind string) []byte {
 		return examined(nil)
 	case "any":
 		return row(1)
-	case "held":
+	case "held", "count":
 		return row(int(s.rows.Load()))
 	case "lock":
 		return row(0)
