@@ -88,7 +88,8 @@ func (h *handler) run(ctx context.Context, req request) (purge.Result, error) {
 	}
 	r := &invocation{handler: h, ctx: ctx, req: req}
 	var cancel context.CancelFunc
-	r.before, cancel = h.beforeStop(ctx)
+	margin := h.margin(ctx)
+	r.before, cancel = beforeStop(ctx, margin)
 	defer cancel()
 	deadline, limited := ctx.Deadline()
 	r.noTime = limited && time.Until(deadline) <= h.config.policy.StopBefore
@@ -100,7 +101,7 @@ func (h *handler) run(ctx context.Context, req request) (purge.Result, error) {
 	case err != nil:
 		return purge.Result{}, r.failed(secretError, err, "")
 	}
-	access := newLogins(login, h.source(), h.connector(), func(stage string) (secret.Login, error) { return h.fetch(r.before, stage) })
+	access := newLogins(login, h.source(), h.connector(max(margin/lingerShare, time.Millisecond)), func(stage string) (secret.Login, error) { return h.fetch(r.before, stage) })
 	access.patience = h.config.policy.ConnectTimeout
 	for {
 		result, err := r.attempt(access)
@@ -117,14 +118,24 @@ func (h *handler) run(ctx context.Context, req request) (purge.Result, error) {
 	}
 }
 
+// margin returns how long before its timeout the function stops; where there is not so
+// much, half of what there is.
+func (h *handler) margin(ctx context.Context) time.Duration {
+	deadline, limited := ctx.Deadline()
+	if !limited {
+		return h.config.policy.StopBefore
+	}
+	return min(h.config.policy.StopBefore, time.Until(deadline)/2)
+}
+
 // beforeStop derives the context of what comes before the run: it ends when the run
-// would have to stop, or leaves half of the time that there is to answer in.
-func (h *handler) beforeStop(ctx context.Context) (context.Context, context.CancelFunc) {
+// would have to stop.
+func beforeStop(ctx context.Context, margin time.Duration) (context.Context, context.CancelFunc) {
 	deadline, limited := ctx.Deadline()
 	if !limited {
 		return context.WithCancel(ctx)
 	}
-	return context.WithDeadline(ctx, deadline.Add(-min(h.config.policy.StopBefore, time.Until(deadline)/2)))
+	return context.WithDeadline(ctx, deadline.Add(-margin))
 }
 
 // allowsUnread returns what tells whether DATABASES can allow a name, while the server
@@ -350,16 +361,17 @@ func (h *handler) selection(login secret.Login) purge.Selection {
 	return purge.Select(cmp.Or(login.Database, "EdFi_Admin"))
 }
 
-// connector returns what makes the server from a login, for one run.
-func (h *handler) connector() func(secret.Login) server {
-	memory := new(sqlserver.Memory)
+// connector returns what makes the server from a login, for one run; what is canceled
+// there may linger so long.
+func (h *handler) connector(linger time.Duration) func(secret.Login) server {
+	r := resources{memory: new(sqlserver.Memory), linger: linger}
 	return func(login secret.Login) server {
 		engine, _ := engineNamed(login.Engine)
-		var verified *tls.Config
+		r := r
 		if !h.config.plaintext {
-			verified = &tls.Config{RootCAs: h.config.roots, ServerName: login.Host, MinVersion: tls.VersionTLS12}
+			r.tls = &tls.Config{RootCAs: h.config.roots, ServerName: login.Host, MinVersion: tls.VersionTLS12}
 		}
-		return engine.connect(login, h.config, verified, memory)
+		return engine.connect(login, h.config, r)
 	}
 }
 

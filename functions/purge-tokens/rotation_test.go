@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,7 +21,6 @@ import (
 
 	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/secret"
-	"edfi-token-purge/functions/internal/sqlserver"
 )
 
 // world is a few servers and the secret of a login for one of them.
@@ -141,7 +139,7 @@ func newWorld(t *testing.T, settings ...string) (*world, *handler) {
 	engines = slices.Clone(engines)
 	for i := range engines {
 		name := engines[i].name
-		engines[i].connect = func(login secret.Login, _ config, _ *tls.Config, _ *sqlserver.Memory) server {
+		engines[i].connect = func(login secret.Login, _ config, _ resources) server {
 			return session{w, stored{name, login.Host, login.Username.Reveal(), login.Password.Reveal(), login.Database}}
 		}
 	}

@@ -66,6 +66,11 @@ type Server struct {
 	// Longest bounds a statement that deletes, unless its batch is Patient; 0 is no
 	// bound but the time left.
 	Longest time.Duration
+	// Linger is how long a canceled statement may take to end, and what is said when
+	// a connection is closed, 2 s at most; 0 is that. With a network that swallows
+	// everything it passes after the time to stop, once for a statement, once for the
+	// last look and once for the closing.
+	Linger time.Duration
 
 	resolver *net.Resolver // nil is the system's
 }
@@ -208,7 +213,7 @@ func (c *conn) config() (*pgx.ConnConfig, error) {
 	// One round trip a statement; those that come often are prepared by hand.
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	config.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
-		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: cancelTimeout}
+		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: c.server.linger()}
 	}
 	return config, nil
 }
@@ -236,15 +241,16 @@ func (c *conn) Close() {
 	if c.pg == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-	defer cancel()
+	ctx, wire := context.Background(), c.pg.PgConn().Conn()
 	if !c.pg.IsClosed() {
+		// Not the context's deadline: the driver would wait for a cancellation as well.
+		wire.SetDeadline(time.Now().Add(min(closeTimeout, c.server.linger()))) //nolint:errcheck // it has ended already
 		c.leave(ctx)
 	}
 	c.pg.Close(ctx) //nolint:errcheck // nothing is at stake: every batch is committed
 	// After a statement that was given up the driver keeps the socket for some
 	// seconds, and the server with it the lock.
-	c.pg.PgConn().Conn().Close() //nolint:errcheck // as above
+	wire.Close() //nolint:errcheck // as above
 }
 
 // leave makes the session as it was, where somebody may meet it.

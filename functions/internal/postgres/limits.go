@@ -53,6 +53,14 @@ func (l *limits) serve(plan plan, atOnce int, deadline, now time.Time) bool {
 	return l != nil && l.plan == plan && l.atOnce >= atOnce && l.deadline.Equal(deadline) && l.valid(now)
 }
 
+// linger returns how long what was canceled may take to end.
+func (s Server) linger() time.Duration {
+	if s.Linger > 0 {
+		return min(s.Linger, cancelTimeout)
+	}
+	return cancelTimeout
+}
+
 // prepare makes ready for sql, of which so many may be with the server at once: the
 // statement is prepared, and the server will give all of them up in time. Most
 // calls find all in place and cost nothing.
