@@ -33,6 +33,7 @@ type world struct {
 	stages  map[string]stored
 	calls   int
 	served  map[string]int // by engine and address, what was looked at
+	names   []string       // of databases, beside those that each server has
 }
 
 // stored is what a secret holds.
@@ -105,7 +106,11 @@ func (s session) Databases(context.Context, string) ([]purge.Database, error) {
 	if !s.accepts(s.v) {
 		return nil, fmt.Errorf("connect: %w: check user name and password", purge.ErrLogin)
 	}
-	return []purge.Database{{Name: "EdFi_Admin_1"}, {Name: "EdFi_Admin_2"}, {Name: "EdFi_Admin_3"}}, nil
+	all := []purge.Database{{Name: "EdFi_Admin_1"}, {Name: "EdFi_Admin_2"}, {Name: "EdFi_Admin_3"}}
+	for _, name := range s.names {
+		all = append(all, purge.Database{Name: name})
+	}
+	return all, nil
 }
 
 // looked is a connection to a database without rows.

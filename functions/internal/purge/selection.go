@@ -204,12 +204,17 @@ func matches(pattern, name []rune) bool {
 	return p == len(pattern)
 }
 
-// folded returns name, or where fold is set the one name that stands for all that
-// differ from it in letter case only, as [strings.EqualFold] has it.
+// folded returns name, or where fold is set what [Fold] makes of it.
 func folded(name string, fold bool) string {
 	if !fold {
 		return name
 	}
+	return Fold(name)
+}
+
+// Fold returns the one name that stands for all that differ from name in letter case
+// only, as [strings.EqualFold] has it.
+func Fold(name string) string {
 	return strings.Map(func(r rune) rune {
 		least := r
 		for other := unicode.SimpleFold(r); other != r; other = unicode.SimpleFold(other) {
