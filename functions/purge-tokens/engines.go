@@ -75,7 +75,7 @@ var engines = []engine{{
 	strict: true,
 	connect: func(login secret.Login, c config, r resources) server {
 		return sqlserver.Server{
-			Host: login.Host, Port: login.Port, User: login.Username, Password: login.Password, TLS: r.tls, Strict: c.strict,
+			Host: login.Host, Port: login.Port, User: login.Username, Password: login.Password, TLS: r.tls, Strict: login.TLS == secret.Strict,
 			LockTimeout: c.lockTimeout, ConnectTimeout: c.policy.ConnectTimeout, Longest: c.policy.Longest(), Linger: r.linger, Memory: r.memory,
 		}
 	},

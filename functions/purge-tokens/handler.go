@@ -401,7 +401,7 @@ func (h *handler) connector(linger time.Duration) func(secret.Login) server {
 	return func(login secret.Login) server {
 		engine, _ := engineNamed(login.Engine)
 		r := r
-		if !h.config.plaintext {
+		if login.TLS != secret.Disable {
 			r.tls = &tls.Config{RootCAs: h.config.roots, ServerName: login.Host, MinVersion: tls.VersionTLS12}
 		}
 		return engine.connect(login, h.config, r)

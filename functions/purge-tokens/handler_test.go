@@ -288,7 +288,7 @@ func TestStrictEncryptionIsForSQLServerAlone(t *testing.T) {
 		c, faults := readConfig(func(name string) string {
 			return map[string]string{"DATABASE_URL": "postgres://u:p@db.example/EdFi_Admin", "DB_ENGINE": engine, "DB_TLS": "strict"}[name]
 		})
-		if !c.strict || c.plaintext {
+		if c.login.TLS != secret.Strict {
 			t.Errorf("%+v", c)
 		}
 		if told := strings.Join(faults, "; "); (told == "") != (want == "") || !strings.Contains(told, want) {
