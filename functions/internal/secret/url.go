@@ -43,7 +43,7 @@ func ParseAddress(text string) (login Login, err error) {
 // of it would be taken for the host, looked up and shown.
 func parseURL(text string) (login Login, err error) {
 	u, err := url.Parse(text)
-	if err != nil || strings.Count(text, "@") != 1 || u.User == nil || u.Host == "" || strings.Contains(text, "#") {
+	if err != nil || strings.Count(text, "@") != 1 || u.User == nil || u.Hostname() == "" || strings.Contains(text, "#") {
 		return login, errors.New("it must be a URL with user, password and host, postgres://user:password@host:port/database: " + encode)
 	}
 	if strings.ContainsAny(strings.TrimPrefix(u.EscapedPath(), "/"), "/:") {

@@ -53,6 +53,7 @@ func TestAnAddressThatWouldBeMisreadIsRefused(t *testing.T) {
 		`postgres://u:a hunter2@db.example/d`:                    misread,
 		`postgres://u:hunter2%zz@h/d`:                            misread,
 		`host=h user=u password=hunter2`:                         "username",
+		`postgres://u:hunter2@:5432/d`:                           misread,
 		`mysql://u:hunter2@h/d`:                                  "postgres:// or sqlserver://",
 		`postgres://u@h/d`:                                       "password is missing",
 		`postgres://:hunter2@h/d`:                                "username is missing",
