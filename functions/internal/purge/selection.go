@@ -69,7 +69,7 @@ func Select(names ...string) Selection { return Selection{names: names} }
 // string with its value, a part behind a semicolon, or user:password@host.
 var connection = regexp.MustCompile(`(?i)://|;.*=|=.*;|` +
 	`(?:^|\b)(?:host|hostaddr|server|data ?source|address|addr|port|user|user ?name|user ?id|uid|[\w ]*password|pwd|passfile|database|dbname|initial ?catalog|sslmode)\s*=|` +
-	`[^\s:]:[^\s@]+@`)
+	`[^\s:]:[^@]+@`)
 
 // CheckName returns why text can be no database's name, nor a pattern for one: results,
 // logs and metrics show names, so that no login may stand where one belongs. Its error

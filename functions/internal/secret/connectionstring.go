@@ -18,6 +18,8 @@ var keywords = map[string]string{
 	"password": "password", "pwd": "password", "psw": "password",
 	"integratedsecurity": "integrated", "trusted_connection": "integrated",
 	"sslmode": "sslmode", "encrypt": "encrypt",
+	"authentication": "authentication",
+	"driver":         "driver", "dsn": "driver", "provider": "driver",
 	"instance": "instance", "instancename": "instance", // of drivers for SQL Server
 }
 
@@ -46,8 +48,8 @@ func parseConnectionString(text string, instead map[string]string) (login Login,
 			values[field] = value
 		}
 	}
-	if on := strings.ToLower(values["integrated"]); on != "" && on != "false" && on != "no" {
-		return Login{}, errors.New("it asks for Integrated Security, for which there is no account here: it must hold User Id and Password")
+	if err := otherLogin(values); err != nil {
+		return Login{}, err
 	}
 	engine := engineOf(given, values)
 	maps.Copy(values, instead)
@@ -62,6 +64,21 @@ func parseConnectionString(text string, instead map[string]string) (login Login,
 		login.TLS = asked(values["encrypt"], Strict)
 	}
 	return login, err
+}
+
+// otherLogin returns why the text gives no user and password for the server itself, or
+// in a way that would be misread.
+func otherLogin(values map[string]string) error {
+	on, by := strings.ToLower(values["integrated"]), strings.ToLower(strings.ReplaceAll(values["authentication"], " ", ""))
+	switch {
+	case on != "" && on != "false" && on != "no":
+		return errors.New("it asks for Integrated Security, for which there is no account here: it must hold User Id and Password")
+	case by != "" && by != "sqlpassword" && by != "notspecified":
+		return errors.New("it asks for another Authentication than SQL Server's own: it must hold the User Id and Password of a login there")
+	case values["driver"] != "": // whose braces have another meaning
+		return errors.New("it is one of ODBC or OLE DB (Driver, DSN, Provider); give one as Ed-Fi keeps it, with Server, Database, User Id and Password alone")
+	}
+	return nil
 }
 
 // readServer reads host and port from SqlClient's [tcp:]host[\instance][,port]. A port
