@@ -28,8 +28,7 @@ type config struct {
 	engine      string           // "" leaves it to the secret, like host and port
 	host        string
 	port        uint16
-	plaintext   bool // DB_TLS=disable
-	strict      bool // DB_TLS=strict
+	tls         string // DB_TLS; "" is verify-full, unless the login asks for another
 	roots       *x509.CertPool
 	lockTimeout time.Duration
 	policy      purge.Policy // without an action; a BatchSize of 0 is the engine's default
@@ -52,8 +51,7 @@ func readConfig(getenv func(string) string) (config, []string) {
 		engine:      env.engine("DB_ENGINE"),
 		host:        env.host("DB_HOST"),
 		port:        uint16(env.number("DB_PORT", 0, 1, 65535)),
-		strict:      env.oneOf("DB_TLS", "verify-full", "strict", "disable") == "strict",
-		plaintext:   env.text("DB_TLS", "") == "disable",
+		tls:         env.tls("DB_TLS"),
 		roots:       env.certificates("DB_CA_BUNDLE"),
 		lockTimeout: env.duration("LOCK_TIMEOUT", 2*time.Second, time.Millisecond),
 		policy: purge.Policy{
@@ -90,18 +88,19 @@ func (c config) complete(login secret.Login) (secret.Login, error) {
 	login.Engine = cmp.Or(c.engine, login.Engine)
 	login.Host = cmp.Or(c.host, login.Host)
 	login.Port = cmp.Or(c.port, login.Port)
+	login.TLS = cmp.Or(c.tls, login.TLS)
 	engine, known := engineNamed(login.Engine)
 	switch {
 	case login.Engine == "":
 		return login, errors.New("names no engine: set DB_ENGINE")
 	case !known:
 		return login, fmt.Errorf("names an engine that this function does not know: it must be one of %s", engineNames())
-	case c.strict && !engine.strict:
+	case login.TLS == secret.Strict && !engine.strict:
 		return login, fmt.Errorf("names %s, and DB_TLS=strict is for SQL Server: set DB_TLS=verify-full", engine.name)
 	case login.Host == "":
 		return login, errors.New("names no host: set DB_HOST")
 	case !isHost(login.Host):
-		return login, errors.New("can't be used: the host " + hostRule)
+		return login, errors.New("can't be used: the host " + hostRule(login.Host))
 	}
 	if login.Port == 0 {
 		login.Port = engine.port
@@ -145,6 +144,12 @@ func (e *environment) oneOf(name, unset string, others ...string) string {
 	return v
 }
 
+func (e *environment) tls(name string) string {
+	const unset = "verify-full"
+	e.oneOf(name, unset, secret.Strict, secret.Disable)
+	return e.text(name, "")
+}
+
 func (e *environment) engine(name string) string {
 	v := e.text(name, "")
 	if _, ok := engineNamed(v); v != "" && !ok {
@@ -156,16 +161,22 @@ func (e *environment) engine(name string) string {
 func (e *environment) host(name string) string {
 	v := e.text(name, "")
 	if v != "" && !isHost(v) {
-		e.fault(name, "%s", hostRule)
+		e.fault(name, "%s", hostRule(v))
 	}
 	return v
 }
 
-// hostRule refuses a URL or a connection string in place of a host: results and logs
-// show the host, so it must not hold a password.
-const hostRule = "must be the name or the address of a server, and nothing else"
+// hostRule is why text is no host. A URL or a connection string is refused in its place:
+// results and logs show the host, so it must not hold a password.
+func hostRule(text string) string {
+	rule := "must be the name or the address of a server, and nothing else"
+	if strings.Contains(text, `\`) {
+		rule += `; an instance (host\instance) has a port, which takes its name's place`
+	}
+	return rule
+}
 
-var hostName = regexp.MustCompile(`^[0-9A-Za-z._-]+$`)
+var hostName = regexp.MustCompile(`^[0-9A-Za-z_-][0-9A-Za-z._-]*$`)
 
 func isHost(text string) bool {
 	_, err := netip.ParseAddr(text)
@@ -240,7 +251,7 @@ func (e *environment) databaseURL(c *config) {
 	case c.secretID != "" && text != "":
 		e.fault("DATABASE_URL", "and SECRET_ID are both set: unset one, so that it is clear which server is meant")
 	case text != "":
-		login, plaintext, err := secret.ParseAddress(text)
+		login, err := secret.ParseAddress(text)
 		if err == nil {
 			login, err = c.complete(login)
 		}
@@ -248,7 +259,6 @@ func (e *environment) databaseURL(c *config) {
 			e.fault("DATABASE_URL", "%v", err)
 		}
 		c.login = login
-		c.plaintext = c.plaintext || plaintext && e.text("DB_TLS", "") == ""
 	}
 }
 

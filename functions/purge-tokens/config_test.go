@@ -27,7 +27,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(faults)
 	}
 	p := c.policy
-	if c.databases != nil || c.plaintext || !c.metricsPerDatabase || c.lockTimeout != 2*time.Second || c.policy.ConnectTimeout != 45*time.Second || c.namespace != "EdFi/TokenPurge" ||
+	if c.databases != nil || c.tls != "" || !c.metricsPerDatabase || c.lockTimeout != 2*time.Second || c.policy.ConnectTimeout != 45*time.Second || c.namespace != "EdFi/TokenPurge" ||
 		p.BatchSize != 0 || p.MaxRows != 0 || p.Grace != 0 || p.StopBefore != 10*time.Second || p.Parallel != 4 || p.Pause != 0 {
 		t.Errorf("%+v", c)
 	}
@@ -40,7 +40,7 @@ func TestEachSettingIsRead(t *testing.T) {
 		t.Fatal(faults)
 	}
 	p := c.policy
-	if len(c.databases.Resolve(nil, false)) != 2 || c.engine != "aurora-postgresql" || c.host != "h" || c.port != 1 || !c.plaintext ||
+	if len(c.databases.Resolve(nil, false)) != 2 || c.engine != "aurora-postgresql" || c.host != "h" || c.port != 1 || c.tls != "disable" ||
 		p.Grace != 24*time.Hour || p.BatchSize != 7 || p.Pause != time.Second || p.MaxRows != 9 || c.lockTimeout != 3*time.Second || c.policy.ConnectTimeout != time.Minute ||
 		p.StopBefore != time.Second || c.metricsPerDatabase || c.namespace != "My/Space" || p.Parallel != 2 {
 		t.Errorf("%+v", c)
@@ -67,6 +67,11 @@ func TestEveryFaultIsNamedAndNoValueShown(t *testing.T) {
 			t.Errorf("%s: the value is shown: %v", bad, faults)
 		}
 	}
+	for _, instance := range []string{`DB_HOST=h\hunter2`, `DB_HOST=(local)\hunter2`} {
+		if _, faults := readConfig(env(instance, "SECRET_ID=s")); len(faults) != 1 || !strings.Contains(faults[0], "has a port") || strings.Contains(faults[0], "hunter2") {
+			t.Errorf("%s: %v", instance, faults)
+		}
+	}
 	if _, faults := readConfig(env("BATCH_SIZE=x", "PAUSE=x")); len(faults) != 3 {
 		t.Errorf("%v, want SECRET_ID, BATCH_SIZE and PAUSE", faults)
 	}
@@ -91,15 +96,23 @@ func TestADatabaseURLThatWouldBeMisreadIsRefusedByName(t *testing.T) {
 
 func TestADatabaseURLMayBeAConnectionStringOfEdFi(t *testing.T) {
 	for text, want := range map[string]string{
-		"host=db.example;port=5433;username=u;password='a@/#;';database=EdFi_Admin":    "postgres db.example:5433 EdFi_Admin false",
-		"Server=tcp:db.example;Database=EdFi_Admin;User Id=u;Password=p;Encrypt=False": "sqlserver db.example:1433 EdFi_Admin false",
-		"Host=::1;Username=u;Password=p;SSL Mode=Disable":                              "postgres [::1]:5432  true",
-		"sqlserver://u:p@[fd00::1]?database=EdFi_Admin&encrypt=disable":                "sqlserver [fd00::1]:1433 EdFi_Admin true",
+		"host=db.example;port=5433;username=u;password='a@/#;';database=EdFi_Admin":     "postgres db.example:5433 EdFi_Admin ",
+		"Server=tcp:db.example;Database=EdFi_Admin;User Id=u;Password=p;Encrypt=False":  "sqlserver db.example:1433 EdFi_Admin ",
+		"Server=tcp:db.example;Database=EdFi_Admin;User Id=u;Password=p;Encrypt=Strict": "sqlserver db.example:1433 EdFi_Admin strict",
+		"Host=::1;Username=u;Password=p;SSL Mode=Disable":                               "postgres [::1]:5432  disable",
+		"sqlserver://u:p@[fd00::1]?database=EdFi_Admin&encrypt=disable":                 "sqlserver [fd00::1]:1433 EdFi_Admin disable",
+		"sqlserver://u:p@h?encrypt=strict":                                              "sqlserver h:1433  strict",
 	} {
 		c, faults := readConfig(env("DATABASE_URL=" + text))
 		engine, _ := engineNamed(c.login.Engine)
-		if got := fmt.Sprintf("%s %s %s %t", engine.name, address(c.login), c.login.Database, c.plaintext); faults != nil || got != want {
+		if got := fmt.Sprintf("%s %s %s %s", engine.name, address(c.login), c.login.Database, c.login.TLS); faults != nil || got != want {
 			t.Errorf("%s: %s, %q, want %s", text, got, faults, want)
+		}
+	}
+	// What DB_TLS says holds.
+	for _, text := range []string{"sqlserver://u:p@h?encrypt=strict", "sqlserver://u:p@h?encrypt=disable", "Host=h;Username=u;Password=p;SSL Mode=Disable"} {
+		if c, faults := readConfig(env("DATABASE_URL="+text, "DB_TLS=verify-full")); faults != nil || c.login.TLS != "verify-full" {
+			t.Errorf("%s: %+v, %q", text, c.login, faults)
 		}
 	}
 	// Keywords that both libraries know tell no engine.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf16"
 
 	"edfi-token-purge/functions/internal/postgres"
@@ -36,12 +37,20 @@ type engine struct {
 	nameUnit        string // bytes or characters
 	units           func(name string) int
 	strict          bool // knows DB_TLS=strict
-	connect         func(login secret.Login, c config, tls *tls.Config, memory *sqlserver.Memory) server
+	connect         func(login secret.Login, c config, r resources) server
 }
 
-// lingerShare is the part of STOP_BEFORE that what was canceled may take to end: once
-// for a statement, once for the last look, which has a quarter of it, and once for the
-// closing, so that more than a third is left for the answer.
+// resources are what the connections of a run have in common.
+type resources struct {
+	tls    *tls.Config // nil is no TLS
+	memory *sqlserver.Memory
+	linger time.Duration // what was canceled may take to end
+}
+
+// lingerShare is the part of the time between the stop and the timeout that what was
+// canceled may take to end: once for a statement, once for the last look, which has a
+// quarter of it, and once for the closing, so that more than a third is left for the
+// answer.
 const lingerShare = 8
 
 // engines are all that there are, with the names that RDS and Ed-Fi give them.
@@ -51,10 +60,10 @@ var engines = []engine{{
 	port:    postgres.DefaultPort, batch: postgres.DefaultBatch,
 	catalogue: "postgres",
 	maxName:   postgres.MaxName, nameUnit: "bytes", units: func(name string) int { return len(name) },
-	connect: func(login secret.Login, c config, tls *tls.Config, _ *sqlserver.Memory) server {
+	connect: func(login secret.Login, c config, r resources) server {
 		return postgres.Server{
-			Host: login.Host, Port: login.Port, User: login.Username, Password: login.Password, TLS: tls,
-			LockTimeout: c.lockTimeout, ConnectTimeout: c.policy.ConnectTimeout, Longest: c.policy.Longest(), Linger: c.policy.StopBefore / lingerShare,
+			Host: login.Host, Port: login.Port, User: login.Username, Password: login.Password, TLS: r.tls,
+			LockTimeout: c.lockTimeout, ConnectTimeout: c.policy.ConnectTimeout, Longest: c.policy.Longest(), Linger: r.linger,
 		}
 	},
 }, {
@@ -64,10 +73,10 @@ var engines = []engine{{
 	catalogue: "master", caseInsensitive: true, hidesDatabases: true,
 	maxName: sqlserver.MaxName, nameUnit: "characters", units: func(name string) int { return len(utf16.Encode([]rune(name))) },
 	strict: true,
-	connect: func(login secret.Login, c config, tls *tls.Config, memory *sqlserver.Memory) server {
+	connect: func(login secret.Login, c config, r resources) server {
 		return sqlserver.Server{
-			Host: login.Host, Port: login.Port, User: login.Username, Password: login.Password, TLS: tls, Strict: c.strict,
-			LockTimeout: c.lockTimeout, ConnectTimeout: c.policy.ConnectTimeout, Longest: c.policy.Longest(), Linger: c.policy.StopBefore / lingerShare, Memory: memory,
+			Host: login.Host, Port: login.Port, User: login.Username, Password: login.Password, TLS: r.tls, Strict: login.TLS == secret.Strict,
+			LockTimeout: c.lockTimeout, ConnectTimeout: c.policy.ConnectTimeout, Longest: c.policy.Longest(), Linger: r.linger, Memory: r.memory,
 		}
 	},
 }}

@@ -85,6 +85,7 @@ var badEvents = map[string]string{
 	// What is no name is not taken for one.
 	`{"databases":["host=h;password=x"]}`:                       "databases",
 	`{"databases":["Server=h"]}`:                                "databases",
+	`{"databases":["user:p w@h"]}`:                              "databases",
 	`{"databases":["user:pw@h"]}`:                               "databases",
 	`{"databases":["a","` + "\xff" + `"]}`:                      "JSON object",
 	`{"databases":["\ud800"]}`:                                  "databases",

@@ -12,7 +12,6 @@ import (
 	"net"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/aws/aws-lambda-go/lambda/messages"
@@ -88,7 +87,8 @@ func (h *handler) run(ctx context.Context, req request) (purge.Result, error) {
 	}
 	r := &invocation{handler: h, ctx: ctx, req: req}
 	var cancel context.CancelFunc
-	r.before, cancel = h.beforeStop(ctx)
+	margin := h.margin(ctx)
+	r.before, cancel = beforeStop(ctx, margin)
 	defer cancel()
 	deadline, limited := ctx.Deadline()
 	r.noTime = limited && time.Until(deadline) <= h.config.policy.StopBefore
@@ -100,7 +100,7 @@ func (h *handler) run(ctx context.Context, req request) (purge.Result, error) {
 	case err != nil:
 		return purge.Result{}, r.failed(secretError, err, "")
 	}
-	access := newLogins(login, h.source(), h.connector(), func(stage string) (secret.Login, error) { return h.fetch(r.before, stage) })
+	access := newLogins(login, h.source(), h.connector(max(margin/lingerShare, time.Millisecond)), func(stage string) (secret.Login, error) { return h.fetch(r.before, stage) })
 	access.patience = h.config.policy.ConnectTimeout
 	for {
 		result, err := r.attempt(access)
@@ -117,14 +117,24 @@ func (h *handler) run(ctx context.Context, req request) (purge.Result, error) {
 	}
 }
 
+// margin returns how long before its timeout the function stops; where there is not so
+// much, half of what there is.
+func (h *handler) margin(ctx context.Context) time.Duration {
+	deadline, limited := ctx.Deadline()
+	if !limited {
+		return h.config.policy.StopBefore
+	}
+	return min(h.config.policy.StopBefore, time.Until(deadline)/2)
+}
+
 // beforeStop derives the context of what comes before the run: it ends when the run
-// would have to stop, or leaves half of the time that there is to answer in.
-func (h *handler) beforeStop(ctx context.Context) (context.Context, context.CancelFunc) {
+// would have to stop.
+func beforeStop(ctx context.Context, margin time.Duration) (context.Context, context.CancelFunc) {
 	deadline, limited := ctx.Deadline()
 	if !limited {
 		return context.WithCancel(ctx)
 	}
-	return context.WithDeadline(ctx, deadline.Add(-min(h.config.policy.StopBefore, time.Until(deadline)/2)))
+	return context.WithDeadline(ctx, deadline.Add(-margin))
 }
 
 // allowsUnread returns what tells whether DATABASES can allow a name, while the server
@@ -176,7 +186,11 @@ func (r *invocation) attempt(access *logins) (purge.Result, error) {
 	if err := engine.fits(selection.Names()); err != nil {
 		return purge.Result{}, failure(configurationError, fmt.Errorf("DATABASES: %w", err))
 	}
-	if err := r.req.refuse(r.config.policy, selection.Filter(engine.caseInsensitive)); err != nil {
+	allows, err := r.allows(access, selection, engine, login)
+	if err != nil {
+		return r.unlisted(access, err, engine)
+	}
+	if err := r.req.refuse(r.config.policy, allows); err != nil {
 		return purge.Result{}, failure(invalidEvent, err)
 	}
 	target := purge.Target{
@@ -189,15 +203,8 @@ func (r *invocation) attempt(access *logins) (purge.Result, error) {
 	if r.req.databases != nil { // names, outright
 		selection = purge.Select(r.req.databases...)
 	}
-	var err error
-	target.Databases, err = resolve(r.before, access, selection, engine, login)
-	switch {
-	case err != nil && access.leaving():
-		return purge.Result{}, err
-	case err != nil && r.late():
-		return r.tooLate(), nil
-	case err != nil:
-		return purge.Result{}, r.failed(purgeFailed, err, target.Name)
+	if target.Databases, err = resolve(r.before, access, selection, engine, login); err != nil {
+		return r.unlisted(access, err, engine)
 	}
 	if r.watch != nil {
 		target.Engine = r.watch.over(access, policy, len(target.Databases))
@@ -205,6 +212,34 @@ func (r *invocation) attempt(access *logins) (purge.Result, error) {
 	}
 
 	return r.serve(access, target, policy)
+}
+
+// allows returns what tells whether DATABASES allows a name. Where that depends on
+// whether two letter cases are one name, the server is asked.
+func (r *invocation) allows(access *logins, selection purge.Selection, e engine, login secret.Login) (func(name string) bool, error) {
+	exact, fold := selection.Filter(false), selection.Filter(true)
+	switch {
+	case !e.caseInsensitive:
+		return exact, nil
+	case !slices.ContainsFunc(r.req.databases, func(name string) bool { return exact(name) != fold(name) }):
+		return fold, nil
+	}
+	catalogue, err := list(r.before, access, e, login)
+	if err == nil && differInCase(catalogue) {
+		return exact, nil
+	}
+	return fold, err
+}
+
+// unlisted is the end of a run that does not know its databases, for err.
+func (r *invocation) unlisted(access *logins, err error, e engine) (purge.Result, error) {
+	switch {
+	case access.leaving():
+		return purge.Result{}, err
+	case r.late():
+		return r.tooLate(), nil
+	}
+	return purge.Result{}, r.failed(purgeFailed, err, e.name)
 }
 
 // serve runs what is wanted on the target, and publishes it.
@@ -291,10 +326,10 @@ func answer(ctx context.Context, result purge.Result) ([]byte, error) {
 // resolve returns the databases to serve.
 func resolve(ctx context.Context, s server, selection purge.Selection, e engine, login secret.Login) ([]purge.Database, error) {
 	var catalogue []purge.Database
-	if selection.HasPatterns() {
+	if selection.HasPatterns() || e.caseInsensitive && differInCase(selection.Resolve(nil, false)) {
 		var err error
-		if catalogue, err = s.Databases(ctx, cmp.Or(login.Database, e.catalogue)); err != nil {
-			return nil, fmt.Errorf("the server's list of databases, for the patterns in DATABASES: %w", err)
+		if catalogue, err = list(ctx, s, e, login); err != nil {
+			return nil, err
 		}
 	}
 	databases := selection.Resolve(catalogue, e.caseInsensitive && !differInCase(catalogue))
@@ -304,12 +339,21 @@ func resolve(ctx context.Context, s server, selection purge.Selection, e engine,
 	return databases, nil
 }
 
-// differInCase tells whether the catalogue has names that differ in their letter case
-// alone. Only a server does to which they are two.
-func differInCase(catalogue []purge.Database) bool {
+// list reads which databases the server has.
+func list(ctx context.Context, s server, e engine, login secret.Login) ([]purge.Database, error) {
+	catalogue, err := s.Databases(ctx, cmp.Or(login.Database, e.catalogue))
+	if err != nil {
+		return nil, fmt.Errorf("the server's list of databases, to know which are meant: %w", err)
+	}
+	return catalogue, nil
+}
+
+// differInCase tells whether there are names that differ in their letter case alone. Only
+// a server has those to which they are two.
+func differInCase(databases []purge.Database) bool {
 	seen := map[string]bool{}
-	for _, d := range catalogue {
-		folded := strings.ToLower(d.Name)
+	for _, d := range databases {
+		folded := purge.Fold(d.Name)
 		if seen[folded] {
 			return true
 		}
@@ -350,16 +394,17 @@ func (h *handler) selection(login secret.Login) purge.Selection {
 	return purge.Select(cmp.Or(login.Database, "EdFi_Admin"))
 }
 
-// connector returns what makes the server from a login, for one run.
-func (h *handler) connector() func(secret.Login) server {
-	memory := new(sqlserver.Memory)
+// connector returns what makes the server from a login, for one run; what is canceled
+// there may linger so long.
+func (h *handler) connector(linger time.Duration) func(secret.Login) server {
+	r := resources{memory: new(sqlserver.Memory), linger: linger}
 	return func(login secret.Login) server {
 		engine, _ := engineNamed(login.Engine)
-		var verified *tls.Config
-		if !h.config.plaintext {
-			verified = &tls.Config{RootCAs: h.config.roots, ServerName: login.Host, MinVersion: tls.VersionTLS12}
+		r := r
+		if login.TLS != secret.Disable {
+			r.tls = &tls.Config{RootCAs: h.config.roots, ServerName: login.Host, MinVersion: tls.VersionTLS12}
 		}
-		return engine.connect(login, h.config, verified, memory)
+		return engine.connect(login, h.config, r)
 	}
 }
 

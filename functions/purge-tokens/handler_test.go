@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"regexp"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-lambda-go/lambda/messages"
 	"github.com/aws/aws-lambda-go/lambdacontext"
 
 	"edfi-token-purge/functions/internal/purge"
@@ -240,12 +242,53 @@ func TestNamesThatDifferInCaseAreTwoWhereTheServerHasBoth(t *testing.T) {
 	}
 }
 
+// On a server to which names that differ in case are two, an event gets at none that
+// DATABASES does not allow or excludes, and each name that is meant is served.
+func TestTheServerSaysWhetherTwoLetterCasesAreOneName(t *testing.T) {
+	two := []string{"EdFi_Kept", "edfi_kept"} // such a server
+	for _, c := range []struct {
+		engine, databases string
+		has               []string
+		event             []string
+		want              string // "" is that the event is refused
+	}{
+		{"sqlserver", "edfi_kept", nil, []string{"EDFI_KEPT"}, "EDFI_KEPT"},
+		{"sqlserver", "edfi_kept", two, []string{"EdFi_Kept"}, ""},
+		{"sqlserver", "edfi_kept", two, []string{"edfi_kept"}, "edfi_kept"},
+		{"sqlserver", "edfi_*", two, []string{"EdFi_Kept"}, ""},
+		{"sqlserver", "*,!EdFi_Kept", nil, []string{"EDFI_KEPT"}, ""},
+		{"sqlserver", "*,!EdFi_Kept", two, []string{"EdFi_Kept"}, ""},
+		{"sqlserver", "*,!EdFi_Kept", two, []string{"edfi_kept"}, "edfi_kept"},
+		{"sqlserver", "*", two, []string{"edfi_kept", "EdFi_Kept"}, "edfi_kept EdFi_Kept"},
+		{"sqlserver", "*", nil, []string{"edfi_kept", "EdFi_Kept"}, "edfi_kept"},
+		{"sqlserver", "edfi_kept,EdFi_Kept", two, nil, "edfi_kept EdFi_Kept"},
+		{"sqlserver", "edfi_kept,EdFi_Kept", nil, nil, "edfi_kept"},
+		{"sqlserver", "edfi_ſchool,edfi_School", nil, nil, "edfi_ſchool"}, // a long s
+		{"postgres", "edfi_kept", nil, []string{"EdFi_Kept"}, ""},
+		{"postgres", "*,!EdFi_Kept", nil, []string{"edfi_kept"}, "edfi_kept"},
+	} {
+		w, h := newWorld(t, "DATABASES="+c.databases)
+		v := stored{Engine: c.engine, Host: "a.example", Username: "purge", Password: "1"}
+		w.servers[v.server()], w.names = map[string]string{"purge": "1"}, c.has
+		w.put(v)
+		result, err := h.run(t.Context(), request{action: purge.Purge, databases: c.event})
+		var got []string
+		for _, d := range result.Databases {
+			got = append(got, d.Database)
+		}
+		failed, refused := errors.AsType[messages.InvokeResponse_Error](err)
+		if strings.Join(got, " ") != c.want || refused != (c.want == "") || refused && failed.Type != invalidEvent {
+			t.Errorf("%+v: %q, %v", c, got, err)
+		}
+	}
+}
+
 func TestStrictEncryptionIsForSQLServerAlone(t *testing.T) {
 	for engine, want := range map[string]string{"postgres": "set DB_TLS=verify-full", "sqlserver-web": ""} {
 		c, faults := readConfig(func(name string) string {
 			return map[string]string{"DATABASE_URL": "postgres://u:p@db.example/EdFi_Admin", "DB_ENGINE": engine, "DB_TLS": "strict"}[name]
 		})
-		if !c.strict || c.plaintext {
+		if c.login.TLS != secret.Strict {
 			t.Errorf("%+v", c)
 		}
 		if told := strings.Join(faults, "; "); (told == "") != (want == "") || !strings.Contains(told, want) {

@@ -78,14 +78,15 @@ func TestARefusedLoginHasTheSecretReadOnceForAllDatabases(t *testing.T) {
 }
 
 func TestAServerThatNeverAnswersIsWaitedForOnce(t *testing.T) {
+	// One database is opened, then two at once, then three and three and three.
 	for name, c := range map[string]struct {
 		first error // of the first database; the others can't be reached
 		after time.Duration
 	}{
 		"nothing answers":          {purge.ErrUnreached, 8 * time.Second},
-		"one has answered":         {errors.New("no table"), 4 * 8 * time.Second},
-		"one lets a log-in hang":   {fmt.Errorf("%w: no answer", purge.ErrLost), 4 * 8 * time.Second},
-		"one refuses a connection": {fmt.Errorf("%w: refused", purge.ErrLost), 4 * 8 * time.Second},
+		"one has answered":         {errors.New("no table"), 5 * 8 * time.Second},
+		"one lets a log-in hang":   {fmt.Errorf("%w: no answer", purge.ErrLost), 5 * 8 * time.Second},
+		"one refuses a connection": {fmt.Errorf("%w: refused", purge.ErrLost), 5 * 8 * time.Second},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			var opened atomic.Int64

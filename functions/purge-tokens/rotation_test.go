@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,7 +21,6 @@ import (
 
 	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/secret"
-	"edfi-token-purge/functions/internal/sqlserver"
 )
 
 // world is a few servers and the secret of a login for one of them.
@@ -35,6 +33,7 @@ type world struct {
 	stages  map[string]stored
 	calls   int
 	served  map[string]int // by engine and address, what was looked at
+	names   []string       // of databases, beside those that each server has
 }
 
 // stored is what a secret holds.
@@ -107,7 +106,11 @@ func (s session) Databases(context.Context, string) ([]purge.Database, error) {
 	if !s.accepts(s.v) {
 		return nil, fmt.Errorf("connect: %w: check user name and password", purge.ErrLogin)
 	}
-	return []purge.Database{{Name: "EdFi_Admin_1"}, {Name: "EdFi_Admin_2"}, {Name: "EdFi_Admin_3"}}, nil
+	all := []purge.Database{{Name: "EdFi_Admin_1"}, {Name: "EdFi_Admin_2"}, {Name: "EdFi_Admin_3"}}
+	for _, name := range s.names {
+		all = append(all, purge.Database{Name: name})
+	}
+	return all, nil
 }
 
 // looked is a connection to a database without rows.
@@ -143,7 +146,7 @@ func newWorld(t *testing.T, settings ...string) (*world, *handler) {
 	engines = slices.Clone(engines)
 	for i := range engines {
 		name := engines[i].name
-		engines[i].connect = func(login secret.Login, _ config, _ *tls.Config, _ *sqlserver.Memory) server {
+		engines[i].connect = func(login secret.Login, _ config, _ resources) server {
 			return session{w, stored{name, login.Host, login.Username.Reveal(), login.Password.Reveal(), login.Database}}
 		}
 	}

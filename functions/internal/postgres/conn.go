@@ -242,15 +242,16 @@ func (c *conn) Close() {
 	if c.pg == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), min(closeTimeout, c.server.linger()))
-	defer cancel()
+	ctx, wire := context.Background(), c.pg.PgConn().Conn()
 	if !c.pg.IsClosed() {
+		// Not the context's deadline: the driver would wait for a cancellation as well.
+		wire.SetDeadline(time.Now().Add(min(closeTimeout, c.server.linger()))) //nolint:errcheck // it has ended already
 		c.leave(ctx)
 	}
 	c.pg.Close(ctx) //nolint:errcheck // nothing is at stake: every batch is committed
 	// After a statement that was given up the driver keeps the socket for some
 	// seconds, and the server with it the lock.
-	c.pg.PgConn().Conn().Close() //nolint:errcheck // as above
+	wire.Close() //nolint:errcheck // as above
 }
 
 // leave makes the session as it was, where somebody may meet it.

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"golang.org/x/sync/semaphore"
 )
 
 // Run does what policy says in each of the target's databases. It returns what
@@ -21,10 +19,10 @@ func Run(ctx context.Context, target Target, policy Policy, report func(Database
 	defer cancel()
 	r := &run{
 		target: target, policy: policy, overrun: overrun, began: start,
-		quota:       newQuota(policy.MaxRows),
-		pacer:       newPacer(work, policy, target.Log),
-		schedule:    schedule{parallel: policy.Parallel},
-		connections: semaphore.NewWeighted(int64(policy.Parallel) * int64(policy.Concurrency)),
+		quota:    newQuota(policy.MaxRows),
+		pacer:    newPacer(work, policy, target.Log),
+		schedule: schedule{parallel: policy.Parallel},
+		slots:    newSlots(policy, len(target.Databases)),
 	}
 	noTime := work.Err() != nil && ctx.Err() == nil && overrun == Deadline
 	if noTime {
@@ -40,8 +38,8 @@ func Run(ctx context.Context, target Target, policy Policy, report func(Database
 	var workers sync.WaitGroup
 	for range min(policy.Parallel, len(turns)) {
 		workers.Go(func() {
-			for t, share := r.schedule.next(work); t != nil; t, share = r.schedule.next(work) {
-				again := t.serve(ctx, work, share)
+			for t := r.schedule.next(); t != nil; t = r.schedule.next() {
+				again := t.serve(ctx, work)
 				r.schedule.done(t, again)
 				if !again {
 					reporting.Lock()
@@ -66,14 +64,14 @@ func Run(ctx context.Context, target Target, policy Policy, report func(Database
 
 // run is what all databases of a run share. It does not change.
 type run struct {
-	target      Target
-	policy      Policy
-	overrun     StopReason // what it means that the time is over
-	began       time.Time
-	quota       *quota
-	pacer       *pacer
-	connections *semaphore.Weighted // that may be open at once
-	schedule    schedule
+	target   Target
+	policy   Policy
+	overrun  StopReason // what it means that the time is over
+	began    time.Time
+	quota    *quota
+	pacer    *pacer
+	slots    *slots
+	schedule schedule
 }
 
 // findings returns those that each database has.
@@ -115,26 +113,33 @@ func (s *schedule) shuffle(turns []*turn) {
 	rand.Shuffle(len(s.waiting), func(i, j int) { s.waiting[i], s.waiting[j] = s.waiting[j], s.waiting[i] })
 }
 
-// next returns the next database and how long its turn may take; 0 is as long as
-// there is. It returns nil when there is none.
-func (s *schedule) next(ctx context.Context) (*turn, time.Duration) {
+// next returns the next database, nil when there is none.
+func (s *schedule) next() *turn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.waiting) == 0 {
 		s.waiting, s.later = s.later, nil
 	}
 	if len(s.waiting) == 0 {
-		return nil, 0
+		return nil
 	}
 	t := s.waiting[0]
 	s.waiting = s.waiting[1:]
 	s.active++
+	return t
+}
+
+// share returns how long a turn may take where no more than atOnce have one at a time;
+// 0 is as long as there is.
+func (s *schedule) share(ctx context.Context, atOnce int) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	deadline, limited := ctx.Deadline()
-	wanting := s.active + len(s.waiting)
-	if !limited || wanting <= s.parallel {
-		return t, 0
+	wanting, atOnce := s.active+len(s.waiting), min(atOnce, s.parallel)
+	if !limited || wanting <= atOnce {
+		return 0
 	}
-	return t, time.Until(deadline) * time.Duration(s.parallel) / time.Duration(wanting)
+	return time.Until(deadline) * time.Duration(atOnce) / time.Duration(wanting)
 }
 
 // done ends a turn. One that wants another gets it in the next round.

@@ -69,7 +69,7 @@ func Select(names ...string) Selection { return Selection{names: names} }
 // string with its value, a part behind a semicolon, or user:password@host.
 var connection = regexp.MustCompile(`(?i)://|;.*=|=.*;|` +
 	`(?:^|\b)(?:host|hostaddr|server|data ?source|address|addr|port|user|user ?name|user ?id|uid|[\w ]*password|pwd|passfile|database|dbname|initial ?catalog|sslmode)\s*=|` +
-	`[^\s:]:[^\s@]+@`)
+	`[^\s:]:[^@]+@`)
 
 // CheckName returns why text can be no database's name, nor a pattern for one: results,
 // logs and metrics show names, so that no login may stand where one belongs. Its error
@@ -204,12 +204,17 @@ func matches(pattern, name []rune) bool {
 	return p == len(pattern)
 }
 
-// folded returns name, or where fold is set the one name that stands for all that
-// differ from it in letter case only, as [strings.EqualFold] has it.
+// folded returns name, or where fold is set what [Fold] makes of it.
 func folded(name string, fold bool) string {
 	if !fold {
 		return name
 	}
+	return Fold(name)
+}
+
+// Fold returns the one name that stands for all that differ from name in letter case
+// only, as [strings.EqualFold] has it.
+func Fold(name string) string {
 	return strings.Map(func(r rune) rune {
 		least := r
 		for other := unicode.SimpleFold(r); other != r; other = unicode.SimpleFold(other) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -24,9 +25,6 @@ const (
 	// openTimeout is how long a database that can be reached takes to open at most.
 	// It has that time even where its share is less.
 	openTimeout = 2 * time.Second
-	// spareSlots is how many connections of the server a run leaves to others where it
-	// takes more than one for a database.
-	spareSlots = 2
 	// slowLook is from when on a look is worth a word although an index serves it.
 	slowLook = time.Second
 )
@@ -86,10 +84,9 @@ func newTurn(r *run, d Database) *turn {
 	return t
 }
 
-// serve gives the database a turn of so much time; 0 is as much as there is. work
-// ends in time for the final look, which outer still allows. again tells that the
-// database wants another turn.
-func (t *turn) serve(outer, work context.Context, share time.Duration) (again bool) {
+// serve gives the database a turn. work ends in time for the final look, which outer
+// still allows. again tells that the database wants another turn.
+func (t *turn) serve(outer, work context.Context) (again bool) {
 	start := time.Now()
 	defer func() { t.result.DurationMs += time.Since(start).Milliseconds() }()
 	if t.database.Closed != "" {
@@ -100,15 +97,15 @@ func (t *turn) serve(outer, work context.Context, share time.Duration) (again bo
 	if work.Err() != nil && t.result.Status != "" { // there was a turn before
 		return false
 	}
-	if err := t.run.connections.Acquire(outer, 1); err != nil {
+	if err := t.run.slots.Acquire(outer, 1); err != nil {
 		t.end(Partial, Canceled)
 		return false
 	}
-	defer t.run.connections.Release(1)
-	e := t.connect(work, share)
+	defer t.run.slots.Release(1)
+	e := t.connect(work, t.share(work))
 	if e.opened {
 		defer t.close(outer)
-		t.perform(work, share, &e)
+		t.perform(work, t.share(work), &e) // by now it may be known that there are fewer at once
 	}
 	e.canceled = errors.Is(outer.Err(), context.Canceled)
 	v := conclude(e)
@@ -119,6 +116,11 @@ func (t *turn) serve(outer, work context.Context, share time.Duration) (again bo
 		recoverPanic(outer, t.log, func() error { t.finalLook(outer); return nil }) //nolint:errcheck // logged; the status stands
 	}
 	return again
+}
+
+// share is how long the turn may take; 0 is as long as there is.
+func (t *turn) share(work context.Context) time.Duration {
+	return t.run.schedule.share(work, t.run.slots.atOnce())
 }
 
 // ending is what a turn came to.
@@ -241,7 +243,7 @@ func (t *turn) connect(work context.Context, share time.Duration) ending {
 	patience, cancel := withOptionalTimeout(work, max(share, openTimeout), share > 0)
 	defer cancel()
 	e.err = recoverPanic(patience, t.log, func() (err error) {
-		t.conn, err = t.open(patience, t.run.policy.Action == Purge)
+		t.conn, err = t.enter(patience, t.run.policy.Action == Purge)
 		return err
 	})
 	t.opening = time.Since(start)
@@ -488,9 +490,10 @@ func (t *turn) backoffAfterDisconnect(work context.Context, err error) bool {
 		return false
 	}
 	t.backoff = min(max(2*t.backoff, minBackoff), maxBackoff)
-	t.log.WarnContext(work, "no connection", "error", err.Error(), "againInMs", t.backoff.Milliseconds())
+	rest := t.backoff/2 + rand.N(t.backoff/2) // several that ask at once would be in each other's way again
+	t.log.WarnContext(work, "no connection", "error", err.Error(), "againInMs", rest.Milliseconds())
 	t.waits(err.Error())
-	sleep(work, t.backoff)
+	sleep(work, rest)
 	t.waits("")
 	return work.Err() == nil
 }
@@ -510,6 +513,21 @@ func (t *turn) patient(err error) bool {
 // open opens a connection to the table.
 func (t *turn) open(ctx context.Context, lock bool) (Conn, error) {
 	return t.run.target.Engine.Open(ctx, t.database.Name, t.run.target.Table, lock)
+}
+
+// enter opens the connection that a database is served by, unless the server has none to
+// spare.
+func (t *turn) enter(ctx context.Context, lock bool) (Conn, error) {
+	conn, err := t.open(ctx, lock)
+	if err != nil {
+		t.run.slots.failed(err)
+		return nil, err
+	}
+	if err := t.run.slots.enter(ctx, conn); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
 }
 
 // addConns gives a large backlog as many connections as may delete at once, and one
@@ -532,17 +550,17 @@ func (t *turn) addConns(ctx context.Context, begin func(Conn)) {
 
 // tryAcquire opens one connection more; nil where there is none to spare.
 func (t *turn) tryAcquire(ctx context.Context) (conn Conn) {
-	if !t.run.connections.TryAcquire(1) {
+	if !t.run.slots.TryAcquire(1) {
 		return nil
 	}
 	err := recoverPanic(ctx, t.log, func() (err error) {
 		if conn, err = t.open(ctx, false); err == nil {
-			err = leavesSlots(ctx, conn)
+			err = t.run.slots.enter(ctx, conn)
 		}
 		return err
 	})
 	if err != nil {
-		t.run.connections.Release(1)
+		t.run.slots.Release(1)
 		if conn != nil {
 			conn.Close()
 		}
@@ -552,20 +570,6 @@ func (t *turn) tryAcquire(ctx context.Context) (conn Conn) {
 		return nil
 	}
 	return conn
-}
-
-// leavesSlots returns ErrNoSlot where conn has one of the server's last connections,
-// which are the API's.
-func leavesSlots(ctx context.Context, conn Conn) error {
-	counter, ok := conn.(SlotCounter)
-	if !ok {
-		return nil
-	}
-	free, err := counter.FreeSlots(ctx)
-	if err == nil && free < spareSlots {
-		err = ErrNoSlot
-	}
-	return err
 }
 
 // others are all connections but the one that holds the lock.
@@ -580,6 +584,7 @@ func (t *turn) others() []Conn {
 // close ends all connections at once: each may take a moment.
 func (t *turn) close(ctx context.Context) {
 	all := append([]Conn{t.conn}, t.others()...)
+	t.run.slots.leave(len(all))
 	var closing sync.WaitGroup
 	for _, conn := range all {
 		closing.Go(func() {
@@ -587,7 +592,7 @@ func (t *turn) close(ctx context.Context) {
 		})
 	}
 	closing.Wait()
-	t.run.connections.Release(int64(len(all) - 1)) // the first is its turn's
+	t.run.slots.Release(int64(len(all) - 1)) // the first is its turn's
 	t.connections = connections{}
 }
 

@@ -10,6 +10,7 @@ import (
 // where a format leaves room for doubt it takes out more rather than less, but no
 // word that no format makes a secret.
 func withoutFrames(s string) string {
+	s = privateKey.ReplaceAllLiteralString(s, Mark)
 	s = withoutNamed(s)
 	s = withoutUserInfo(s)
 	s = withoutCredentials(s)
@@ -29,6 +30,9 @@ var tokens = []*regexp.Regexp{
 	regexp.MustCompile(`\beyJ[\w-]+\.eyJ[\w-]+\.[\w-]*`),
 }
 
+// privateKey is one in PEM, which may break off.
+var privateKey = regexp.MustCompile(`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*-----|$)`)
+
 // ---- URLs
 
 // aHost is what follows an @ that ends the user info of a URL; it is certain where a
@@ -36,13 +40,16 @@ var tokens = []*regexp.Regexp{
 const aHost = `@(?:[0-9A-Za-z._%-]+|\[[0-9A-Fa-f:.%]+\])`
 
 var (
-	aScheme     = regexp.MustCompile(`[A-Za-z][A-Za-z0-9+.-]*://`)
+	aScheme     = regexp.MustCompile(`(?:[A-Za-z][A-Za-z0-9+.-]*:|(?:^|[\s"'=(,;<>]))//`)
 	certainHost = regexp.MustCompile(aHost + `(?::\d|/|\?)`)
 	anyHost     = regexp.MustCompile(aHost)
 	noPort      = regexp.MustCompile(`^[^\[\]]*:[^,:]*[^0-9,:]`)
 	// What has no scheme: no blank follows the colon, which would be prose.
 	bareUserName = regexp.MustCompile(`(?:^|[\s"'` + "`" + `=(,;<>])([^\s:/@"'` + "`" + `=(,;<>\[\]{}]+):(?:[^\s/:]|:[^:])`)
 )
+
+// userOfServer is user@server:password, as Azure has it.
+var userOfServer = regexp.MustCompile(`[^\s:/@"'` + "`" + `=(,;<>\[\]{}]+@[0-9A-Za-z.-]+:[^\s/:]+$`)
 
 // isDatabase tells a URL whose user info may hold blanks from an address of the web
 // in a sentence that goes on with one of mail.
@@ -119,7 +126,11 @@ func withoutBareUserInfo(s string) string {
 		}
 		for part := range strings.SplitAfterSeq(line, " ") {
 			if end := lastStart(anyHost, part); end > 0 {
-				if start := bareUser(part[:end]); start < end {
+				start := bareUser(part[:end])
+				if of := userOfServer.FindStringIndex(part[:end]); start == end && of != nil && !strings.HasSuffix(part[:end], Mark) {
+					start = of[0]
+				}
+				if start < end {
 					part = part[:start] + Mark + part[end:]
 				}
 			}
@@ -149,7 +160,7 @@ func bareUser(text string) int {
 
 // What follows Bearer is a secret, but where the sentence is about bearers.
 var (
-	bearer        = regexp.MustCompile(`(?i)\bbearer\s+([^\s"'` + "`" + `,;)]+)`)
+	bearer        = regexp.MustCompile(`(?i)(?:\b|%[0-9a-f]{2})bearer(?:\s+|\+|(?:%20)+|\s*[:=]\s*)\\*["'` + "`" + `]?([^\s"'` + "`" + `,;&)\\]+)`)
 	authorization = regexp.MustCompile(`(?i)\bauthorization["']?\s*[:=]\s*["']?(?:basic|digest|negotiate|ntlm|apikey|token)\s+([^\s"']+)`)
 	sqlcmd        = regexp.MustCompile(`(?i:\b(?:sqlcmd|osql|isql|bcp)\b)[^\n]*?\s-P\s*["']?([^\s"']+)`)
 	noBearer      = regexp.MustCompile(`(?i)^(?:tokens?|auth|authentication|authorization|schemes?|headers?|credentials?|challenge|prefix|format|(?:realm|error|scope)=.*|is|was|are|were|must|of|or|and|in|to|for|from|not|with)[.:]?$`)
@@ -172,7 +183,7 @@ func withoutCredentials(s string) string {
 
 // aName is what a secret may be called, as a word or the end of one, and the blanks
 // and quotes behind it.
-var aName = regexp.MustCompile(`(?i)([\w.$-]*(?:password|passphrase|passwd|passcode|pwd|psw|secret|token|key|\bpass))(\\*["'\]]*)(\s*)`)
+var aName = regexp.MustCompile(`(?i)([\w.$-]*(?:password|passphrase|passwd|passcode|pwd|psw|secret|token|key|(?:\b|_)pass|(?-i:[a-z]P)ass))(\\*["'\]]*)(\s*)`)
 
 // withoutNamed takes out the values of what is called a password, passphrase,
 // secret, token or key.
@@ -217,17 +228,36 @@ func (n named) value(quotes, blanks int) (start, end int) {
 	switch rest := n.s[blanks:]; {
 	case strings.HasPrefix(rest, ":"):
 		return n.told(blanks+1, n.skipBlanks(blanks+1))
-	case len(rest) > 3 && strings.EqualFold(rest[:3], "%3d"): // a query in a query
-		return blanks + 3, blanks + 3 + until(rest[3:], "%& \t\r\n;\"'")
+	case encodedSign.MatchString(rest): // a query in a query
+		start := blanks + len(encodedSign.FindString(rest))
+		return start, start + len(encodedValue.FindString(n.s[start:]))
 	case strings.HasPrefix(rest, ">") && strings.HasSuffix(n.s[:n.from], "<"): // an element of XML
 		return blanks + 1, blanks + until(rest, "<")
-	case blanks > quotes && strings.HasPrefix(n.name, "-"): // a flag
-		return n.assigned(blanks)
-	case blanks > quotes && n.isPassword() && isQuote(rest):
-		return blanks, quotedEnd(n.s, blanks)
+	case blanks > quotes:
+		return n.behindBlanks(blanks)
 	}
 	return 0, 0
 }
+
+// behindBlanks returns where the value stands of a flag, or of a password in a statement.
+func (n named) behindBlanks(blanks int) (start, end int) {
+	switch rest := n.s[blanks:]; {
+	case strings.HasPrefix(n.name, "-"):
+		return n.assigned(blanks)
+	case n.isPassword() && isQuote(rest):
+		return blanks, quotedEnd(n.s, blanks)
+	case n.isPassword() && ofDollars.MatchString(rest):
+		return blanks, between(n.s, blanks, ofDollars)
+	}
+	return 0, 0
+}
+
+// An equals sign or a colon in a URL, with quotes and blanks beside it, and what follows
+// up to the next part of a query, a list or JSON.
+var (
+	encodedSign  = regexp.MustCompile(`^(?i)(?:%22|%27)?(?:%20|\+)*%3[ad](?:%20|\+)*(?:%22|%27)?`)
+	encodedValue = regexp.MustCompile(`^(?:%(?:[014-9A-Fa-f][0-9A-Fa-f]|2[013-589A-Fa-f]|3[0-9AC-Fac-f]|[0-9A-Fa-f]?[^0-9A-Fa-f]|$)|[^%& \t\r\n;"'])*`)
+)
 
 // isSecret tells whether what the name has is a secret of its own.
 func (n named) isSecret() bool { return !n.isOrdinary() && !n.inUserInfo() }
@@ -302,6 +332,20 @@ func isCode(text string) bool {
 // libpq's other keywords, one of which tells that a list has blanks between its parts.
 var libpqNext = regexp.MustCompile(`^(?:\\.|\S)+\s+(?:host|hostaddr|port|dbname|user|password|passfile|sslmode|sslrootcert|sslcert|sslkey|connect_timeout|application_name|options|service|target_session_attrs)\s*=`)
 
+// Quotes of XML, and of dollars in a statement of PostgreSQL.
+var (
+	ofXML     = regexp.MustCompile(`^&(?:quot|apos|#34|#39);`)
+	ofDollars = regexp.MustCompile(`^\$\w*\$`)
+)
+
+// between returns where such quotes close that open at start; unclosed, at the end of the
+// text.
+func between(s string, start int, quotes *regexp.Regexp) int {
+	quote := quotes.FindString(s[start:])
+	_, after, _ := strings.Cut(s[start+len(quote):], quote)
+	return len(s) - len(after)
+}
+
 // assigned returns where the value that begins at start ends: as ADO.NET, ODBC, libpq
 // and URLs have it.
 func (n named) assigned(start int) (from, to int) {
@@ -313,6 +357,8 @@ func (n named) assigned(start int) (from, to int) {
 		return start, end
 	case strings.HasPrefix(rest, "{"):
 		return start, start + braced(rest)
+	case ofXML.MatchString(rest):
+		return start, between(n.s, start, ofXML)
 	}
 	// What is in quotes as a whole ends with them.
 	if quote := enclosing(n.s[:n.from]); quote != 0 {
@@ -321,11 +367,14 @@ func (n named) assigned(start int) (from, to int) {
 	return start, start + n.unquoted(line)
 }
 
+// beforeSemicolon is what comes before a semicolon that is no entity's of XML.
+var beforeSemicolon = regexp.MustCompile(`^(?:&(?:amp|lt|gt|quot|apos|#\d+|#x[0-9A-Fa-f]+);|[^;])*`)
+
 // unquoted returns how long the value is at the beginning of line.
 func (n named) unquoted(line string) int {
 	before := strings.TrimRight(n.s[:n.from], " \t")
-	inQuery := strings.HasSuffix(before, "?") || strings.HasSuffix(before, "&")
-	semicolon := until(line, ";")
+	inQuery := strings.HasSuffix(before, "?") || strings.HasSuffix(before, "&") || strings.HasSuffix(before, "&amp;")
+	semicolon := len(beforeSemicolon.FindString(line))
 	switch {
 	case inQuery:
 		return until(line, "& \t;")

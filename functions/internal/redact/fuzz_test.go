@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 	"unicode"
@@ -40,6 +41,9 @@ func replace(pairs ...string) func(string) string { return strings.NewReplacer(p
 // ends is what a sentence may end with, so that no word does.
 const ends = ` ,.)]}"'` + "`"
 
+// closing are the quotes that go with the secret.
+var closing = regexp.MustCompile(`^(?:['"}]|&quot;|\$x\$)`)
+
 var frames = []frame{
 	{"Server=h;Password=", ";Database=d", withoutAny(`;"'{` + "`")},
 	{"Password=", ";Server=h", withoutAny(`;"'{=` + "`")},
@@ -59,6 +63,12 @@ var frames = []frame{
 	{"sqlserver://joe:", "@db.example failed", withoutAny(" @")},
 	{"postgres://joe:", "@db.example/d", url.QueryEscape},
 	{"it refuses joe:", "@db.example:5432 for now", withoutAny(`/:`)},
+	{"Authorization: Bearer \"", "\" was sent", withoutAny(`\'";={` + ends + `&`)},
+	{"ALTER ROLE joe PASSWORD $x$", "$x$ LOGIN", withoutAny("$")},
+	{`<add connectionString="Server=h;Password=&quot;`, `&quot;;Database=d"/>`, withoutAny("&")},
+	{"https://h/?next=Password%3D", "%3BServer%3Dh&x=1", withoutAny(`;"'&`, url.QueryEscape)},
+	{"DB_PASS=", " psql -h h", withoutAny(`\'";{&` + ends)},
+	{"it refuses joe@server:", "@db.example:5432/d", withoutAny(` /:@`)},
 	{"postgres://db/d?password=", "&sslmode=require", withoutAny(`\'";&#{` + ends)},
 }
 
@@ -73,7 +83,7 @@ func planted(t *testing.T, f frame, secret, words string) {
 	if strings.Contains(out, written) {
 		t.Errorf("%s%s%s shows it: %s", f.before, written, f.after, out)
 	}
-	if !strings.HasPrefix(out, words) || !strings.HasSuffix(out, strings.TrimLeft(f.after, `'"}`)) {
+	if !strings.HasPrefix(out, words) || !strings.HasSuffix(out, closing.ReplaceAllString(f.after, "")) {
 		t.Errorf("%s %s%s%s eats words: %s", words, f.before, written, f.after, out)
 	}
 }

@@ -17,7 +17,10 @@ var keywords = map[string]string{
 	"username": "username", "userid": "username", "user": "username", "uid": "username",
 	"password": "password", "pwd": "password", "psw": "password",
 	"integratedsecurity": "integrated", "trusted_connection": "integrated",
-	"sslmode": "sslmode",
+	"sslmode": "sslmode", "encrypt": "encrypt",
+	"authentication": "authentication",
+	"driver":         "driver", "dsn": "driver", "provider": "driver",
+	"instance": "instance", "instancename": "instance", // of drivers for SQL Server
 }
 
 // Keywords that only one of the two libraries knows.
@@ -29,44 +32,70 @@ var (
 // parseConnectionString reads what Ed-Fi keeps under ConnectionStrings, such as
 // host=...;username=...;password=...;database=EdFi_Admin or
 // Server=host,port;Database=...;User Id=...;Password=.... The fields in instead
-// replace those in the text. The login may be incomplete. It also returns whether
-// Npgsql would use no TLS at all. SqlClient has no word for that: with Encrypt=False
-// it encrypts the login all the same.
-func parseConnectionString(text string, instead map[string]string) (login Login, plaintext bool, err error) {
+// replace those in the text. The login may be incomplete. SqlClient has no word for no
+// TLS at all: with Encrypt=False it encrypts the login all the same.
+func parseConnectionString(text string, instead map[string]string) (login Login, err error) {
 	given, err := pairs(text)
 	if err != nil {
-		return Login{}, false, err
+		return Login{}, err
 	}
 	values := map[string]string{}
 	for keyword, value := range given {
 		if field, ok := keywords[keyword]; ok && value != "" {
 			if have, twice := values[field]; twice && have != value {
-				return Login{}, false, fmt.Errorf("it gives the %s twice", field)
+				return Login{}, fmt.Errorf("it gives the %s twice", field)
 			}
 			values[field] = value
 		}
 	}
-	if on := strings.ToLower(values["integrated"]); on != "" && on != "false" && on != "no" {
-		return Login{}, false, errors.New("it asks for Integrated Security, for which there is no account here: it must hold User Id and Password")
+	if err := otherLogin(values); err != nil {
+		return Login{}, err
 	}
-	engine := engineOf(given, values["host"])
+	engine := engineOf(given, values)
 	maps.Copy(values, instead)
-	if engine == "sqlserver" { // [tcp:]host[\instance][,port]
-		host := values["host"]
-		if hasTCP(host) {
-			host = host[len(tcp):]
+	if engine == "sqlserver" {
+		if err := readServer(values, instead["port"]); err != nil {
+			return Login{}, err
 		}
-		host, port, _ := strings.Cut(host, ",")
-		values["port"] = cmp.Or(instead["port"], strings.TrimSpace(port), values["port"])
-		if strings.Contains(host, `\`) && values["port"] == "" {
-			return Login{}, false, errors.New(`it names an instance (host\instance); give its port instead: Server=host,port`)
-		}
-		host, _, _ = strings.Cut(host, `\`)
-		values["host"] = strings.TrimSpace(host)
 	}
 	login, err = newLogin(values)
-	login.Engine = engine
-	return login, strings.EqualFold(values["sslmode"], "disable"), err
+	login.Engine, login.TLS = engine, asked(values["sslmode"], Disable)
+	if engine == "sqlserver" {
+		login.TLS = asked(values["encrypt"], Strict)
+	}
+	return login, err
+}
+
+// otherLogin returns why the text gives no user and password for the server itself, or
+// in a way that would be misread.
+func otherLogin(values map[string]string) error {
+	on, by := strings.ToLower(values["integrated"]), strings.ToLower(strings.ReplaceAll(values["authentication"], " ", ""))
+	switch {
+	case on != "" && on != "false" && on != "no":
+		return errors.New("it asks for Integrated Security, for which there is no account here: it must hold User Id and Password")
+	case by != "" && by != "sqlpassword" && by != "notspecified":
+		return errors.New("it asks for another Authentication than SQL Server's own: it must hold the User Id and Password of a login there")
+	case values["driver"] != "": // whose braces have another meaning
+		return errors.New("it is one of ODBC or OLE DB (Driver, DSN, Provider); give one as Ed-Fi keeps it, with Server, Database, User Id and Password alone")
+	}
+	return nil
+}
+
+// readServer reads host and port from SqlClient's [tcp:]host[\instance][,port]. A port
+// that is given instead of that replaces it.
+func readServer(values map[string]string, instead string) error {
+	host := values["host"]
+	if hasTCP(host) {
+		host = host[len(tcp):]
+	}
+	host, port, _ := strings.Cut(host, ",")
+	host, name, _ := strings.Cut(host, `\`)
+	values["host"] = strings.TrimSpace(host)
+	values["port"] = cmp.Or(instead, strings.TrimSpace(port), values["port"])
+	if cmp.Or(name, values["instance"]) != "" && values["port"] == "" {
+		return errors.New(instance + ": Server=host,port")
+	}
+	return nil
 }
 
 const tcp = "tcp:"
@@ -74,7 +103,11 @@ const tcp = "tcp:"
 func hasTCP(host string) bool { return len(host) > len(tcp) && strings.EqualFold(host[:len(tcp)], tcp) }
 
 // engineOf returns the engine whose library knows the keywords; "" where both do.
-func engineOf(given map[string]string, host string) string {
+func engineOf(given, values map[string]string) string {
+	host := values["host"]
+	if values["instance"] != "" {
+		return "sqlserver"
+	}
 	for _, keyword := range npgsqlOnly {
 		if _, ok := given[keyword]; ok {
 			return "postgres"

@@ -38,7 +38,15 @@ type Login struct {
 	Database string
 	Username redact.Secret
 	Password redact.Secret
+	TLS      string // what a connection string or a URL asks for: Disable, Strict or ""
 }
+
+// What there is beside verified TLS, which satisfies all else that can be asked for. The
+// words are those of DB_TLS.
+const (
+	Disable = "disable"
+	Strict  = "strict" // TDS 8.0 of SQL Server: encrypted from the first byte
+)
 
 // Getter is the part of the Secrets Manager client that Fetch uses.
 type Getter interface {
@@ -98,6 +106,9 @@ func Parse(text string) (Login, error) {
 	if err == nil {
 		err = login.complete()
 	}
+	if login.TLS == Disable { // which is for the settings to say
+		login.TLS = ""
+	}
 	if err != nil {
 		return Login{}, fmt.Errorf("the secret can't be used: %w", err)
 	}
@@ -124,8 +135,7 @@ func parse(text string) (Login, error) {
 	case json.Valid([]byte(text)) || !strings.Contains(text, "="):
 		return Login{}, errors.New(neither + "; it must hold username and password, and may hold engine, host, port and dbname")
 	}
-	login, _, err := parseConnectionString(text, nil)
-	return login, err
+	return parseConnectionString(text, nil)
 }
 
 // mistake says where text stops being JSON. The decoder's own error quotes it.
@@ -174,7 +184,7 @@ func parseObject(fields map[string]json.RawMessage) (Login, error) {
 		return Login{}, errors.New(strings.Join(faults, "; "))
 	}
 	if whole != "" {
-		if login, _, err = parseConnectionString(withoutBOM(whole), values); err != nil {
+		if login, err = parseConnectionString(withoutBOM(whole), values); err != nil {
 			return Login{}, fmt.Errorf("%w (in connectionString)", err)
 		}
 	}

@@ -90,6 +90,17 @@ func TestParseReadsConnectionStrings(t *testing.T) {
 			t.Errorf("%s:\n%q, %v, want\n%q", text, got, err, want)
 		}
 	}
+	// Strict encryption is more than what there is without it, none at all is less.
+	for text, want := range map[string]string{
+		`Server=h;User Id=u;Password=p;Encrypt=Strict`:                         Strict,
+		`{"connectionString":"Server=h;User Id=u;Password=p;Encrypt=Strict"}`:  Strict,
+		`Host=h;Username=u;Password=p;SSL Mode=Disable`:                        "",
+		`{"connectionString":"Host=h;Username=u;Password=p;SSL Mode=Disable"}`: "",
+	} {
+		if login, err := Parse(text); err != nil || login.TLS != want {
+			t.Errorf("%s: %+v, %v", text, login, err)
+		}
+	}
 	for text, want := range map[string]string{
 		`host=h;password=hunter2`:                                    "username is missing",
 		`host=h;username=hunter2`:                                    "password is missing",
@@ -99,7 +110,7 @@ func TestParseReadsConnectionStrings(t *testing.T) {
 		`=hunter2`:                                                   "keyword=value",
 		`host=h;port=hunter2;username=u;password=p`:                  "port",
 		`Server=h;Database=d;Integrated Security=SSPI`:               "Integrated Security",
-		`Data Source=h\hunter2;User Id=u;Password=p`:                 "give its port",
+		`Data Source=h\hunter2;User Id=u;Password=p`:                 "give the host alone and the instance's port",
 		`host=h;server=hunter2;username=u;password=p`:                "host twice",
 		`{"connectionString":"hunter2"}`:                             "keyword=value",
 		`{"connectionString":"host=h","username":"hunter2"}`:         "password is missing",

@@ -33,6 +33,7 @@ type faults struct {
 	silent bool
 	refuse bool
 	cut    func(way Way, data []byte) (pass int, cut bool)
+	hush   func(way Way, data []byte) bool // whether all is silent from this on
 }
 
 // Way is the direction in which bytes go.
@@ -83,6 +84,13 @@ func (r *Relay) Delay(d time.Duration) { r.set(func(f *faults) { f.delay = d }) 
 // Silence passes nothing on any more and closes nothing. Connections that it affected
 // stay silent after Heal.
 func (r *Relay) Silence() { r.set(func(f *faults) { f.silent = true }) }
+
+// SilenceAt is Silence from when text goes that way; it does not arrive.
+func (r *Relay) SilenceAt(way Way, text string) {
+	r.set(func(f *faults) {
+		f.hush = func(w Way, data []byte) bool { return w == way && bytes.Contains(data, []byte(text)) }
+	})
+}
 
 // Refuse ends new connections at once.
 func (r *Relay) Refuse() { r.set(func(f *faults) { f.refuse = true }) }
@@ -210,6 +218,9 @@ func (r *Relay) pass(way Way, to, from net.Conn, seen func()) {
 func (r *Relay) judge(way Way, data []byte) (pass []byte, f faults, cut bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.faults.hush != nil && r.faults.hush(way, data) {
+		r.faults.silent = true
+	}
 	if f = r.faults; f.cut != nil {
 		var n int
 		if n, cut = f.cut(way, data); cut {

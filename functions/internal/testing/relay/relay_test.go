@@ -89,6 +89,13 @@ func TestFaultsAreWhatTheySay(t *testing.T) {
 		t.Errorf("silence: %d bytes and %v", got, err)
 	}
 	r.Heal()
+	r.SilenceAt(ToClient, "y")
+	expect("silence at a text that does not come", 100, nil)
+	r.SilenceAt(ToClient, "x")
+	if got, err := say(t, r, 100); got != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("silence at a text: %d bytes and %v", got, err)
+	}
+	r.Heal()
 	r.Delay(100 * time.Millisecond)
 	begin := time.Now()
 	expect("delayed", 100, nil)
