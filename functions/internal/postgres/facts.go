@@ -57,6 +57,11 @@ type facts struct {
 // canUseCTID tells whether the role may tell rows apart by their place.
 func (f facts) canUseCTID() bool { return f.places && f.plain }
 
+// fits tells whether expirations of the table may be of the column's type.
+func (f facts) fits() bool {
+	return f.typeName == withoutZone || f.table.Local && f.typeName == withZone
+}
+
 // on returns sql for the table that was found.
 func (f facts) on(sql string) string {
 	return strings.NewReplacer("{table}", f.table.String(), "{expiration}", f.table.Expiration, "{column}", f.column).Replace(sql)
@@ -157,7 +162,7 @@ func (f facts) strange(database string) error {
 		return wrong("%s", purge.LocalTime(f.table))
 	case f.typeName == "":
 		return wrong("%s has no column %s: is it Ed-Fi's table?", f.table, f.table.Expiration)
-	case f.typeName != withoutZone && !(f.table.Local && f.typeName == withZone):
+	case !f.fits():
 		return wrong("%s.%s is of type %s; Ed-Fi's is %s, and another type has another notion of expired", f.table, f.table.Expiration, f.typeName, withoutZone)
 	}
 	return nil
