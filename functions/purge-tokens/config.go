@@ -25,6 +25,7 @@ type config struct {
 	secretID    string
 	login       secret.Login     // of DATABASE_URL, where there is no secretID
 	databases   *purge.Selection // nil leaves it to the secret
+	tables      []purge.Table    // that are purged
 	engine      string           // "" leaves it to the secret, like host and port
 	host        string
 	port        uint16
@@ -48,6 +49,7 @@ func readConfig(getenv func(string) string) (config, []string) {
 	c := config{
 		secretID:    env.text("SECRET_ID", ""),
 		databases:   env.selection("DATABASES"),
+		tables:      env.tables("TABLES", env.duration("LOG_RETENTION", purge.DefaultRetention, 24*time.Hour)),
 		engine:      env.engine("DB_ENGINE"),
 		host:        env.host("DB_HOST"),
 		port:        uint16(env.number("DB_PORT", 0, 1, 65535)),
@@ -236,6 +238,24 @@ func (e *environment) selection(name string) *purge.Selection {
 		e.fault(name, "%v", err)
 	}
 	return &s
+}
+
+// tables reads a list of tables; retention is for how long logs are kept.
+func (e *environment) tables(name string, retention time.Duration) []purge.Table {
+	names := strings.Split(e.text(name, purge.ClientAccessTokens.Name), ",")
+	for i := range names {
+		names[i] = strings.TrimSpace(names[i])
+	}
+	tables, err := purge.TablesNamed(names)
+	if err != nil {
+		e.fault(name, "%v", err)
+	}
+	for i := range tables {
+		if tables[i].Retention > 0 {
+			tables[i].Retention = retention
+		}
+	}
+	return tables
 }
 
 // databaseURL reads the login that replaces the secret outside of Lambda. In Lambda

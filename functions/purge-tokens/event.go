@@ -20,6 +20,7 @@ import (
 type request struct {
 	action      purge.Action
 	databases   []string
+	tables      []string
 	grace       time.Duration
 	maxRows     int64
 	batchSize   int
@@ -115,6 +116,15 @@ var requestFields = map[string]func(*request, json.RawMessage) error{
 		r.databases = names
 		return nil
 	},
+	"tables": func(r *request, raw json.RawMessage) error {
+		var names []string
+		if decode(raw, &names) != nil || len(names) == 0 {
+			return errors.New("must be a list of names of tables, not empty")
+		}
+		_, err := purge.TablesNamed(names)
+		r.tables = names
+		return err
+	},
 	"gracePeriod": func(r *request, raw json.RawMessage) error { return positiveDuration(raw, &r.grace) },
 	"maxDuration": func(r *request, raw json.RawMessage) error { return positiveDuration(raw, &r.maxDuration) },
 	"maxRows": func(r *request, raw json.RawMessage) error {
@@ -195,9 +205,14 @@ func sorted[V any](m map[string]V) []string {
 // refuse returns why the configuration does not allow the request: a request
 // can narrow it, never widen it. allows tells whether a database is among those of
 // DATABASES.
-func (r request) refuse(p purge.Policy, allows func(name string) bool) error {
+func (r request) refuse(p purge.Policy, tables []purge.Table, allows func(name string) bool) error {
 	if r.grace > 0 && r.grace < p.Grace {
 		return fmt.Errorf("gracePeriod: is shorter than the configured GRACE_PERIOD, %s", p.Grace)
+	}
+	for _, name := range r.tables {
+		if !slices.ContainsFunc(tables, func(t purge.Table) bool { return t.Name == name }) {
+			return fmt.Errorf("tables: %s is none of those in TABLES", name)
+		}
 	}
 	for _, name := range r.databases {
 		if !allows(name) {
@@ -215,6 +230,14 @@ func (r request) narrow(p purge.Policy) purge.Policy {
 	p.BatchSize = smaller(p.BatchSize, r.batchSize)
 	p.MaxDuration = smaller(p.MaxDuration, r.maxDuration)
 	return p
+}
+
+// narrowTables returns those of tables that the request asks for.
+func (r request) narrowTables(tables []purge.Table) []purge.Table {
+	if r.tables == nil {
+		return tables
+	}
+	return slices.DeleteFunc(slices.Clone(tables), func(t purge.Table) bool { return !slices.Contains(r.tables, t.Name) })
 }
 
 // smaller returns the smaller of two limits of which 0 is none.

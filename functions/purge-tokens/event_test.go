@@ -39,6 +39,10 @@ var badEvents = map[string]string{
 	`{"databases":["a\nb"]}`:                "databases",
 	`{"databases":[null]}`:                  "databases",
 	`{"databases":null}`:                    "databases",
+	`{"tables":[]}`:                         "tables",
+	`{"tables":null}`:                       "tables",
+	`{"tables":["Users"]}`:                  "tables",
+	`{"tables":["clientaccesstokens"]}`:     "tables",
 	`{"gracePeriod":"24"}`:                  "gracePeriod",
 	`{"gracePeriod":"-1h"}`:                 "gracePeriod",
 	`{"gracePeriod":""}`:                    "gracePeriod",
@@ -125,7 +129,7 @@ func TestGoodEventsAreRead(t *testing.T) {
 }
 
 // namesAField is what the error for an event must begin with.
-var namesAField = regexp.MustCompile(`^(detail: )?(must be a JSON object|the event must be a JSON object|"(\\.|[^"\\])*": (unknown field|comes twice)|(action|databases|gracePeriod|maxRows|batchSize|maxDuration|detail-type|source): )`)
+var namesAField = regexp.MustCompile(`^(detail: )?(must be a JSON object|the event must be a JSON object|"(\\.|[^"\\])*": (unknown field|comes twice)|(action|databases|tables|gracePeriod|maxRows|batchSize|maxDuration|detail-type|source): )`)
 
 func TestAMessageAboutAnEventIsShort(t *testing.T) {
 	long := strings.Repeat("k\x01", 3_000_000) // as much as Lambda takes
@@ -138,7 +142,7 @@ func TestAMessageAboutAnEventIsShort(t *testing.T) {
 	} {
 		req, err := parseEvent([]byte(event))
 		if err == nil {
-			err = req.refuse(purge.Policy{}, all)
+			err = req.refuse(purge.Policy{}, purge.Tables(), all)
 		}
 		if err == nil || len(err.Error()) > 1000 || strings.Contains(err.Error(), "\x01") {
 			t.Errorf("%.20s: %.2000v", event, err)

@@ -82,7 +82,7 @@ func (h *handler) serve(ctx context.Context, payload []byte) (purge.Result, erro
 func (h *handler) run(ctx context.Context, req request) (purge.Result, error) {
 	h.began = time.Now()
 	// What can be refused without the secret is refused before it is read.
-	if err := req.refuse(h.config.policy, h.allowsUnread()); err != nil {
+	if err := req.refuse(h.config.policy, h.config.tables, h.allowsUnread()); err != nil {
 		return purge.Result{}, failure(invalidEvent, err)
 	}
 	r := &invocation{handler: h, ctx: ctx, req: req}
@@ -190,11 +190,11 @@ func (r *invocation) attempt(access *logins) (purge.Result, error) {
 	if err != nil {
 		return r.unlisted(access, err, engine)
 	}
-	if err := r.req.refuse(r.config.policy, allows); err != nil {
+	if err := r.req.refuse(r.config.policy, r.config.tables, allows); err != nil {
 		return purge.Result{}, failure(invalidEvent, err)
 	}
 	target := purge.Target{
-		Engine: access, Table: purge.ClientAccessTokens, Name: engine.name,
+		Engine: access, Tables: r.req.narrowTables(r.config.tables), Name: engine.name,
 		Server: address(login),
 		Log:    r.log,
 	}

@@ -111,7 +111,9 @@ func TestTheTemplateRefusesWhatTheFunctionRefuses(t *testing.T) {
 
 	table := map[string][]string{
 		"DATABASES": databases, "DB_ENGINE": {"", "postgres", "sqlserver", "mysql", "oracle", "Postgres!"},
-		"DB_HOST": hosts, "DB_PORT": append(numbers, "65535", "65536", "65529", "65530", "65499", "65500", "64999", "65000", "59999", "60000", "66000", "70000", "100000", "065"),
+		"TABLES":        {"ClientAccessTokens", "adminapi.Tokens,dmscs.OpenIddictToken,ClientAccessTokenLogs", "", "clientaccesstokens", "dbo.ClientAccessTokens", "ClientAccessTokens,", ",", "adminapiXTokens", "Users", "ClientAccessTokens;adminapi.Tokens"},
+		"LOG_RETENTION": append(durations, "23h", "25h", "99h", "100h", "2160h", "99999h", "100000h"),
+		"DB_HOST":       hosts, "DB_PORT": append(numbers, "65535", "65536", "65529", "65530", "65499", "65500", "64999", "65000", "59999", "60000", "66000", "70000", "100000", "065"),
 		"DB_TLS": {"verify-full", "disable", "", "require", "strict", "Disable"}, "GRACE_PERIOD": durations, "BATCH_SIZE": numbers,
 		"BATCH_TARGET": durations, "CONCURRENCY": numbers, "PARALLEL_DATABASES": numbers, "PAUSE": durations, "MAX_ROWS": numbers,
 		"LOCK_TIMEOUT": append(durations, "0ms", "00ms", "0m0s", "0.5ms", "0.001s", "1m0s"), "STOP_BEFORE": append(durations, "1s", "0.5s", "999ms", "1m0s", "1000ms", "899s", "900s", "1000s", "14m59s", "15m"),
@@ -123,6 +125,7 @@ func TestTheTemplateRefusesWhatTheFunctionRefuses(t *testing.T) {
 	// beyond use.
 	alone := []string{
 		"", "0", "+1", "01", "065", " 1", "+1h", "1h ", ".5s", "1.s", "1us", "0.001s", "9999999h", "1000ms",
+		"24h0m", "1h30m10s", "999999h", "999999h999999m999999m999999m", "100000h",
 		"1000001", "999999999999999999", "4611686018427387904",
 	}
 

@@ -28,6 +28,7 @@ var defects = []defect{
 	{"no index", "DROP INDEX dbo.ix_clientaccesstokens_expiration"},
 	{"no right to delete", "REVOKE DELETE ON dbo.clientaccesstokens FROM %[1]s_rights"},
 	{"no right to read", "REVOKE SELECT (expiration) ON dbo.clientaccesstokens FROM %[1]s_rights"},
+	{"no right to tell places apart", "REVOKE SELECT (ctid) ON dbo.clientaccesstokens FROM %[1]s_rights"},
 	{"the right to read all", "GRANT SELECT ON dbo.clientaccesstokens TO %[1]s"},
 	{"no right to enter", "REVOKE CONNECT ON DATABASE %[2]s FROM PUBLIC, %[1]s_rights"},
 	{"row-level security", "ALTER TABLE dbo.clientaccesstokens ENABLE ROW LEVEL SECURITY"},
@@ -121,7 +122,7 @@ func TestWhateverADatabaseHasIsPurgedOrToldWithItsMend(t *testing.T) {
 // matchedRun acts as on a database that a pattern matched, and may end its session once.
 func matchedRun(t *testing.T, s Server, db database, action purge.Action, cut bool) purge.DatabaseResult {
 	t.Helper()
-	to := purge.Target{Engine: s, Table: purge.ClientAccessTokens, Databases: []purge.Database{{Name: db.name, Matched: true}}, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	to := purge.Target{Engine: s, Tables: []purge.Table{purge.ClientAccessTokens}, Databases: []purge.Database{{Name: db.name, Matched: true}}, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
 	to.Deleted = func(string, int64) {
 		if cut {
 			cut = false

@@ -88,7 +88,7 @@ func TestASilentNetworkLeavesTimeForTheAnswer(t *testing.T) {
 			defer cancel()
 			there := &falling{Server: s.server(), network: network, phase: phase}
 			there.Host, there.Port, there.Linger, there.ConnectTimeout = "127.0.0.1", network.Port(), stopBefore/8, time.Minute
-			where := purge.Target{Engine: there, Table: purge.ClientAccessTokens, Databases: []purge.Database{{Name: db.name}}, Log: quiet}
+			where := purge.Target{Engine: there, Tables: []purge.Table{purge.ClientAccessTokens}, Databases: []purge.Database{{Name: db.name}}, Log: quiet}
 			p := purge.Policy{Action: purge.Purge, BatchSize: 50, BatchTarget: 50 * time.Millisecond, StopBefore: stopBefore, ConnectTimeout: time.Minute}
 			r := purge.Run(ctx, where, p, func(purge.DatabaseResult) {}).Databases[0]
 			if ctx.Err() != nil || r.Status == purge.Complete || r.Status == purge.Skipped {

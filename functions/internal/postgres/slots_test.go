@@ -20,7 +20,7 @@ func TestARunLeavesTheLastConnectionsOfAServerToTheAPI(t *testing.T) {
 	own, s, admin := ownServer(t, pgserver.Options{Settings: map[string]string{"max_connections": fmt.Sprint(forAll + 3), "superuser_reserved_connections": "3"}})
 	must(t, admin, "CREATE ROLE api LOGIN PASSWORD 'api'; CREATE ROLE purger LOGIN PASSWORD 'purger'")
 	s.User, s.Password = redact.NewSecret("purger"), redact.NewSecret("purger")
-	where := purge.Target{Engine: s, Table: purge.ClientAccessTokens, Log: quiet}
+	where := purge.Target{Engine: s, Tables: []purge.Table{purge.ClientAccessTokens}, Log: quiet}
 	for i := range databases {
 		name := fmt.Sprint("EdFi_Admin_", i)
 		if err := edfi.CreateDatabase(t.Context(), own.URL("postgres"), name); err != nil {

@@ -391,7 +391,7 @@ func TestWithoutAnIndexARunBeginsWhereTheRowsAre(t *testing.T) {
 // With the least rights and no index, where even one reading of the table does not fit
 // into the time, rows are deleted as they are met.
 func TestRowsOfATableThatTakesTooLongToReadGoAsTheyAreMet(t *testing.T) {
-	s := newStage(t, "meeting", "")
+	s := newStage(t, "meeting", withoutPlaces)
 	db := filled(t, s)
 	must(t, db.conn, "DROP INDEX dbo.ix_clientaccesstokens_expiration")
 	opened, err := s.server().Open(t.Context(), db.name, purge.ClientAccessTokens, true)

@@ -85,9 +85,9 @@ func (p Policy) Longest() time.Duration { return longest * p.BatchTarget }
 // Target is what one run works on.
 type Target struct {
 	Engine    Engine
-	Table     Table
-	Name      string // the engine's name in results: postgres or sqlserver
-	Server    string // host:port, for results
+	Tables    []Table // that are purged in each database that has them; nil is ClientAccessTokens
+	Name      string  // the engine's name in results: postgres or sqlserver
+	Server    string  // host:port, for results
 	Databases []Database
 	Findings  []Finding // made before the run, for each database
 	Log       *slog.Logger
@@ -114,6 +114,9 @@ type Engine interface {
 // has a deadline, the server itself gives up shortly before it, and the error is
 // ErrTimeout.
 type Conn interface {
+	// Turn turns the connection to another table, and examines that as Open does. With an
+	// error the connection is for none, but may be turned again.
+	Turn(ctx context.Context, table Table) error
 	// Facts returns what Open learned, at no cost.
 	Facts() Facts
 	// Expired returns the window of all rows with after < expiration <= cutoff, at no

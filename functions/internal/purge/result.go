@@ -82,6 +82,7 @@ func (r *Result) add(i int, d DatabaseResult) {
 // DatabaseResult is what a run did in one database.
 type DatabaseResult struct {
 	Database         string     `json:"database"`
+	Table            string     `json:"table,omitempty"` // one of several in a database
 	Engine           string     `json:"engine"`
 	Server           string     `json:"server"`
 	Status           Status     `json:"status"`
@@ -95,6 +96,9 @@ type DatabaseResult struct {
 	DurationMs       int64      `json:"durationMs"`
 	ThrottledMs      int64      `json:"throttledMs,omitempty"` // that it waited because others write to the server
 	Findings         []Finding  `json:"findings"`
+	// Tables is what happened in each of the tables where more than one was asked for.
+	// The database's own numbers are their sums.
+	Tables []DatabaseResult `json:"tables,omitempty"`
 
 	// Grace is how long before the database's clock the cut-off lies.
 	Grace time.Duration `json:"-"`
@@ -102,6 +106,8 @@ type DatabaseResult struct {
 	// row still there, or nil for none. It counts where LeftKnown.
 	OldestLeft *Instant `json:"-"`
 	LeftKnown  bool     `json:"-"`
+
+	reached bool // the server, and the database
 }
 
 // OldestExpiredAge returns how long ago, when the run began, the oldest row that it
@@ -109,6 +115,9 @@ type DatabaseResult struct {
 // known.
 func (d DatabaseResult) OldestExpiredAge() *time.Duration {
 	switch {
+	case d.Tables != nil:
+		return oldestAge(d.Tables)
+
 	case !d.LeftKnown || d.Cutoff == nil:
 		return nil
 	case d.OldestLeft == nil:
@@ -118,6 +127,19 @@ func (d DatabaseResult) OldestExpiredAge() *time.Duration {
 	seconds := d.Cutoff.Add(d.Grace).Unix() - d.OldestLeft.Unix()
 	const most = int64(1<<63-1) / int64(time.Second)
 	return new(time.Duration(max(0, min(seconds, most))) * time.Second)
+}
+
+// oldestAge returns the greatest age of all tables, nil where one is not known.
+func oldestAge(tables []DatabaseResult) *time.Duration {
+	oldest := new(time.Duration)
+	for _, table := range tables {
+		age := table.OldestExpiredAge()
+		if age == nil {
+			return nil
+		}
+		*oldest = max(*oldest, *age)
+	}
+	return oldest
 }
 
 // looked takes in what a look found: the oldest expired row, or nil for none.

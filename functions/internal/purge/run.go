@@ -17,6 +17,9 @@ func Run(ctx context.Context, target Target, policy Policy, report func(Database
 	policy.Parallel, policy.Concurrency = max(1, policy.Parallel), max(1, policy.Concurrency)
 	work, overrun, cancel := withStopDeadline(ctx, policy, start)
 	defer cancel()
+	if target.Tables == nil {
+		target.Tables = []Table{ClientAccessTokens}
+	}
 	r := &run{
 		target: target, policy: policy, overrun: overrun, began: start,
 		quota:    newQuota(policy.MaxRows),
@@ -28,22 +31,22 @@ func Run(ctx context.Context, target Target, policy Policy, report func(Database
 	if noTime {
 		r.target.Findings = append(r.findings(), NoTime.Found("less time was left than STOP_BEFORE when the run began: raise the function's timeout or lower STOP_BEFORE"))
 	}
-	turns := make([]*turn, len(target.Databases))
+	visits := make([]*visit, len(target.Databases))
 	for i, d := range target.Databases {
-		turns[i] = newTurn(r, d)
+		visits[i] = newVisit(r, d)
 	}
-	r.schedule.shuffle(turns)
+	r.schedule.shuffle(visits)
 
 	var reporting sync.Mutex
 	var workers sync.WaitGroup
-	for range min(policy.Parallel, len(turns)) {
+	for range min(policy.Parallel, len(visits)) {
 		workers.Go(func() {
-			for t := r.schedule.next(); t != nil; t = r.schedule.next() {
-				again := t.serve(ctx, work)
-				r.schedule.done(t, again)
+			for v := r.schedule.next(); v != nil; v = r.schedule.next() {
+				again := v.serve(ctx, work)
+				r.schedule.done(v, again)
 				if !again {
 					reporting.Lock()
-					report(t.result)
+					report(v.result())
 					reporting.Unlock()
 				}
 			}
@@ -51,9 +54,9 @@ func Run(ctx context.Context, target Target, policy Policy, report func(Database
 	}
 	workers.Wait()
 
-	result := Result{Status: Complete, Action: policy.Action, Databases: make([]DatabaseResult, len(turns))}
-	for i, t := range turns {
-		result.add(i, t.result)
+	result := Result{Status: Complete, Action: policy.Action, Databases: make([]DatabaseResult, len(visits))}
+	for i, v := range visits {
+		result.add(i, v.result())
 	}
 	if result.AllSkipped() {
 		result.Status = Failed
@@ -102,19 +105,19 @@ type schedule struct {
 	parallel int
 
 	mu      sync.Mutex
-	waiting []*turn // in this round
-	later   []*turn // for the next round
+	waiting []*visit // in this round
+	later   []*visit // for the next round
 	active  int
 }
 
 // shuffle has all databases wait, in another order each time.
-func (s *schedule) shuffle(turns []*turn) {
-	s.waiting = slices.Clone(turns)
+func (s *schedule) shuffle(visits []*visit) {
+	s.waiting = slices.Clone(visits)
 	rand.Shuffle(len(s.waiting), func(i, j int) { s.waiting[i], s.waiting[j] = s.waiting[j], s.waiting[i] })
 }
 
 // next returns the next database, nil when there is none.
-func (s *schedule) next() *turn {
+func (s *schedule) next() *visit {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.waiting) == 0 {
@@ -123,10 +126,10 @@ func (s *schedule) next() *turn {
 	if len(s.waiting) == 0 {
 		return nil
 	}
-	t := s.waiting[0]
+	v := s.waiting[0]
 	s.waiting = s.waiting[1:]
 	s.active++
-	return t
+	return v
 }
 
 // share returns how long a turn may take where no more than atOnce have one at a time;
@@ -143,12 +146,12 @@ func (s *schedule) share(ctx context.Context, atOnce int) time.Duration {
 }
 
 // done ends a turn. One that wants another gets it in the next round.
-func (s *schedule) done(t *turn, again bool) {
+func (s *schedule) done(v *visit, again bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.active--
 	if again {
-		s.later = append(s.later, t)
+		s.later = append(s.later, v)
 	}
 }
 

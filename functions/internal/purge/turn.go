@@ -45,6 +45,8 @@ const (
 type turn struct {
 	run      *run
 	database Database
+	table    Table
+	visit    *visit
 	log      *slog.Logger
 	result   DatabaseResult
 	backlog  *backlog
@@ -53,6 +55,7 @@ type turn struct {
 	disconnection
 	tableLocked bool // a look met a lock on the whole table, and none got through since
 	waiting     waiting
+	done        bool // it wants no turn any more
 }
 
 // connections are those of one turn.
@@ -72,8 +75,11 @@ type disconnection struct {
 	batches        int // committed until the last of them
 }
 
-func newTurn(r *run, d Database) *turn {
-	t := &turn{run: r, database: d, log: r.target.Log.With("database", d.Name)}
+func newTurn(r *run, d Database, table Table, v *visit) *turn {
+	t := &turn{run: r, database: d, table: table, visit: v, log: r.target.Log.With("database", d.Name)}
+	if len(r.target.Tables) > 1 {
+		t.log = t.log.With("table", table.Name)
+	}
 	t.result = DatabaseResult{Database: d.Name, Engine: r.target.Name, Server: r.target.Server, Findings: r.findings()}
 	t.backlog = &backlog{policy: r.policy, quota: r.quota, sizer: newSizer(r.policy), yields: r.pacer.Throttled, log: t.log, deleted: func(rows int64) {
 		if r.target.Deleted != nil {
@@ -89,25 +95,17 @@ func newTurn(r *run, d Database) *turn {
 func (t *turn) serve(outer, work context.Context) (again bool) {
 	start := time.Now()
 	defer func() { t.result.DurationMs += time.Since(start).Milliseconds() }()
-	if t.database.Closed != "" {
-		t.end(Skipped, SkippedReason)
-		t.find(DatabaseClosed.Found(t.database.Closed))
-		return false
-	}
+	t.result.reached = true
 	if work.Err() != nil && t.result.Status != "" { // there was a turn before
 		return false
 	}
-	if err := t.run.slots.Acquire(outer, 1); err != nil {
-		t.end(Partial, Canceled)
-		return false
-	}
-	defer t.run.slots.Release(1)
 	e := t.connect(work, t.share(work))
 	if e.opened {
 		defer t.close(outer)
 		t.perform(work, t.share(work), &e) // by now it may be known that there are fewer at once
 	}
 	e.canceled = errors.Is(outer.Err(), context.Canceled)
+	t.result.reached = e.opened && !errors.Is(e.err, ErrLost) || isOfTable(e.err)
 	v := conclude(e)
 	again = t.apply(work, v)
 	// A server that is silent would take what time there is left.
@@ -120,7 +118,13 @@ func (t *turn) serve(outer, work context.Context) (again bool) {
 
 // share is how long the turn may take; 0 is as long as there is.
 func (t *turn) share(work context.Context) time.Duration {
-	return t.run.schedule.share(work, t.run.slots.atOnce())
+	return t.visit.share(work)
+}
+
+// closed ends the turn in a database that is open to nobody.
+func (t *turn) closed() {
+	t.end(Skipped, SkippedReason)
+	t.find(DatabaseClosed.Found(t.database.Closed))
 }
 
 // ending is what a turn came to.
@@ -235,7 +239,7 @@ func (t *turn) excludable(unfit NotPurgeable) NotPurgeable {
 // connect opens the connection that holds the database's lock.
 func (t *turn) connect(work context.Context, share time.Duration) ending {
 	start := time.Now()
-	e := ending{action: t.run.policy.Action, overrun: t.run.overrun, matched: t.database.Matched, wasOpen: t.result.Cutoff != nil}
+	e := ending{action: t.run.policy.Action, overrun: t.run.overrun, matched: t.database.Matched || len(t.visit.turns) > 1, wasOpen: t.result.Cutoff != nil}
 	if e.err = work.Err(); e.err != nil {
 		e.timeout = true
 		return e
@@ -243,7 +247,10 @@ func (t *turn) connect(work context.Context, share time.Duration) ending {
 	patience, cancel := withOptionalTimeout(work, max(share, openTimeout), share > 0)
 	defer cancel()
 	e.err = recoverPanic(patience, t.log, func() (err error) {
-		t.conn, err = t.enter(patience, t.run.policy.Action == Purge)
+		t.conn, err = t.visit.take(patience, t.table)
+		if t.conn == nil && err == nil {
+			t.conn, err = t.enter(patience, t.run.policy.Action == Purge)
+		}
 		return err
 	})
 	t.opening = time.Since(start)
@@ -314,7 +321,7 @@ func (t *turn) work(ctx context.Context) error {
 
 // cutAt fixes the cut-off by the clock of the table.
 func (t *turn) cutAt(clock time.Time) {
-	table, grace := t.run.target.Table, t.run.policy.Grace
+	table, grace := t.table, t.run.policy.Grace
 	t.result.Cutoff, t.result.Grace = instant(table.Cutoff(clock, grace)), grace+table.Grace
 }
 
@@ -512,7 +519,7 @@ func (t *turn) patient(err error) bool {
 
 // open opens a connection to the table.
 func (t *turn) open(ctx context.Context, lock bool) (Conn, error) {
-	return t.run.target.Engine.Open(ctx, t.database.Name, t.run.target.Table, lock)
+	return t.run.target.Engine.Open(ctx, t.database.Name, t.table, lock)
 }
 
 // enter opens the connection that a database is served by, unless the server has none to
@@ -583,7 +590,12 @@ func (t *turn) others() []Conn {
 
 // close ends all connections at once: each may take a moment.
 func (t *turn) close(ctx context.Context) {
-	all := append([]Conn{t.conn}, t.others()...)
+	all := t.others()
+	if t.visit.wanting > 1 && t.result.reached { // the next table goes on with it
+		t.visit.conn = t.conn
+	} else {
+		all = append(all, t.conn)
+	}
 	t.run.slots.leave(len(all))
 	var closing sync.WaitGroup
 	for _, conn := range all {
@@ -592,7 +604,7 @@ func (t *turn) close(ctx context.Context) {
 		})
 	}
 	closing.Wait()
-	t.run.slots.Release(int64(len(all) - 1)) // the first is its turn's
+	t.run.slots.Release(int64(len(t.others()))) // that of conn is the visit's
 	t.connections = connections{}
 }
 

@@ -47,6 +47,8 @@ func (f *fake) Close() {}
 
 func (f *fake) Check(context.Context) ([]Finding, error) { return nil, nil }
 
+func (f *fake) Turn(context.Context, Table) error { return nil }
+
 func (f *fake) Facts() Facts {
 	now := time.Now().UTC().Add(f.skew)
 	return Facts{Now: now, Clock: now, Indexed: true}
@@ -113,7 +115,7 @@ func (f fakes) Open(ctx context.Context, database string, table Table, lock bool
 
 func runAll(ctx context.Context, e Engine, p Policy, databases ...string) Result {
 	p.Action = Purge
-	target := Target{Engine: e, Table: ClientAccessTokens, Databases: Select(databases...).Resolve(nil, false), Log: slog.New(slog.DiscardHandler)}
+	target := Target{Engine: e, Tables: []Table{ClientAccessTokens}, Databases: Select(databases...).Resolve(nil, false), Log: slog.New(slog.DiscardHandler)}
 	return Run(ctx, target, p, func(DatabaseResult) {})
 }
 

@@ -292,6 +292,15 @@ func (c *conn) Close() {
 	}
 }
 
+// Turn implements [purge.Conn].
+func (c *conn) Turn(ctx context.Context, table purge.Table) error {
+	c.table, c.deleteVerified, c.commits = table, false, false
+	if err := c.examine(ctx); err != nil {
+		return err
+	}
+	return c.facts.fault(c.database, c.locked)
+}
+
 // Facts implements [purge.Conn].
 func (c *conn) Facts() purge.Facts {
 	return purge.Facts{Now: c.facts.now, Clock: c.facts.clock, Indexed: c.facts.indexed, Findings: c.facts.findings()}

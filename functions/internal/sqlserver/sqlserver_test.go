@@ -362,7 +362,7 @@ var quiet = slog.New(slog.DiscardHandler)
 var policy = purge.Policy{Action: purge.Purge, BatchSize: 1000}
 
 func target(s Server, databases ...string) purge.Target {
-	return purge.Target{Engine: s, Table: purge.ClientAccessTokens, Databases: purge.Select(databases...).Resolve(nil, false), Log: quiet}
+	return purge.Target{Engine: s, Tables: []purge.Table{purge.ClientAccessTokens}, Databases: purge.Select(databases...).Resolve(nil, false), Log: quiet}
 }
 
 func run(t *testing.T, s Server, database string) purge.DatabaseResult {

@@ -76,7 +76,7 @@ func do(ctx context.Context, t testing.TB, engine purge.Engine, database string,
 func doIn(ctx context.Context, t testing.TB, engine purge.Engine, database purge.Database, p purge.Policy) purge.DatabaseResult {
 	t.Helper()
 	reports := 0
-	target := purge.Target{Engine: engine, Table: purge.ClientAccessTokens, Name: "engine", Server: "server:1", Databases: []purge.Database{database}, Log: quiet}
+	target := purge.Target{Engine: engine, Tables: []purge.Table{purge.ClientAccessTokens}, Name: "engine", Server: "server:1", Databases: []purge.Database{database}, Log: quiet}
 	result := purge.Run(ctx, target, p, func(purge.DatabaseResult) { reports++ })
 	if reports != 1 || len(result.Databases) != 1 {
 		t.Fatalf("%d reports, %d results; want one each", reports, len(result.Databases))

@@ -660,7 +660,7 @@ func testManyDatabases(t *testing.T, s Server) {
 	p := policy()
 	p.Parallel = 2
 	reported := 0
-	target := purge.Target{Engine: s.Engine(), Table: purge.ClientAccessTokens, Databases: purge.Select(names...).Resolve(nil, false), Log: quiet}
+	target := purge.Target{Engine: s.Engine(), Tables: []purge.Table{purge.ClientAccessTokens}, Databases: purge.Select(names...).Resolve(nil, false), Log: quiet}
 	result := purge.Run(t.Context(), target, p, func(purge.DatabaseResult) { reported++ })
 	if result.Status != purge.Failed || result.DeletedRows != 4*(batch+1) || reported != 5 {
 		t.Errorf("%s, %d rows, %d reports", result.Status, result.DeletedRows, reported)
@@ -690,7 +690,7 @@ func testManyDatabases(t *testing.T, s Server) {
 
 func testTroubles(t *testing.T, s Server) {
 	engines := routed{}
-	target := purge.Target{Engine: engines, Table: purge.ClientAccessTokens, Log: quiet}
+	target := purge.Target{Engine: engines, Tables: []purge.Table{purge.ClientAccessTokens}, Log: quiet}
 	create := func(matched bool, rows int) Database {
 		db := s.Create(t)
 		db.Insert(t, spread(rows, db.Now(t).Add(-time.Hour), time.Second)...)

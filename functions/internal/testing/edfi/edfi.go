@@ -27,6 +27,9 @@ const (
 //go:embed schema.sql
 var schema string
 
+//go:embed tables.sql
+var tables string
+
 // FillOptions says which tokens Fill writes; the zero value is none.
 type FillOptions struct {
 	Expired int // tokens that have expired
@@ -58,6 +61,14 @@ func CreateDatabase(ctx context.Context, adminURL, name string) error {
 func CreateSchema(ctx context.Context, conn *pgx.Conn) error {
 	if _, err := conn.Exec(ctx, schema); err != nil {
 		return fmt.Errorf("create schema: %w", err)
+	}
+	return nil
+}
+
+// CreateOtherTables creates the tables of other products beside Ed-Fi's.
+func CreateOtherTables(ctx context.Context, conn *pgx.Conn) error {
+	if _, err := conn.Exec(ctx, tables); err != nil {
+		return fmt.Errorf("create the other tables: %w", err)
 	}
 	return nil
 }

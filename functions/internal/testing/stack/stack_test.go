@@ -23,6 +23,8 @@ var others = map[string]string{
 	"DbEngine":               "postgres",
 	"DbHost":                 "db.example.com",
 	"DbPort":                 "5433",
+	"Tables":                 "ClientAccessTokens,adminapi.Tokens",
+	"LogRetention":           "720h",
 	"DbTls":                  "disable",
 	"DbCaLayerArn":           "arn:aws:lambda:us-east-1:123456789012:layer:rds-ca:1",
 	"SubnetIds":              "subnet-0123456789abcdef0,subnet-0123456789abcdef1",

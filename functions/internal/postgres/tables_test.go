@@ -1,0 +1,180 @@
+package postgres
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/testing/edfi"
+)
+
+// columns are where the tables of tables.sql keep the time.
+var columns = map[string]struct{ table, column string }{
+	purge.ClientAccessTokens.Name:    {"dbo.clientaccesstokens", "expiration"},
+	purge.AdminTokens.Name:           {"adminapi.tokens", "expirationdate"},
+	purge.ConfigurationTokens.Name:   {`dmscs."OpenIddictToken"`, `"ExpirationDate"`},
+	purge.ClientAccessTokenLogs.Name: {"dbo.clientaccesstokenlogs", "accesstime"},
+}
+
+// estate is a database with all tables, of which the login has rights on those named.
+func estate(t *testing.T, s stage, tables ...string) database {
+	t.Helper()
+	db := s.create(t)
+	if err := edfi.CreateOtherTables(t.Context(), db.conn); err != nil {
+		t.Fatal(err)
+	}
+	must(t, db.conn, "SET "+s.role+".tables = "+quote(strings.Join(tables, ",")))
+	grant(t, db)
+	return db
+}
+
+// insertAt adds rows to a table, whose times are what the server's clock in a zone shows,
+// and so long after.
+func insertAt(t *testing.T, db database, table purge.Table, zone string, after ...time.Duration) {
+	t.Helper()
+	to := columns[table.Name]
+	for _, d := range after {
+		row := fmt.Sprintf("INSERT INTO %s (%s) VALUES (now() AT TIME ZONE %s + interval '%d s')", to.table, to.column, quote(zone), int(d.Seconds()))
+		if table.Name == purge.ClientAccessTokens.Name {
+			row = fmt.Sprintf("INSERT INTO %s (id, %s) VALUES (gen_random_uuid(), now() AT TIME ZONE %s + interval '%d s')", to.table, to.column, quote(zone), int(d.Seconds()))
+		}
+		must(t, db.conn, row)
+	}
+}
+
+func left(t *testing.T, db database, table purge.Table) int {
+	t.Helper()
+	return one[int](t, db.conn, "SELECT count(*) FROM "+columns[table.Name].table)
+}
+
+// runTables purges tables of a database.
+func runTables(t *testing.T, s Server, db database, p purge.Policy, tables ...purge.Table) purge.DatabaseResult {
+	t.Helper()
+	to := target(s, db.name)
+	to.Tables = tables
+	return purge.Run(t.Context(), to, p, func(purge.DatabaseResult) {}).Databases[0]
+}
+
+func TestEachTableIsPurgedByItsOwnRuleAndNoOtherIsTouched(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "purge_tables", "")
+	goes := map[string][]time.Duration{ // before, and after, the latest that goes
+		purge.ClientAccessTokens.Name:    {-10 * time.Second, 10 * time.Second},
+		purge.AdminTokens.Name:           {-310 * time.Second, -290 * time.Second},
+		purge.ConfigurationTokens.Name:   {-310 * time.Second, -290 * time.Second},
+		purge.ClientAccessTokenLogs.Name: {-purge.DefaultRetention - 10*time.Second, -purge.DefaultRetention + 10*time.Second},
+	}
+	for _, table := range purge.Tables() {
+		db := estate(t, s, table.Name)
+		for _, other := range purge.Tables() {
+			insertAt(t, db, other, "UTC", goes[other.Name]...)
+			insertAt(t, db, other, "UTC", -5*365*24*time.Hour, 24*time.Hour)
+		}
+		must(t, db.conn, "UPDATE adminapi.tokens SET expirationdate = NULL WHERE expirationdate > now() + interval '1 h'") // never goes
+		p := policy
+		p.Action = purge.DryRun
+		if r := runTables(t, s.server(), db, p, table); r.ExpiredRows == nil || *r.ExpiredRows != 2 {
+			t.Errorf("%s: %+v", table, r)
+		}
+		if r := runTables(t, s.server(), db, policy, table); r.Status != purge.Complete || r.DeletedRows != 2 || r.Tables != nil {
+			t.Errorf("%s: %+v", table, r)
+		}
+		for _, other := range purge.Tables() {
+			want := 4
+			if other.Name == table.Name {
+				want = 2
+			}
+			if got := left(t, db, other); got != want {
+				t.Errorf("%s purged: %s has %d rows, not %d", table, other, got, want)
+			}
+		}
+		p.Action = purge.Check
+		if r := runTables(t, s.server(), db, p, table); r.Status != purge.Complete {
+			t.Errorf("%s: %+v", table, r)
+		}
+	}
+}
+
+func TestTheTablesOfADatabaseShareItsResult(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "purge_estate", "")
+	db := estate(t, s, purge.TableNames()...)
+	for _, table := range purge.Tables() {
+		insertAt(t, db, table, "UTC", -purge.DefaultRetention-time.Hour, -purge.DefaultRetention-2*time.Hour)
+	}
+	r := runTables(t, s.server(), db, policy, purge.Tables()...)
+	if r.Status != purge.Complete || r.DeletedRows != 8 || len(r.Tables) != 4 || r.Batches != 4 || *r.OldestExpiredAge() != 0 {
+		t.Errorf("%+v", r)
+	}
+
+	// One that fails does not stop the others, and one that is not there is none.
+	must(t, db.conn, "DROP TABLE dbo.clientaccesstokenlogs; REVOKE DELETE ON adminapi.tokens FROM purge_estate_rights")
+	for _, table := range purge.Tables()[:3] {
+		insertAt(t, db, table, "UTC", -time.Hour)
+	}
+	r = runTables(t, s.server(), db, policy, purge.Tables()...)
+	if r.Status != purge.Failed || r.DeletedRows != 2 || len(r.Tables) != 3 || !strings.Contains(r.Error, "adminapi.Tokens: ") || !strings.Contains(r.Error, "GRANT USAGE ON SCHEMA adminapi") {
+		t.Errorf("%+v", r)
+	}
+	must(t, db.conn, "DROP TABLE dbo.clientaccesstokens, adminapi.tokens, dmscs.\"OpenIddictToken\"")
+	if r = runTables(t, s.server(), db, policy, purge.Tables()...); r.Status != purge.Failed || !strings.Contains(r.Error, "none of the tables") {
+		t.Errorf("%+v", r)
+	}
+}
+
+// A token of a table whose zone is not certain goes when nobody accepts it any more,
+// whichever clock wrote it.
+func TestNoTokenGoesThatItsOwnClockStillAccepts(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "purge_zones", "")
+	for _, zone := range []string{"UTC", "America/Chicago", "Pacific/Honolulu", "Asia/Tokyo", "Pacific/Kiritimati", "America/St_Johns"} {
+		db := estate(t, s, purge.AdminTokens.Name, purge.ConfigurationTokens.Name)
+		must(t, db.conn, "ALTER DATABASE "+pgx.Identifier{db.name}.Sanitize()+" SET timezone = "+quote(zone))
+		for _, table := range []purge.Table{purge.AdminTokens, purge.ConfigurationTokens} {
+			insertAt(t, db, table, "UTC", time.Minute, -4*time.Minute)
+			insertAt(t, db, table, zone, time.Minute, -4*time.Minute)
+			insertAt(t, db, table, zone, -27*time.Hour) // dead by any clock
+			r := runTables(t, s.server(), db, policy, table)
+			if r.Status != purge.Complete || r.DeletedRows != 1 || left(t, db, table) != 4 {
+				t.Errorf("%s in %s: %+v, %d left", table, zone, r, left(t, db, table))
+			}
+		}
+
+		// With a zone in the column each row is an instant, whatever the server's clock.
+		must(t, db.conn, `ALTER TABLE dmscs."OpenIddictToken" ALTER "ExpirationDate" TYPE timestamptz; DELETE FROM dmscs."OpenIddictToken"`)
+		must(t, db.conn, `INSERT INTO dmscs."OpenIddictToken" ("ExpirationDate") SELECT now() + m * interval '1 m' FROM unnest(ARRAY[-6, -4, 1]) AS m`)
+		r := runTables(t, s.server(), db, policy, purge.ConfigurationTokens)
+		if r.Status != purge.Complete || r.DeletedRows != 1 || left(t, db, purge.ConfigurationTokens) != 2 {
+			t.Errorf("with a zone, %s: %+v", zone, r)
+		}
+	}
+}
+
+// An early version of the configuration service folds its names.
+func TestTheConfigurationServicesTableMayHaveFoldedNames(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "purge_folded", "")
+	db := s.create(t)
+	must(t, db.conn, "CREATE SCHEMA dmscs; CREATE TABLE dmscs.OpenIddictToken (Id uuid PRIMARY KEY, ExpirationDate timestamp)")
+	must(t, db.conn, "INSERT INTO dmscs.OpenIddictToken SELECT gen_random_uuid(), now() - n * interval '1 d' FROM generate_series(1, 20) AS n")
+	must(t, db.conn, "SET purge_folded.tables = 'dmscs.OpenIddictToken'")
+	grant(t, db)
+	if r := runTables(t, s.server(), db, policy, purge.ConfigurationTokens); r.Status != purge.Complete || r.DeletedRows != 19 && r.DeletedRows != 20 {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestManyTokensWithoutAnIndexGoInLinearTime(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "purge_admin_tokens", "")
+	db := estate(t, s, purge.AdminTokens.Name)
+	must(t, db.conn, "INSERT INTO adminapi.tokens (expirationdate, payload) SELECT now() - interval '2 d' + n * interval '1 s', repeat('x', 2000) FROM generate_series(1, 60000) AS n")
+	r := runTables(t, s.server(), db, policy, purge.AdminTokens)
+	if r.Status != purge.Complete || r.DeletedRows != 60000 || !strings.Contains(text(r.Findings), "missing-expiration-index") || !strings.Contains(text(r.Findings), "adminapi.tokens") {
+		t.Errorf("%+v", r)
+	}
+}

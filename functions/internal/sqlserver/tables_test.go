@@ -1,0 +1,124 @@
+package sqlserver
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/testing/edfi"
+)
+
+// The tables beside ClientAccessTokens, as their products have them.
+var otherTables = []string{
+	"CREATE SCHEMA adminapi",
+	"CREATE TABLE adminapi.Tokens (Id int IDENTITY PRIMARY KEY, ExpirationDate datetime NULL, Payload nvarchar(max) NULL)",
+	"CREATE SCHEMA dmscs",
+	"CREATE TABLE dmscs.OpenIddictToken (Id uniqueidentifier NOT NULL DEFAULT NEWID() PRIMARY KEY, ExpirationDate datetime2 NULL, Payload nvarchar(max) NULL)",
+	"CREATE INDEX IX_OpenIddictToken_ExpirationDate ON dmscs.OpenIddictToken (ExpirationDate)",
+	"CREATE TABLE dbo.ClientAccessTokenLogs (LogId bigint IDENTITY PRIMARY KEY, TokenId uniqueidentifier NOT NULL DEFAULT NEWID(), AccessTime datetime2 NOT NULL)",
+	"CREATE INDEX IX_ClientAccessTokenLogs_AccessTime ON dbo.ClientAccessTokenLogs (AccessTime)",
+}
+
+// estate is a database with all tables, of which the login has rights on those named.
+func estate(t *testing.T, s stage, tables ...string) database {
+	t.Helper()
+	db := s.create(t)
+	for _, create := range otherTables {
+		must(t, db.conn, create)
+	}
+	script, err := os.ReadFile("../../../infra/sqlserver/tables.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := edfi.ExecBatches(t.Context(), db.conn, strings.NewReplacer("edfi_token_purge", s.login, "$(TABLES)", strings.Join(tables, ",")).Replace(string(script))); err != nil {
+		t.Fatal(err)
+	}
+	return db
+}
+
+// insertAt adds rows whose times lie so long after the server's clock.
+func insertAt(t *testing.T, db database, table purge.Table, after ...time.Duration) {
+	t.Helper()
+	for _, d := range after {
+		key, value := "", ""
+		if table.Name == purge.ClientAccessTokens.Name {
+			key, value = "Id, ", "NEWID(), "
+		}
+		must(t, db.conn, fmt.Sprintf("INSERT INTO %s (%s%s) VALUES (%sDATEADD(second, %d, GETUTCDATE()))", table, key, table.Expiration, value, int(d.Seconds())))
+	}
+}
+
+func runTables(t *testing.T, s Server, db database, tables ...purge.Table) purge.DatabaseResult {
+	t.Helper()
+	to := target(s, db.name)
+	to.Tables = tables
+	return purge.Run(t.Context(), to, policy, func(purge.DatabaseResult) {}).Databases[0]
+}
+
+func TestEachTableIsPurgedByItsOwnRuleAndNoOtherIsTouched(t *testing.T) {
+	s := newStage(t, "purge_tables")
+	goes := map[string][]time.Duration{ // before, and after, the latest that goes
+		purge.ClientAccessTokens.Name:    {-10 * time.Second, 10 * time.Second},
+		purge.AdminTokens.Name:           {-310 * time.Second, -290 * time.Second},
+		purge.ConfigurationTokens.Name:   {-310 * time.Second, -290 * time.Second},
+		purge.ClientAccessTokenLogs.Name: {-purge.DefaultRetention - 10*time.Second, -purge.DefaultRetention + 10*time.Second},
+	}
+	db := estate(t, s, purge.TableNames()...)
+	for _, table := range purge.Tables() {
+		insertAt(t, db, table, goes[table.Name]...)
+		insertAt(t, db, table, -5*365*24*time.Hour, 24*time.Hour)
+	}
+	must(t, db.conn, "UPDATE adminapi.Tokens SET ExpirationDate = NULL WHERE ExpirationDate > DATEADD(hour, 1, GETUTCDATE())") // never goes
+	for i, table := range purge.Tables() {
+		if r := runTables(t, s.server(), db, table); r.Status != purge.Complete || r.DeletedRows != 2 {
+			t.Errorf("%s: %+v", table, r)
+		}
+		for j, other := range purge.Tables() {
+			want := 4
+			if j <= i {
+				want = 2
+			}
+			if got := one[int](t, db.conn, "SELECT COUNT(*) FROM "+other.String()); got != want {
+				t.Errorf("%s purged: %s has %d rows, not %d", table, other, got, want)
+			}
+		}
+	}
+}
+
+func TestTheTablesOfADatabaseShareItsResult(t *testing.T) {
+	s := newStage(t, "purge_estate")
+	db := estate(t, s, purge.TableNames()...)
+	for _, table := range purge.Tables() {
+		insertAt(t, db, table, -purge.DefaultRetention-time.Hour, -purge.DefaultRetention-2*time.Hour)
+	}
+	r := runTables(t, s.server(), db, purge.Tables()...)
+	if r.Status != purge.Complete || r.DeletedRows != 8 || len(r.Tables) != 4 || *r.OldestExpiredAge() != 0 {
+		t.Errorf("%+v", r)
+	}
+	must(t, db.conn, "DROP TABLE dbo.ClientAccessTokenLogs")
+	must(t, db.conn, "REVOKE DELETE ON adminapi.Tokens FROM "+s.login+"r")
+	for _, table := range purge.Tables()[:3] {
+		insertAt(t, db, table, -time.Hour)
+	}
+	r = runTables(t, s.server(), db, purge.Tables()...)
+	if r.Status != purge.Failed || r.DeletedRows != 2 || len(r.Tables) != 3 || !strings.Contains(r.Error, "adminapi.Tokens: ") {
+		t.Errorf("%+v", r)
+	}
+}
+
+// Keys that are numbers tell rows apart where no index finds expirations.
+func TestManyTokensWithoutAnIndexGoByRangesOfTheirKey(t *testing.T) {
+	s := newStage(t, "purge_numbers")
+	db := estate(t, s, purge.AdminTokens.Name)
+	must(t, db.conn, `INSERT INTO adminapi.Tokens (ExpirationDate, Payload)
+SELECT TOP (20000) DATEADD(second, -400 - ROW_NUMBER() OVER (ORDER BY a.name), GETUTCDATE()), REPLICATE(N'x', 100)
+FROM sys.all_columns AS a CROSS JOIN sys.all_columns AS b`)
+	insertAt(t, db, purge.AdminTokens, time.Hour)
+	r := runTables(t, s.server(), db, purge.AdminTokens)
+	if r.Status != purge.Complete || r.DeletedRows != 20000 || one[int](t, db.conn, "SELECT COUNT(*) FROM adminapi.Tokens") != 1 {
+		t.Errorf("%+v", r)
+	}
+}
