@@ -177,7 +177,7 @@ func (c *conn) deleteScanned(ctx context.Context, b purge.Batch) (gone purge.Del
 
 // runDeferred has triggers run that wait for the commit of tx, where there may be any.
 func (c *conn) runDeferred(ctx context.Context, tx pgx.Tx) error {
-	if !c.facts.triggers {
+	if !c.facts.acts {
 		return nil
 	}
 	_, err := tx.Exec(ctx, sqlRunDeferred)
@@ -224,7 +224,7 @@ func (p *pipeline) send(b purge.Batch) {
 	}
 	facts := p.conn.facts
 	p.queue(p.delete, b.Window.(window).args(facts.signature))
-	if facts.triggers && p.failure == nil {
+	if facts.acts && p.failure == nil {
 		p.SendQueryParams(sqlRunDeferred, nil, nil, nil, nil)
 	}
 	p.queue(p.prove, []any{facts.leaves, most})
@@ -285,7 +285,7 @@ func (c *conn) proved(values [][]byte, deleted int64) purge.Deleted {
 	if !c.facts.counted {
 		gone.Rows = deleted
 	}
-	if c.facts.triggers && gone.Writes > 0 { // a block with an exception takes numbers of its own
+	if c.facts.acts && gone.Writes > 0 { // a block with an exception takes numbers of its own, wherever it is
 		gone.Writes = -1
 	}
 	return gone

@@ -45,7 +45,7 @@ type facts struct {
 	dead      int64    // deleted rows that were not cleared away yet, about
 	perPage   int      // rows that a page of the table can have at most
 	nameless  bool     // deletes are published without a replica identity
-	triggers  bool     // run for each delete
+	acts      bool     // a trigger, a foreign key or a rule does more at a delete
 	local     bool     // expirations are local time, as Ed-Fi had them in its versions 2
 	backend   uint32   // the server's process that ran the statement
 	readOnly  bool     // default_transaction_read_only is on, or the server is a standby
@@ -110,7 +110,7 @@ func (c *conn) examine(ctx context.Context, session uint32, lock bool) error {
 func (f *facts) read(row pgx.Row) error {
 	err := row.Scan(&f.now, &f.database, &f.version, &f.standby, &f.oid, &f.kind, &f.plain, &f.typeName,
 		&f.usage, &f.selectExp, &f.places, &f.selectAll, &f.deletable, &f.hidden, &f.indexed,
-		&f.signature, &f.leaves, &f.counted, &f.dead, &f.perPage, &f.nameless, &f.triggers, &f.local,
+		&f.signature, &f.leaves, &f.counted, &f.dead, &f.perPage, &f.nameless, &f.acts, &f.local,
 		&f.table.Relation, &f.table.Expiration, &f.column, &f.backend, &f.readOnly, &f.unlinked)
 	f.clock = f.now
 	return err

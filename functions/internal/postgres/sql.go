@@ -90,10 +90,10 @@ ORDER BY datname`
 
 	// What was examined once and is relied on later: which table has the name, the
 	// type of its column, its partitions or children, and what row-level security
-	// hides. Rights need no place here, as the server looks after them; nor do triggers
-	// and rules, as what they do is counted; an index that goes makes a run slow and not
-	// wrong.
-	sqlSignature = `concat_ws(' ', a.atttypid, c.relkind, row_security_active(c.oid), ` + sqlLeaves + `::text,
+	// hides; whether a delete does more than delete, and whether the server counts. Rights
+	// need no place here, as the server looks after them; nor does what triggers and rules
+	// do, as it is counted; an index that goes makes a run slow and not wrong.
+	sqlSignature = `concat_ws(' ', a.atttypid, c.relkind, row_security_active(c.oid), ` + sqlLeaves + `::text, ` + sqlActs + `,
            CASE WHEN row_security_active(c.oid) THEN (
                SELECT string_agg(concat_ws(' ', p.oid, p.polcmd, p.polpermissive, p.polroles, pg_get_expr(p.polqual, p.polrelid)), ',' ORDER BY p.oid)
                FROM pg_policy p WHERE p.polrelid = c.oid) END)`
@@ -104,6 +104,13 @@ ORDER BY datname`
                    SELECT c.oid UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.oid)
                SELECT oid FROM tree ORDER BY oid)
            ELSE ARRAY[c.oid] END`
+
+	// Whether more happens at a delete: a trigger of the table or of a part of it, a
+	// foreign key that leads there, which is a trigger too, or a rule.
+	sqlActs = `CASE WHEN c.relhastriggers OR c.relhasrules OR c.relhassubclass THEN
+               EXISTS (SELECT FROM pg_trigger WHERE tgrelid = ANY (` + sqlLeaves + `) AND tgenabled <> 'D' AND tgtype & 8 <> 0)
+               OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid AND ev_type = '4' AND ev_enabled <> 'D')
+           ELSE false END`
 
 	// A condition that is asked once for a statement, which has its locks by then. Its
 	// parameter is the signature that was examined, between the parts: another one is an
@@ -214,7 +221,7 @@ SELECT clock_timestamp() AT TIME ZONE 'UTC',
        coalesce(pg_stat_get_dead_tuples(c.oid), 0),
        (current_setting('block_size')::int - 24) / (28 + coalesce((` + sqlLeastRow + `), 0)),
        coalesce(` + sqlUnidentified + `, false),
-       EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 8 <> 0),
+       coalesce(` + sqlActs + `, false),
        EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid AND proname = 'accesstokenisvalid'),
        coalesce(quote_ident(c.relname), ($2::text[])[2]), coalesce(quote_ident(a.attname), ($3::text[])[2]), coalesce(a.attname, ''),
        pg_backend_pid(),
