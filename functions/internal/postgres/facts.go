@@ -173,11 +173,15 @@ var kinds = map[rune]string{'v': "a view", 'm': "a materialized view", 'f': "a f
 
 const readOnly = "default_transaction_read_only is on for the login, the database or the server: where that is meant, exclude the database or use another server; else ALTER ROLE, ALTER DATABASE or ALTER SYSTEM .. RESET default_transaction_read_only"
 
+const countsOff = "track_counts is off for the login, the database or the server, which stops autovacuum too where it is the server's: ALTER SYSTEM SET track_counts = on; SELECT pg_reload_conf(); or ALTER ROLE or ALTER DATABASE .. RESET track_counts"
+
 // mayDelete returns nil, or the error for a login that may only read.
 func (f facts) mayDelete() error {
 	switch {
 	case f.deletable && f.nameless:
 		return purge.NotPurgeable{Kind: purge.NoReplicaIdentity, Message: fmt.Sprintf("a publication has the table's deletes, and the table has no replica identity, so that the server refuses them: ALTER TABLE %s REPLICA IDENTITY FULL;", f.table)}
+	case f.deletable && f.acts && !f.counted:
+		return purge.NotPurgeable{Kind: purge.CountsUnproved, Message: "a trigger, a foreign key or a rule acts on deletes, and without the server's count nobody can tell what it makes of them. " + countsOff}
 	case f.deletable:
 		return nil
 	}
@@ -194,6 +198,9 @@ func (f facts) grant() string {
 func (f facts) findings() (found []purge.Finding) {
 	if f.unlinked {
 		found = append(found, purge.SessionSettings.Found("session_replication_role is replica for the login, so neither triggers nor foreign keys act on its deletes, and only a superuser can change that: ALTER ROLE or ALTER DATABASE .. RESET session_replication_role"))
+	}
+	if !f.counted && !f.acts { // else it fails
+		found = append(found, purge.CountsUnproved.Found("rows are counted as the DELETE returned them, and not as the server counts what has left. "+countsOff))
 	}
 	if !f.indexed {
 		found = append(found, f.missingIndex())

@@ -21,7 +21,8 @@ const (
 	// others, row_security off, which makes row-level security an error instead of a
 	// finding, and strings in which a backslash is special. Names are ours to the
 	// end: whatever the search_path is, pg_catalog comes first, and the rest stays for
-	// triggers that count on it. session_replication_role is a superuser's to set.
+	// triggers that count on it. session_replication_role and track_counts are a
+	// superuser's to set.
 	// Of default_transaction_read_only nothing is taken: whoever set it may mean it.
 	// A server that doesn't know a setting doesn't get it.
 	sqlSettings = `
@@ -46,6 +47,7 @@ FROM (VALUES ('synchronous_commit', 'off'),
              ('default_transaction_deferrable', 'off'),
              ('row_security', 'on'),
              ('standard_conforming_strings', 'on'),
+             ('track_counts', CASE pg_catalog.current_setting('is_superuser') WHEN 'on' THEN 'on' END),
              ('session_replication_role', CASE pg_catalog.current_setting('is_superuser') WHEN 'on' THEN 'origin' END),
              ('search_path', pg_catalog.concat_ws(', ', 'pg_catalog', NULLIF(pg_catalog.current_setting('search_path'), '')))) AS setting (name, value)
 WHERE pg_catalog.pg_backend_pid() = $1::pg_catalog.int8
@@ -93,7 +95,7 @@ ORDER BY datname`
 	// hides; whether a delete does more than delete, and whether the server counts. Rights
 	// need no place here, as the server looks after them; nor does what triggers and rules
 	// do, as it is counted; an index that goes makes a run slow and not wrong.
-	sqlSignature = `concat_ws(' ', a.atttypid, c.relkind, row_security_active(c.oid), ` + sqlLeaves + `::text, ` + sqlActs + `,
+	sqlSignature = `concat_ws(' ', a.atttypid, c.relkind, row_security_active(c.oid), ` + sqlLeaves + `::text, ` + sqlActs + `, current_setting('track_counts'),
            CASE WHEN row_security_active(c.oid) THEN (
                SELECT string_agg(concat_ws(' ', p.oid, p.polcmd, p.polpermissive, p.polroles, pg_get_expr(p.polqual, p.polrelid)), ',' ORDER BY p.oid)
                FROM pg_policy p WHERE p.polrelid = c.oid) END)`
@@ -146,12 +148,21 @@ ORDER BY datname`
 	// gone, the time it took, and whether it wrote at all. Where more rows are gone than
 	// $2, a division by zero undoes them. Where the DELETE was not even asked whether
 	// the table had changed, a rule took its place, and nothing is gone.
-	sqlProve = `
-SELECT net / CASE WHEN net > $2 THEN 0 ELSE 1 END,
-       (extract(epoch FROM clock_timestamp() - now()) * 1000000)::bigint,
-       CASE WHEN pg_current_xact_id_if_assigned() IS NULL THEN 0 ELSE 1 END::bigint
+	sqlProve = sqlProof + `
 FROM (SELECT coalesce(` + sqlNet + ` - NULLIF(current_setting('edfi_token_purge.before', true), '')::bigint, 0)::bigint AS net
       FROM unnest($1::oid[]) AS leaf) AS counted`
+
+	sqlProof = `
+SELECT net / CASE WHEN net > $2 THEN 0 ELSE 1 END,
+       (extract(epoch FROM clock_timestamp() - now()) * 1000000)::bigint,
+       CASE WHEN pg_current_xact_id_if_assigned() IS NULL THEN 0 ELSE 1 END::bigint`
+
+	// The same where the server keeps no count: the DELETE itself tells how many it
+	// returned.
+	sqlReturning      = `WITH gone AS (%s RETURNING 1) SELECT set_config('edfi_token_purge.gone', count(*)::text, true) FROM gone`
+	sqlProveReturning = sqlProof + `
+FROM (SELECT coalesce(NULLIF(current_setting('edfi_token_purge.gone', true), '')::bigint, 0) AS net
+      WHERE $1::oid[] IS NOT NULL) AS counted`
 
 	// Whether row-level security hides rows from this login, or may: for reading and
 	// for deleting there is a policy that lets all of them through, and none that takes
@@ -384,6 +395,7 @@ BEGIN
         gone := gone + 1;
         EXIT WHEN gone >= %[3]d OR clock_timestamp() > statement_timestamp() + interval '%[4]d ms';
     END LOOP;
+    PERFORM set_config('edfi_token_purge.gone', gone::text, true);
 END
 $$`
 

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -33,6 +34,39 @@ func TestADeferredTriggerThatComesInTheMiddleOfARunIsNoticed(t *testing.T) {
 			r := purgeWith(t.Context(), t, s.server(), db.name, purge.Policy{BatchSize: 100, MaxDuration: 20 * time.Second}, func() { must(t, db.conn, c.middle) })
 			if expired, live := db.counts(t); r.DeletedRows != rows-expired || (r.Status == purge.Complete) != (expired == 0) || live != 10 {
 				t.Errorf("%s, %d counted, %d expired and %d live left: %s", r.Status, r.DeletedRows, expired, live, r.Error)
+			}
+		})
+	}
+}
+
+// Where the server keeps no count, the batch holds its bound and counts all the same, in
+// each way that rows are deleted; where something else acts on deletes, nobody could.
+func TestWithoutTheServersCountABatchHoldsItsBoundAndItsCount(t *testing.T) {
+	s := newStage(t, "uncounting", "")
+	must(t, connect(t, "postgres"), "ALTER ROLE uncounting SET track_counts = off")
+	for name, stage := range map[string]string{
+		"by index":     "SELECT 1",
+		"by place":     "DROP INDEX dbo.ix_clientaccesstokens_expiration; GRANT SELECT ON dbo.clientaccesstokens TO uncounting",
+		"as it is met": "UPDATE dbo.clientaccesstokens SET expiration = '2020-01-01' WHERE expiration < now() AT TIME ZONE 'UTC'",
+	} {
+		t.Run(name, func(t *testing.T) {
+			db := filled(t, s)
+			must(t, db.conn, stage)
+			left := func() int64 { expired, _ := db.counts(t); return expired }
+			before := int64(0)
+			r := purgeWith(t.Context(), t, s.server(), db.name, purge.Policy{BatchSize: 500, MaxRows: 2000, MaxDuration: 20 * time.Second}, func() {
+				before = 20 * left()
+				must(t, db.conn, "INSERT INTO dbo.clientaccesstokens (id, expiration) SELECT gen_random_uuid(), expiration + make_interval(secs => n * 0.001) FROM dbo.clientaccesstokens, generate_series(1, 20) AS n WHERE expiration < now() AT TIME ZONE 'UTC'")
+			})
+			if before += rows; r.DeletedRows != 2000 || before-left() != 2000 || !strings.Contains(text(r.Findings), "warning counts-unproved") {
+				t.Errorf("%d rows counted, %d gone, %s / %s: %s\n%s", r.DeletedRows, before-left(), r.Status, r.StopReason, r.Error, text(r.Findings))
+			}
+			must(t, db.conn, putBack+"CREATE TRIGGER back AFTER DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION back()")
+			stay := left()
+			for _, action := range []purge.Action{purge.Check, purge.Purge} {
+				if r := act(t, s.server(), db.name, action); r.Status != purge.Failed || r.DeletedRows != 0 || left() != stay || !strings.Contains(text(r.Findings), "error counts-unproved") {
+					t.Errorf("%s: %s, %d counted, %d of %d left: %s", action, r.Status, r.DeletedRows, left(), stay, r.Error)
+				}
 			}
 		})
 	}

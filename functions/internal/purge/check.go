@@ -48,7 +48,7 @@ func (t *turn) check(ctx context.Context, facts Facts) error {
 	}
 	switch unfit, ok := errors.AsType[NotPurgeable](err); {
 	case ok && (faults != nil || !t.database.Matched):
-		find(unfit.Kind.Found(unfit.Message))
+		find(unfit.Kind.At(LevelError, unfit.Message))
 	case err != nil:
 		return err
 	}

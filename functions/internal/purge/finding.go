@@ -159,6 +159,10 @@ var (
 		Code: "read-only", Level: LevelError,
 		Mend: "PostgreSQL: `default_transaction_read_only` is on, so nothing can be deleted: the message says how to reset it, or exclude the database in `DATABASES`",
 	})
+	CountsUnproved = kind(Kind{
+		Code: "counts-unproved", Level: LevelWarning, Or: LevelError,
+		Mend: "PostgreSQL: `track_counts` is off, so that the server does not count what a delete came to; an error means that a trigger, a foreign key or a rule acts on deletes too, so nothing is deleted: the message says how to turn it on",
+	})
 	SessionSettings = kind(Kind{
 		Code: "session-settings", Level: LevelWarning,
 		Mend: "PostgreSQL: a setting of role, database or server is in the way that the login may not change for its session: run the statement in the message",
