@@ -39,6 +39,7 @@ type facts struct {
 	deletable bool
 	hidden    bool     // row-level security hides rows from the login, or may
 	indexed   bool     // an index finds rows by their expiration
+	unindexed []string // the tables that have no such index, not all of many
 	signature string   // of all that is relied on later
 	leaves    []uint32 // the table and all that inherit from it
 	counted   bool     // the server counts the rows that it deletes
@@ -109,10 +110,10 @@ func (c *conn) examine(ctx context.Context, session uint32, lock bool) error {
 // read reads what sqlFacts returns.
 func (f *facts) read(row pgx.Row) error {
 	err := row.Scan(&f.now, &f.database, &f.version, &f.standby, &f.oid, &f.kind, &f.plain, &f.typeName,
-		&f.usage, &f.selectExp, &f.places, &f.selectAll, &f.deletable, &f.hidden, &f.indexed,
+		&f.usage, &f.selectExp, &f.places, &f.selectAll, &f.deletable, &f.hidden, &f.unindexed,
 		&f.signature, &f.leaves, &f.counted, &f.dead, &f.perPage, &f.nameless, &f.acts, &f.local,
 		&f.table.Relation, &f.table.Expiration, &f.column, &f.backend, &f.readOnly, &f.unlinked)
-	f.clock = f.now
+	f.clock, f.indexed = f.now, f.oid != 0 && len(f.unindexed) == 0
 	return err
 }
 
@@ -156,6 +157,8 @@ func (f facts) strange(database string) error {
 		return purge.NotPurgeable{Kind: purge.OtherDatabase, Message: fmt.Sprintf("the connection opened database %q instead of %q", f.database, database), Server: true}
 	case f.oid == 0:
 		return purge.NotPurgeable{Kind: purge.NoTable, Message: fmt.Sprintf("table %s does not exist in database %s: is it an Ed-Fi admin database?", f.table, database)}
+	case f.kind == 'F': // its rows are neither counted nor indexed here
+		return wrong("%s in database %s has a part that is a foreign table; detach that, and have the database purged that has its rows", f.table, database)
 	case f.kind != 'r' && f.kind != 'p':
 		return wrong("%s in database %s is %s and no table; have the database purged that has the table itself", f.table, database, kinds[f.kind])
 	case f.local && f.table.Schema == purge.ClientAccessTokens.Schema:
@@ -208,12 +211,24 @@ func (f facts) findings() (found []purge.Finding) {
 	return found
 }
 
+// mostIndexes is how many statements a finding has.
+const mostIndexes = 20
+
 // missingIndex is the finding for a table without the index on expiration.
 func (f facts) missingIndex() purge.Finding {
 	how := "each run reads the whole table once"
 	if !f.canUseCTID() {
 		how = fmt.Sprintf("each batch reads the whole table; with GRANT SELECT (ctid) ON %s it would be one reading a run", f.table)
 	}
-	return purge.MissingExpirationIndex.Found(fmt.Sprintf("no index finds rows by their expiration, so %s. Create it: CREATE INDEX CONCURRENTLY ix_%s_%s ON %s (%[3]s DESC);",
-		how, f.table.Relation, f.table.Expiration, f.table))
+	them, create := "it", []string{}
+	for _, table := range f.unindexed[:min(len(f.unindexed), mostIndexes)] {
+		create = append(create, fmt.Sprintf("CREATE INDEX CONCURRENTLY ON %s (%s DESC);", table, f.table.Expiration))
+	}
+	if len(create) > 1 {
+		them = "them, one statement at a time"
+	}
+	if len(create) < len(f.unindexed) {
+		create = append(create, "and so on for the other parts of the table; a check names those that are left")
+	}
+	return purge.MissingExpirationIndex.Found(fmt.Sprintf("no index finds rows by their expiration, so %s. Create %s: %s", how, them, strings.Join(create, " ")))
 }

@@ -213,7 +213,9 @@ SELECT clock_timestamp() AT TIME ZONE 'UTC',
        current_setting('server_version_num')::int,
        pg_is_in_recovery(),
        coalesce(c.oid, 0),
-       coalesce(c.relkind, ' '),
+       coalesce(CASE WHEN EXISTS (
+           SELECT FROM unnest(` + sqlLeaves + `) AS leaf JOIN pg_class l ON l.oid = leaf AND l.oid <> c.oid AND l.relkind = 'f')
+           THEN 'F' ELSE c.relkind END, ' '),
        coalesce(c.relkind = 'r' AND NOT c.relhassubclass, false),
        coalesce(format_type(a.atttypid, NULL), ''),
        coalesce(has_schema_privilege(n.oid, 'USAGE'), false),
@@ -222,10 +224,11 @@ SELECT clock_timestamp() AT TIME ZONE 'UTC',
        coalesce(has_table_privilege(c.oid, 'SELECT'), false),
        coalesce(has_table_privilege(c.oid, 'DELETE'), false),
        coalesce(row_security_active(c.oid) AND ` + sqlHides + `, false),
-       c.oid IS NOT NULL AND NOT EXISTS (
-           SELECT FROM unnest(` + sqlLeaves + `) AS leaf
+       ARRAY(
+           SELECT format('%I.%I', s.nspname, l.relname) FROM unnest(` + sqlLeaves + `) AS leaf
            JOIN pg_class l ON l.oid = leaf AND l.relkind <> 'p'
-           WHERE NOT EXISTS (` + sqlIndexOfLeaf + `)),
+           JOIN pg_namespace s ON s.oid = l.relnamespace
+           WHERE NOT EXISTS (` + sqlIndexOfLeaf + `) ORDER BY leaf LIMIT 21),
        coalesce(` + sqlSignature + `, ''),
        array_remove(` + sqlLeaves + `, NULL),
        current_setting('track_counts') = 'on',

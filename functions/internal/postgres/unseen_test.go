@@ -1,6 +1,8 @@
 package postgres
 
 import (
+	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -69,5 +71,62 @@ func TestWithoutTheServersCountABatchHoldsItsBoundAndItsCount(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The statements of the finding are run as they are, whatever has which name already.
+func TestTheIndexesThatAreMissingAreCreatedByTheFinding(t *testing.T) {
+	const partitioned = `ALTER TABLE dbo.clientaccesstokens RENAME TO old; DROP INDEX dbo.ix_clientaccesstokens_expiration;
+CREATE TABLE dbo.clientaccesstokens (LIKE dbo.old) PARTITION BY HASH (id);
+GRANT SELECT (expiration), DELETE ON dbo.clientaccesstokens TO indexing`
+	parts := func(n int) string {
+		sql := partitioned
+		for i := range n {
+			sql += fmt.Sprintf("; CREATE TABLE dbo.\"Part %d\" PARTITION OF dbo.clientaccesstokens FOR VALUES WITH (MODULUS %d, REMAINDER %[1]d)", i, n)
+		}
+		return sql + "; CREATE INDEX ON dbo.\"Part 0\" (expiration); INSERT INTO dbo.clientaccesstokens SELECT * FROM dbo.old"
+	}
+	for name, c := range map[string]struct {
+		stage  string
+		rounds int
+	}{
+		"the name is taken":     {"DROP INDEX dbo.ix_clientaccesstokens_expiration; CREATE TABLE dbo.ix_clientaccesstokens_expiration (); CREATE TABLE dbo.clientaccesstokens_expiration_idx ()", 1},
+		"the name is another's": {"DROP INDEX dbo.ix_clientaccesstokens_expiration; CREATE INDEX ix_clientaccesstokens_expiration ON dbo.clientaccesstokens (expiration) WHERE expiration > '2020-01-01'", 1},
+		"a child":               {"CREATE TABLE dbo.child () INHERITS (dbo.clientaccesstokens)", 1},
+		"partitions":            {parts(3), 1},
+		"many partitions":       {parts(30), 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, "indexing", "")
+			db := filled(t, s)
+			must(t, db.conn, c.stage)
+			for range c.rounds {
+				found := text(check(t, s, db.name))
+				mends := regexp.MustCompile("CREATE INDEX [^;]*;").FindAllString(found, -1)
+				if len(mends) == 0 || len(mends) > 20 {
+					t.Fatalf("%d statements in %s", len(mends), found)
+				}
+				for _, mend := range mends {
+					must(t, db.conn, mend)
+				}
+			}
+			if found := text(check(t, s, db.name)); strings.Contains(found, "missing-expiration-index") {
+				t.Error(found)
+			}
+			if r := run(t, s.server(), db.name); r.Status != purge.Complete || r.DeletedRows != rows {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
+}
+
+func TestAPartThatIsAForeignTableIsTold(t *testing.T) {
+	s := newStage(t, "foreign_part", "")
+	db := filled(t, s)
+	must(t, db.conn, "CREATE FOREIGN DATA WRAPPER w; CREATE SERVER elsewhere FOREIGN DATA WRAPPER w; CREATE FOREIGN TABLE dbo.part () INHERITS (dbo.clientaccesstokens) SERVER elsewhere")
+	for _, action := range []purge.Action{purge.Purge, purge.DryRun, purge.Check} {
+		if r := act(t, s.server(), db.name, action); r.Status != purge.Failed || !strings.Contains(r.Error, "a part that is a foreign table") {
+			t.Errorf("%s: %s, %s", action, r.Status, r.Error)
+		}
 	}
 }
