@@ -89,7 +89,7 @@ func (s Server) Open(ctx context.Context, database string, table purge.Table, lo
 func (s Server) patience() time.Duration { return max(connectTimeout, s.ConnectTimeout) }
 
 // conn implements [purge.Conn], [purge.Pipeliner], [purge.WriteCounter],
-// [purge.SlotCounter], [purge.SlowLook] and [purge.Rehearser].
+// [purge.SlotCounter], [purge.SlowLook], [purge.Rehearser] and [purge.Resister].
 type conn struct {
 	server   Server
 	database string

@@ -265,6 +265,23 @@ FROM (SELECT 'UTC' AS zone
      (SELECT clock_timestamp() AS instant
       UNION SELECT to_timestamp((ceil(extract(epoch FROM clock_timestamp()) / 900) + quarter) * 900) FROM generate_series(0, 12) AS quarter) AS instants`
 
+	// What acts on deletes, as the statements that end it: triggers of the table and of
+	// its parts, rules, and foreign keys that lead there.
+	sqlTriggers = `coalesce((
+           SELECT string_agg(format('ALTER TABLE %I.%I DISABLE TRIGGER %I;', s.nspname, l.relname, t.tgname), ' ' ORDER BY l.oid, t.tgname)
+           FROM pg_trigger t JOIN pg_class l ON l.oid = t.tgrelid JOIN pg_namespace s ON s.oid = l.relnamespace
+           WHERE t.tgrelid = ANY (` + sqlLeaves + `) AND NOT t.tgisinternal AND t.tgparentid = 0 AND t.tgenabled <> 'D' AND t.tgtype & 8 <> 0), '')`
+	sqlRules = `coalesce((
+           SELECT string_agg(format('ALTER TABLE {table} DISABLE RULE %I;', rulename), ' ' ORDER BY rulename)
+           FROM pg_rewrite WHERE ev_class = c.oid AND ev_type = '4' AND ev_enabled <> 'D'), '')`
+	sqlReferences = `coalesce((
+           SELECT string_agg(format('ALTER TABLE %I.%I DROP CONSTRAINT %I;', s.nspname, l.relname, k.conname), ' ' ORDER BY l.oid, k.conname)
+           FROM pg_constraint k JOIN pg_class l ON l.oid = k.conrelid JOIN pg_namespace s ON s.oid = l.relnamespace
+           WHERE k.confrelid = ANY (` + sqlLeaves + `) AND k.conparentid = 0), '')`
+	sqlWhatActs = `
+SELECT concat_ws(' ', NULLIF(` + sqlTriggers + `, ''), NULLIF(` + sqlRules + `, ''), NULLIF(` + sqlReferences + `, ''))
+FROM pg_class c WHERE c.oid = $1`
+
 	// What a check tells beyond the facts, in one round trip. At its end: may the
 	// login read the jobs of pgAgent, and of pg_cron (NULL is that they are not kept
 	// here), and are those of others hidden from it, as pg_cron does?
@@ -276,14 +293,7 @@ WITH kept AS (
 )
 SELECT current_setting('server_version'),
        (SELECT reset_val FROM pg_settings WHERE name = 'TimeZone'),
-       coalesce((SELECT string_agg(format('ALTER TABLE {table} DISABLE TRIGGER %I;', tgname), ' ' ORDER BY tgname)
-                 FROM pg_trigger
-                 WHERE tgrelid = c.oid AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 8 <> 0), ''),
-       coalesce((SELECT string_agg(format('ALTER TABLE {table} DISABLE RULE %I;', rulename), ' ' ORDER BY rulename)
-                 FROM pg_rewrite
-                 WHERE ev_class = c.oid AND ev_type = '4' AND ev_enabled <> 'D'), ''),
-       coalesce((SELECT string_agg(format('ALTER TABLE %s DROP CONSTRAINT %I;', conrelid::regclass, conname), ' ' ORDER BY conrelid, conname)
-                 FROM pg_constraint WHERE confrelid = c.oid AND conparentid = 0), ''),
+       ` + sqlTriggers + `, ` + sqlRules + `, ` + sqlReferences + `,
        pg_table_size(c.oid), pg_indexes_size(c.oid),
        coalesce(s.n_live_tup, 0), coalesce(s.n_dead_tup, 0),
        (SELECT bool_and(readable) FROM kept WHERE nspname = 'pgagent'),

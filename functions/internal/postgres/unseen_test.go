@@ -3,6 +3,7 @@ package postgres
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -128,5 +129,37 @@ func TestAPartThatIsAForeignTableIsTold(t *testing.T) {
 		if r := act(t, s.server(), db.name, action); r.Status != purge.Failed || !strings.Contains(r.Error, "a part that is a foreign table") {
 			t.Errorf("%s: %s, %s", action, r.Status, r.Error)
 		}
+	}
+}
+
+// A purge and a check say by name what keeps or refuses rows, with the statement that
+// ends it.
+func TestRowsThatStayComeWithTheStatementThatMends(t *testing.T) {
+	const keep = "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; "
+	const no = "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'not this one'; END$$; "
+	for name, c := range map[string]struct{ stage, code, mend string }{
+		"a trigger that keeps":   {keep + `CREATE TRIGGER "Keep it" BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION keep()`, "kept-rows", `ALTER TABLE dbo.clientaccesstokens DISABLE TRIGGER "Keep it";`},
+		"a trigger of a child":   {keep + `CREATE TABLE dbo."Child" () INHERITS (dbo.clientaccesstokens); INSERT INTO dbo."Child" SELECT * FROM dbo.clientaccesstokens LIMIT 5; CREATE TRIGGER keep BEFORE DELETE ON dbo."Child" FOR EACH ROW EXECUTE FUNCTION keep()`, "kept-rows", `ALTER TABLE dbo."Child" DISABLE TRIGGER keep;`},
+		"a rule":                 {"CREATE RULE keep AS ON DELETE TO dbo.clientaccesstokens DO INSTEAD NOTHING", "kept-rows", "ALTER TABLE dbo.clientaccesstokens DISABLE RULE keep;"},
+		"a trigger that refuses": {no + "CREATE TRIGGER no BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION no()", "refused-rows", "ALTER TABLE dbo.clientaccesstokens DISABLE TRIGGER no;"},
+		"a foreign key":          {`CREATE TABLE child (id uuid CONSTRAINT "of token" REFERENCES dbo.clientaccesstokens); INSERT INTO child SELECT id FROM dbo.clientaccesstokens WHERE expiration < now() AT TIME ZONE 'UTC'`, "refused-rows", `ALTER TABLE public.child DROP CONSTRAINT "of token";`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, "staying", "")
+			db := s.create(t)
+			db.Insert(t, db.Now(t).Add(-time.Hour), db.Now(t).Add(-time.Hour), db.Now(t).Add(time.Hour))
+			must(t, db.conn, c.stage)
+			for _, action := range []purge.Action{purge.Check, purge.Purge} {
+				r := act(t, s.server(), db.name, action)
+				at := slices.IndexFunc(r.Findings, func(f purge.Finding) bool { return f.Code == c.code && f.Level == purge.LevelError })
+				if r.Status != purge.Failed || !strings.Contains(r.Error, c.mend) || at < 0 || !strings.Contains(r.Findings[at].Message, c.mend) {
+					t.Errorf("%s: %s, %s\n%s", action, r.Status, r.Error, text(r.Findings))
+				}
+			}
+			must(t, db.conn, c.mend)
+			if r := run(t, s.server(), db.name); r.Status != purge.Complete {
+				t.Errorf("%+v", r)
+			}
+		})
 	}
 }
