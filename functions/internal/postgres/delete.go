@@ -3,10 +3,12 @@ package postgres
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -147,9 +149,22 @@ func (c *conn) Rehearse(ctx context.Context, b purge.Batch) (rows, gone int64, e
 	return b.Rows, gone, c.explain("try to delete", err)
 }
 
-// deleteScanned deletes a batch of rows as they are met. It ends by itself well before
-// the server would give it up.
-func (c *conn) deleteScanned(ctx context.Context, b purge.Batch) (gone purge.Deleted, err error) {
+// deleteScanned deletes a batch of rows as they are met. Where one of them resists, it
+// is tried once more, with care for the others.
+func (c *conn) deleteScanned(ctx context.Context, b purge.Batch) (purge.Deleted, error) {
+	gone, err := c.scanOnce(ctx, b)
+	if !c.careful && (errors.Is(err, purge.ErrLocked) || errors.Is(err, purge.ErrRefused) || errors.Is(err, purge.ErrTimeout)) {
+		c.careful = true
+		gone, err = c.scanOnce(ctx, b)
+	}
+	if errors.Is(err, purge.ErrRefused) && c.stuck != b.Rows { // cut anew, it says how many they are
+		err = purge.ErrOverfull
+	}
+	return gone, err
+}
+
+// scanOnce ends by itself well before the server would give it up.
+func (c *conn) scanOnce(ctx context.Context, b purge.Batch) (gone purge.Deleted, err error) {
 	plan, prove := c.scan(), c.proving()
 	plan.bounded = !b.Patient
 	if err := c.prepare(ctx, plan, prove, 1); err != nil {
@@ -163,16 +178,13 @@ func (c *conn) deleteScanned(ctx context.Context, b purge.Batch) (gone purge.Del
 	if most == 0 {
 		most = math.MaxInt64
 	}
-	w := b.Window.(window)
 	tx, err := c.pg.Begin(ctx)
 	if err != nil {
 		return gone, purge.Uncommitted(c.explain("delete", err))
 	}
 	defer tx.Rollback(ctx) //nolint:errcheck // where it was not committed, the server does the same
+	met, err := c.deleteMet(ctx, tx, b.Window.(window), most, limit)
 	values := make([][]byte, proofs)
-	if _, err = tx.Exec(ctx, c.facts.on(sqlBeginScan), c.facts.signature); err == nil {
-		_, err = tx.Exec(ctx, fmt.Sprintf(c.facts.on(sqlDeleteScan), literal(w.from), literal(w.to), most, limit.Milliseconds()))
-	}
 	if err == nil {
 		err = c.runDeferred(ctx, tx)
 	}
@@ -186,7 +198,41 @@ func (c *conn) deleteScanned(ctx context.Context, b purge.Batch) (gone purge.Del
 	if err = c.explain("delete", tx.Commit(ctx)); err == nil || errors.Is(err, purge.ErrLost) {
 		gone = proved
 	}
+	if c.stuck = 0; err == nil && gone.Rows == 0 { // kept, or gone already: there is no sense in another try
+		c.stuck = max(1, met.Stay)
+	}
 	return gone, err
+}
+
+// met is what came of the rows that were met.
+type met struct {
+	Gone, Stay   int64
+	State, Cause string // of the last that stays
+}
+
+// deleteMet deletes the rows that are met. Where all of them stay, that is the error.
+func (c *conn) deleteMet(ctx context.Context, tx pgx.Tx, w window, most int64, limit time.Duration) (m met, err error) {
+	row, resists := "", ""
+	if c.careful {
+		leaves := strings.ReplaceAll(fmt.Sprintf("'{%v}'", c.facts.leaves), " ", ",")
+		leaves = strings.NewReplacer("[", "", "]", "").Replace(leaves)
+		row, resists = fmt.Sprintf(sqlScanRow, leaves), fmt.Sprintf(sqlScanResists, leaves)
+	}
+	var text string
+	if _, err = tx.Exec(ctx, c.facts.on(sqlBeginScan), c.facts.signature); err == nil {
+		_, err = tx.Exec(ctx, fmt.Sprintf(c.facts.on(sqlDeleteScan), literal(w.from), literal(w.to), most, limit.Milliseconds(), row, resists))
+	}
+	if err == nil {
+		err = tx.QueryRow(ctx, sqlScanned).Scan(&text)
+	}
+	if err == nil {
+		err = json.Unmarshal([]byte(text), &m)
+	}
+	if err == nil && m.Gone == 0 && m.Stay > 0 {
+		c.stuck = m.Stay
+		err = &pgconn.PgError{Code: m.State, Message: m.Cause, Where: "a row"}
+	}
+	return m, err
 }
 
 // runDeferred has triggers run that wait for the commit of tx, where there may be any.

@@ -397,20 +397,58 @@ SELECT coalesce((
 DO $$
 DECLARE
     met CURSOR FOR SELECT {expiration} FROM {table} WHERE {expiration} >= '%[1]s' AND {expiration} < '%[2]s';
-    gone bigint := 0;
+    token record;
     expired timestamp;
+    gone bigint := 0;
+    stay bigint := 0;
+    counted bigint;
+    state text := '';
+    cause text := '';
 BEGIN
-    FOR token IN met LOOP
-        DELETE FROM {table} WHERE CURRENT OF met RETURNING {expiration} INTO expired;
-        IF expired >= '%[2]s' THEN
-            RAISE serialization_failure USING MESSAGE = 'a row has changed meanwhile';
-        END IF;
-        gone := gone + 1;
+    OPEN met;
+    LOOP
+        BEGIN
+            FETCH met INTO token;
+        EXCEPTION WHEN query_canceled THEN -- what is gone stays so
+            IF gone = 0 THEN RAISE; END IF;
+            EXIT;
+        END;
+        EXIT WHEN NOT FOUND;
+        BEGIN%[5]s
+            DELETE FROM {table} WHERE CURRENT OF met RETURNING {expiration} INTO expired;
+            IF expired >= '%[2]s' THEN
+                RAISE serialization_failure USING MESSAGE = 'a row has changed meanwhile';
+            END IF;
+            gone := gone + CASE WHEN expired IS NULL THEN 0 ELSE 1 END;%[6]s
+        END;
         EXIT WHEN gone >= %[3]d OR clock_timestamp() > statement_timestamp() + interval '%[4]d ms';
     END LOOP;
     PERFORM set_config('edfi_token_purge.gone', gone::text, true);
+    PERFORM set_config('edfi_token_purge.stay', json_build_object('Gone', gone, 'Stay', stay, 'State', state, 'Cause', cause)::text, true);
 END
 $$`
+
+	// Where a row resists, each has a transaction of its own within the batch's, so that
+	// all others go: the server counts what it has undone too, which is taken off again.
+	// It waits for no lock, as there may be many.
+	sqlScanRow = `
+            PERFORM set_config('lock_timeout', '10ms', true);
+            counted := (` + sqlScanNet + `);`
+	sqlScanResists = `
+        EXCEPTION
+            WHEN query_canceled THEN
+                IF gone = 0 THEN RAISE; END IF;
+                EXIT;
+            WHEN others THEN
+                IF SQLSTATE LIKE '53%%' THEN RAISE; END IF;
+                stay := stay + 1;
+                state := SQLSTATE;
+                cause := SQLERRM;
+                PERFORM set_config('edfi_token_purge.before', (current_setting('edfi_token_purge.before')::bigint + (` + sqlScanNet + `) - counted)::text, true);`
+	sqlScanNet = `SELECT ` + sqlNet + ` FROM unnest(%[1]s::oid[]) AS leaf`
+
+	// What it came to, and the last of the rows that stay.
+	sqlScanned = `SELECT current_setting('edfi_token_purge.stay')`
 
 	// What may keep deleted rows from being cleared away, the oldest first, and the
 	// statement that ends it: an old snapshot of a session in this database, what a

@@ -163,3 +163,38 @@ func TestRowsThatStayComeWithTheStatementThatMends(t *testing.T) {
 		})
 	}
 }
+
+// With the least rights many rows of one expiration go as they are met; those that
+// resist, wherever they are, stop no other.
+func TestRowsThatAreMetAndResistStopNoOther(t *testing.T) {
+	const first = "SELECT id FROM dbo.clientaccesstokens WHERE expiration = '2020-01-01' ORDER BY ctid LIMIT 3"
+	const trigger = "CREATE TABLE keep AS " + first + "; GRANT SELECT ON keep TO PUBLIC; CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN IF EXISTS (SELECT FROM public.keep WHERE id = OLD.id) THEN %s; END IF; RETURN OLD; END$$; CREATE TRIGGER no BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION no()"
+	for name, c := range map[string]struct {
+		stage, says string
+		status      purge.Status
+	}{
+		"refused by a trigger":     {fmt.Sprintf(trigger, "RAISE 'not this one'"), "3 rows stay", purge.Failed},
+		"refused by a foreign key": {"CREATE TABLE child (id uuid REFERENCES dbo.clientaccesstokens); INSERT INTO child " + first, "3 rows stay", purge.Failed},
+		"kept":                     {fmt.Sprintf(trigger, "RETURN NULL"), "DELETE does not remove", purge.Failed},
+		"locked":                   {"", "", purge.Partial},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, "resisting", "")
+			db := filled(t, s)
+			must(t, db.conn, "UPDATE dbo.clientaccesstokens SET expiration = '2020-01-01' WHERE expiration < now() AT TIME ZONE 'UTC'")
+			must(t, db.conn, c.stage)
+			if name == "locked" {
+				other := connect(t, db.name)
+				must(t, other, "BEGIN; SELECT FROM dbo.clientaccesstokens WHERE id IN ("+first+") FOR UPDATE")
+			}
+			r := purgeWith(t.Context(), t, s.server(), db.name, purge.Policy{BatchSize: 500, MaxDuration: 10 * time.Second, StopBefore: time.Second}, nil)
+			expired, live := db.counts(t)
+			if r.Status != c.status || r.DeletedRows != rows-3 || expired != 3 || live != 10 || !strings.Contains(r.Error, c.says) {
+				t.Errorf("%s / %s, %d counted, %d expired and %d live left: %s", r.Status, r.StopReason, r.DeletedRows, expired, live, r.Error)
+			}
+			if name == "locked" && !strings.Contains(text(r.Findings), "locked-rows") {
+				t.Error(text(r.Findings))
+			}
+		})
+	}
+}
