@@ -8,7 +8,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/redact"
+	"edfi-token-purge/functions/internal/testing/edfi"
+	"edfi-token-purge/functions/internal/testing/pgserver"
 )
 
 // putBack is a function of triggers that puts back what was deleted, when told at the
@@ -196,5 +201,37 @@ func TestRowsThatAreMetAndResistStopNoOther(t *testing.T) {
 				t.Error(text(r.Findings))
 			}
 		})
+	}
+}
+
+// Where the login may see it, whatever holds deleted rows is named.
+func TestAPreparedTransactionIsNamedAsTheHolder(t *testing.T) {
+	own, err := pgserver.Start(t.Context(), pgserver.Options{Own: true, Settings: map[string]string{"fsync": "off", "max_prepared_transactions": "2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Stop() //nolint:errcheck // the test has spoken
+	if err := edfi.CreateDatabase(t.Context(), own.URL("postgres"), "held"); err != nil {
+		t.Fatal(err)
+	}
+	admin, err := pgx.Connect(t.Context(), own.URL("held"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close(t.Context()) //nolint:errcheck // nothing is under way
+	if err := edfi.CreateSchema(t.Context(), admin); err != nil {
+		t.Fatal(err)
+	}
+	must(t, admin, "CREATE ROLE seeing LOGIN PASSWORD 'x'; GRANT USAGE ON SCHEMA dbo TO seeing; GRANT SELECT (expiration), DELETE ON dbo.clientaccesstokens TO seeing")
+	must(t, admin, "BEGIN; SELECT pg_current_xact_id(); PREPARE TRANSACTION 'left behind'")
+	s := Server{Host: own.Host, Port: own.Port, User: redact.NewSecret("seeing"), Password: redact.NewSecret("x"), LockTimeout: time.Second}
+	opened, err := s.Open(t.Context(), "held", purge.ClientAccessTokens, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer opened.Close()
+	found, err := opened.(purge.SlowLook).WhySlow(t.Context())
+	if err != nil || len(found) != 1 || !strings.Contains(found[0].Message, "ROLLBACK PREPARED 'left behind';") {
+		t.Errorf("%+v, %v", found, err)
 	}
 }
