@@ -268,3 +268,40 @@ UPDATE pg_operator SET oprcode = 'public.slow'::regproc WHERE oid = '>=(timestam
 		})
 	}
 }
+
+// Deleted rows that an old snapshot holds are passed over, and what that costs is bounded
+// as docs/how-it-works.md says, also where new rows expire among them: the worst case.
+func TestTwentyRunsUnderAnOldSnapshotCostWhatIsStated(t *testing.T) {
+	s := newStage(t, "twenty", "")
+	db := s.create(t)
+	must(t, db.conn, "ALTER TABLE dbo.clientaccesstokens SET (autovacuum_enabled = false)")
+	holder := connect(t, db.name)
+	must(t, holder, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+	read := func() int64 {
+		return one[int64](t, connect(t, db.name), "SELECT heap_blks_read + heap_blks_hit + coalesce(idx_blks_read + idx_blks_hit, 0) FROM pg_statio_user_tables WHERE relid = 'dbo.clientaccesstokens'::regclass")
+	}
+	settled := func() int64 {
+		for before := read(); ; {
+			time.Sleep(600 * time.Millisecond)
+			after := read()
+			if after == before {
+				return after
+			}
+			before = after
+		}
+	}
+	const each = 5000
+	for n := range 20 {
+		must(t, db.conn, fmt.Sprintf("INSERT INTO dbo.clientaccesstokens (id, expiration) SELECT gen_random_uuid(), now() AT TIME ZONE 'UTC' - interval '1 day' + make_interval(secs => n * 0.01) FROM generate_series(1, %d) AS n", each))
+		before := settled()
+		r := run(t, s.server(), db.name)
+		pages := settled() - before
+		const once = 5000 // examining the table, and the pages of its index above the leaves
+		if bound := int64(4*each*(n+1) + once); r.Status != purge.Complete || r.DeletedRows != each || pages > bound {
+			t.Errorf("run %d: %d pages, at most %d: %+v", n, pages, bound, r)
+		}
+	}
+	if left := len(db.Expirations(t)); left != 0 {
+		t.Errorf("%d rows are left", left)
+	}
+}
