@@ -433,8 +433,9 @@ func TestAWindowIsReadThroughTheIndexAndARangeByItsPlace(t *testing.T) {
 	expired := c.Expired(time.Time{}, db.Now(t)).(window)
 	physical := window{from: expired.from, to: expired.to, physical: true, lower: page(0), upper: page(10)}
 	emptied := window{from: expired.to, to: expired.to} // stands for the look over a table that is empty but for the live rows
+	ends := c.facts.on(sqlEnds)
 	for sql, part := range map[string]window{
-		sqlOldest: expired, sqlEnds: expired, sqlDelete: expired, sqlOldest + " ": emptied,
+		c.facts.on(sqlOldest): expired, ends: expired, c.facts.on(sqlDelete): expired, c.facts.on(sqlOldest) + " ": emptied,
 		c.physical(sqlOldestPhysical): physical, c.physical(sqlEndPhysical): physical, c.physical(sqlDeletePhysical): physical,
 	} {
 		args := []any{part.from, part.to}
@@ -444,7 +445,7 @@ func TestAWindowIsReadThroughTheIndexAndARangeByItsPlace(t *testing.T) {
 		if strings.Contains(sql, "OFFSET") {
 			args = append(args, 1000)
 		}
-		if sql == sqlEnds {
+		if sql == ends {
 			args = append(args, 8)
 		}
 		if strings.Contains(sql, "changed: ") {
