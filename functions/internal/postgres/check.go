@@ -68,6 +68,12 @@ func (c *conn) WhySlow(ctx context.Context) ([]purge.Finding, error) {
 	return []purge.Finding{purge.OldSnapshot.Found(fmt.Sprintf("%s. What holds them: %s. To end that: %s", dead, what, mend))}, nil
 }
 
+// WhatActs implements [purge.Resister].
+func (c *conn) WhatActs(ctx context.Context) (statements string, err error) {
+	err = c.row(ctx, byIndex, &statements, c.facts.on(sqlWhatActs), c.facts.oid)
+	return statements, c.explain("look for what acts on deletes", err)
+}
+
 func (c *conn) checkVersion(k checked) purge.Finding {
 	if c.facts.version < oldestVersion {
 		return purge.Version.At(purge.LevelWarning, fmt.Sprintf("PostgreSQL %s is older than 13, the first version that this was tried with", k.version))

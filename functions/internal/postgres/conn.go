@@ -89,7 +89,7 @@ func (s Server) Open(ctx context.Context, database string, table purge.Table, lo
 func (s Server) patience() time.Duration { return max(connectTimeout, s.ConnectTimeout) }
 
 // conn implements [purge.Conn], [purge.Pipeliner], [purge.WriteCounter],
-// [purge.SlotCounter], [purge.SlowLook] and [purge.Rehearser].
+// [purge.SlotCounter], [purge.SlowLook], [purge.Rehearser] and [purge.Resister].
 type conn struct {
 	server   Server
 	database string
@@ -107,6 +107,8 @@ type conn struct {
 	canceled int       // statements in turn, by somebody else
 	tooLarge bool      // reading the whole table for each batch would take too long
 	sampled  bool      // whether most rows of the table go is known
+	careful  bool      // a row that was met resists
+	stuck    int64     // rows that were met and stay, where no other one was met
 }
 
 // Databases lists all databases of the server, by way of the one named.

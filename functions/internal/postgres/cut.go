@@ -276,6 +276,9 @@ func (c *conn) Count(ctx context.Context, w purge.Window) (int64, error) {
 // Cut implements [purge.Conn]: a batch ends where the row after it begins.
 func (c *conn) Cut(ctx context.Context, w purge.Window, size, batches int) (cut []purge.Batch, rest purge.Window, err error) {
 	part := w.(window)
+	if part.scanned {
+		return c.cutScanned(ctx, part)
+	}
 	if batches > 1 && size >= leastPages*c.facts.perPage && c.mayGoByPages(part) {
 		if part, err = c.byPages(ctx, part); err != nil {
 			return nil, nil, c.explain("find where expired rows are", err)
@@ -494,6 +497,12 @@ func (c *conn) scan() plan {
 // cutScanned is Cut where neither expirations nor places tell rows apart: a batch is
 // the rows that are met first, and there is another one as long as one is met.
 func (c *conn) cutScanned(ctx context.Context, w window) ([]purge.Batch, purge.Window, error) {
+	switch {
+	case c.stuck > 0 && !w.scanned: // what is left is on its way back
+		return nil, nil, nil
+	case c.stuck > 0:
+		return []purge.Batch{{Window: w, Rows: c.stuck}}, nil, nil
+	}
 	var met pgtype.Timestamp
 	err := c.row(ctx, c.scan(), &met, c.facts.on(sqlAny), w.args()...)
 	scan := w

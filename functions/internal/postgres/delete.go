@@ -3,10 +3,12 @@ package postgres
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -63,13 +65,10 @@ func formOf(b purge.Batch) form {
 // the one ahead of it, so that the server need not wait for the link. It returns how
 // many batches it got to before its limits had to be set anew, or no more were wanted.
 func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, f form, done func(purge.Deleted, error) bool) int {
-	plan, sql := byIndex, c.facts.on(sqlDelete)
-	if f.physical {
-		plan, sql = byPlace, c.physical(sqlDeletePhysical)
-	}
+	plan, sql, prove := c.deleting(f.physical)
 	plan.bounded = !f.patient
 	ahead := min(c.mostInFlight(ctx), len(batches))
-	err := c.prepare(ctx, plan, sqlProve, ahead)
+	err := c.prepare(ctx, plan, prove, ahead)
 	if err == nil {
 		err = c.prepare(ctx, plan, sql, ahead)
 	}
@@ -79,7 +78,7 @@ func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, f form, d
 		}
 		return len(batches)
 	}
-	p := pipeline{Pipeline: c.pg.PgConn().StartPipeline(ctx), conn: c, delete: c.prepared[sql], prove: c.prepared[sqlProve]}
+	p := pipeline{Pipeline: c.pg.PgConn().StartPipeline(ctx), conn: c, delete: c.prepared[sql], prove: c.prepared[prove]}
 	defer p.Close() //nolint:errcheck // each statement has told its own
 	for answered, more := 0, true; ; answered++ {
 		for more && p.sent < min(answered+ahead, len(batches)) && p.mayGoOn() {
@@ -103,13 +102,30 @@ func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, f form, d
 	}
 }
 
-// Rehearse implements [purge.Rehearser].
-func (c *conn) Rehearse(ctx context.Context, b purge.Batch) (rows, gone int64, err error) {
-	plan, sql := byIndex, c.facts.on(sqlDelete)
-	w := b.Window.(window)
-	if w.physical {
+// deleting returns the statements that delete a batch and prove it.
+func (c *conn) deleting(physical bool) (plan plan, sql, prove string) {
+	plan, sql = byIndex, c.facts.on(sqlDelete)
+	if physical {
 		plan, sql = byPlace, c.physical(sqlDeletePhysical)
 	}
+	if !c.facts.counted {
+		sql = fmt.Sprintf(sqlReturning, sql)
+	}
+	return plan, sql, c.proving()
+}
+
+// proving returns the statement that proves a batch.
+func (c *conn) proving() string {
+	if !c.facts.counted {
+		return sqlProveReturning
+	}
+	return sqlProve
+}
+
+// Rehearse implements [purge.Rehearser].
+func (c *conn) Rehearse(ctx context.Context, b purge.Batch) (rows, gone int64, err error) {
+	w := b.Window.(window)
+	plan, sql, prove := c.deleting(w.physical)
 	if err := c.prepare(ctx, plan, sql, 1); err != nil {
 		return b.Rows, gone, c.explain("try to delete", err)
 	}
@@ -122,7 +138,7 @@ func (c *conn) Rehearse(ctx context.Context, b purge.Batch) (rows, gone int64, e
 			return err
 		}
 		var micros, writes int64
-		if err := tx.QueryRow(ctx, sqlProve, c.facts.leaves, int64(math.MaxInt64)).Scan(&gone, &micros, &writes); err != nil {
+		if err := tx.QueryRow(ctx, prove, c.facts.leaves, int64(math.MaxInt64)).Scan(&gone, &micros, &writes); err != nil {
 			return err
 		}
 		return undone
@@ -133,12 +149,25 @@ func (c *conn) Rehearse(ctx context.Context, b purge.Batch) (rows, gone int64, e
 	return b.Rows, gone, c.explain("try to delete", err)
 }
 
-// deleteScanned deletes a batch of rows as they are met. It ends by itself well before
-// the server would give it up.
-func (c *conn) deleteScanned(ctx context.Context, b purge.Batch) (gone purge.Deleted, err error) {
-	plan := c.scan()
+// deleteScanned deletes a batch of rows as they are met. Where one of them resists, it
+// is tried once more, with care for the others.
+func (c *conn) deleteScanned(ctx context.Context, b purge.Batch) (purge.Deleted, error) {
+	gone, err := c.scanOnce(ctx, b)
+	if !c.careful && (errors.Is(err, purge.ErrLocked) || errors.Is(err, purge.ErrRefused) || errors.Is(err, purge.ErrTimeout)) {
+		c.careful = true
+		gone, err = c.scanOnce(ctx, b)
+	}
+	if errors.Is(err, purge.ErrRefused) && c.stuck != b.Rows { // cut anew, it says how many they are
+		err = purge.ErrOverfull
+	}
+	return gone, err
+}
+
+// scanOnce ends by itself well before the server would give it up.
+func (c *conn) scanOnce(ctx context.Context, b purge.Batch) (gone purge.Deleted, err error) {
+	plan, prove := c.scan(), c.proving()
 	plan.bounded = !b.Patient
-	if err := c.prepare(ctx, plan, sqlProve, 1); err != nil {
+	if err := c.prepare(ctx, plan, prove, 1); err != nil {
 		return gone, purge.Uncommitted(c.explain("delete", err))
 	}
 	limit := time.Minute
@@ -149,35 +178,66 @@ func (c *conn) deleteScanned(ctx context.Context, b purge.Batch) (gone purge.Del
 	if most == 0 {
 		most = math.MaxInt64
 	}
-	w := b.Window.(window)
 	tx, err := c.pg.Begin(ctx)
 	if err != nil {
 		return gone, purge.Uncommitted(c.explain("delete", err))
 	}
 	defer tx.Rollback(ctx) //nolint:errcheck // where it was not committed, the server does the same
-	values := make([][]byte, 3)
-	if _, err = tx.Exec(ctx, c.facts.on(sqlBeginScan), c.facts.signature); err == nil {
-		_, err = tx.Exec(ctx, fmt.Sprintf(c.facts.on(sqlDeleteScan), literal(w.from), literal(w.to), most, limit.Milliseconds()))
-	}
+	met, err := c.deleteMet(ctx, tx, b.Window.(window), most, limit)
+	values := make([][]byte, proofs)
 	if err == nil {
 		err = c.runDeferred(ctx, tx)
 	}
 	if err == nil {
-		err = tx.QueryRow(ctx, sqlProve, pgx.QueryResultFormats{pgx.TextFormatCode}, c.facts.leaves, most).Scan(&values[0], &values[1], &values[2])
+		err = tx.QueryRow(ctx, prove, pgx.QueryResultFormats{pgx.TextFormatCode}, c.facts.leaves, most).Scan(&values[0], &values[1], &values[2])
 	}
 	if err != nil {
 		return gone, purge.Uncommitted(c.explain("delete", err))
 	}
-	proved := c.proved(values, 0)
+	proved := c.proved(values)
 	if err = c.explain("delete", tx.Commit(ctx)); err == nil || errors.Is(err, purge.ErrLost) {
 		gone = proved
+	}
+	if c.stuck = 0; err == nil && gone.Rows == 0 { // kept, or gone already: there is no sense in another try
+		c.stuck = max(1, met.Stay)
 	}
 	return gone, err
 }
 
+// met is what came of the rows that were met.
+type met struct {
+	Gone, Stay   int64
+	State, Cause string // of the last that stays
+}
+
+// deleteMet deletes the rows that are met. Where all of them stay, that is the error.
+func (c *conn) deleteMet(ctx context.Context, tx pgx.Tx, w window, most int64, limit time.Duration) (m met, err error) {
+	row, resists := "", ""
+	if c.careful {
+		leaves := strings.ReplaceAll(fmt.Sprintf("'{%v}'", c.facts.leaves), " ", ",")
+		leaves = strings.NewReplacer("[", "", "]", "").Replace(leaves)
+		row, resists = fmt.Sprintf(sqlScanRow, leaves), fmt.Sprintf(sqlScanResists, leaves)
+	}
+	var text string
+	if _, err = tx.Exec(ctx, c.facts.on(sqlBeginScan), c.facts.signature); err == nil {
+		_, err = tx.Exec(ctx, fmt.Sprintf(c.facts.on(sqlDeleteScan), literal(w.from), literal(w.to), most, limit.Milliseconds(), row, resists))
+	}
+	if err == nil {
+		err = tx.QueryRow(ctx, sqlScanned).Scan(&text)
+	}
+	if err == nil {
+		err = json.Unmarshal([]byte(text), &m)
+	}
+	if err == nil && m.Gone == 0 && m.Stay > 0 {
+		c.stuck = m.Stay
+		err = &pgconn.PgError{Code: m.State, Message: m.Cause, Where: "a row"}
+	}
+	return m, err
+}
+
 // runDeferred has triggers run that wait for the commit of tx, where there may be any.
 func (c *conn) runDeferred(ctx context.Context, tx pgx.Tx) error {
-	if !c.facts.triggers {
+	if !c.facts.acts {
 		return nil
 	}
 	_, err := tx.Exec(ctx, sqlRunDeferred)
@@ -224,7 +284,7 @@ func (p *pipeline) send(b purge.Batch) {
 	}
 	facts := p.conn.facts
 	p.queue(p.delete, b.Window.(window).args(facts.signature))
-	if facts.triggers && p.failure == nil {
+	if facts.acts && p.failure == nil {
 		p.SendQueryParams(sqlRunDeferred, nil, nil, nil, nil)
 	}
 	p.queue(p.prove, []any{facts.leaves, most})
@@ -251,14 +311,15 @@ func (p *pipeline) queue(statement *pgconn.StatementDescription, args []any) {
 // them. Where the connection is lost after the second one, what that said is returned
 // beside the error.
 func (p *pipeline) committed() (gone purge.Deleted, failure error) {
-	var tag pgconn.CommandTag
 	for {
 		switch result, err := p.GetResults(); answer := result.(type) {
 		case *pgconn.ResultReader:
 			for answer.NextRow() {
-				gone = p.conn.proved(answer.Values(), tag.RowsAffected())
+				if values := answer.Values(); len(values) == proofs {
+					gone = p.conn.proved(values)
+				}
 			}
-			tag, err = answer.Close()
+			_, err = answer.Close()
 			failure = cmp.Or(failure, err)
 		case *pgconn.PipelineSync:
 			if failure == nil {
@@ -274,18 +335,17 @@ func (p *pipeline) committed() (gone purge.Deleted, failure error) {
 	}
 }
 
-// proved reads what sqlProve returned. Where the server keeps no count, which takes a
-// superuser to turn off, what the DELETE said is all that is known.
-func (c *conn) proved(values [][]byte, deleted int64) purge.Deleted {
-	var numbers [3]int64
+// proofs is how many numbers sqlProve returns.
+const proofs = 3
+
+// proved reads what sqlProve returned.
+func (c *conn) proved(values [][]byte) purge.Deleted {
+	var numbers [proofs]int64
 	for i, value := range values {
 		numbers[i], _ = strconv.ParseInt(string(value), 10, 64) // integers alone
 	}
 	gone := purge.Deleted{Rows: numbers[0], Took: time.Duration(numbers[1]) * time.Microsecond, Writes: numbers[2]}
-	if !c.facts.counted {
-		gone.Rows = deleted
-	}
-	if c.facts.triggers && gone.Writes > 0 { // a block with an exception takes numbers of its own
+	if c.facts.acts && gone.Writes > 0 { // a block with an exception takes numbers of its own, wherever it is
 		gone.Writes = -1
 	}
 	return gone

@@ -39,13 +39,14 @@ type facts struct {
 	deletable bool
 	hidden    bool     // row-level security hides rows from the login, or may
 	indexed   bool     // an index finds rows by their expiration
+	unindexed []string // the tables that have no such index, not all of many
 	signature string   // of all that is relied on later
 	leaves    []uint32 // the table and all that inherit from it
 	counted   bool     // the server counts the rows that it deletes
 	dead      int64    // deleted rows that were not cleared away yet, about
 	perPage   int      // rows that a page of the table can have at most
 	nameless  bool     // deletes are published without a replica identity
-	triggers  bool     // run for each delete
+	acts      bool     // a trigger, a foreign key or a rule does more at a delete
 	local     bool     // expirations are local time, as Ed-Fi had them in its versions 2
 	backend   uint32   // the server's process that ran the statement
 	readOnly  bool     // default_transaction_read_only is on, or the server is a standby
@@ -109,10 +110,10 @@ func (c *conn) examine(ctx context.Context, session uint32, lock bool) error {
 // read reads what sqlFacts returns.
 func (f *facts) read(row pgx.Row) error {
 	err := row.Scan(&f.now, &f.database, &f.version, &f.standby, &f.oid, &f.kind, &f.plain, &f.typeName,
-		&f.usage, &f.selectExp, &f.places, &f.selectAll, &f.deletable, &f.hidden, &f.indexed,
-		&f.signature, &f.leaves, &f.counted, &f.dead, &f.perPage, &f.nameless, &f.triggers, &f.local,
+		&f.usage, &f.selectExp, &f.places, &f.selectAll, &f.deletable, &f.hidden, &f.unindexed,
+		&f.signature, &f.leaves, &f.counted, &f.dead, &f.perPage, &f.nameless, &f.acts, &f.local,
 		&f.table.Relation, &f.table.Expiration, &f.column, &f.backend, &f.readOnly, &f.unlinked)
-	f.clock = f.now
+	f.clock, f.indexed = f.now, f.oid != 0 && len(f.unindexed) == 0
 	return err
 }
 
@@ -156,6 +157,8 @@ func (f facts) strange(database string) error {
 		return purge.NotPurgeable{Kind: purge.OtherDatabase, Message: fmt.Sprintf("the connection opened database %q instead of %q", f.database, database), Server: true}
 	case f.oid == 0:
 		return purge.NotPurgeable{Kind: purge.NoTable, Message: fmt.Sprintf("table %s does not exist in database %s: is it an Ed-Fi admin database?", f.table, database)}
+	case f.kind == 'F': // its rows are neither counted nor indexed here
+		return wrong("%s in database %s has a part that is a foreign table; detach that, and have the database purged that has its rows", f.table, database)
 	case f.kind != 'r' && f.kind != 'p':
 		return wrong("%s in database %s is %s and no table; have the database purged that has the table itself", f.table, database, kinds[f.kind])
 	case f.local && f.table.Schema == purge.ClientAccessTokens.Schema:
@@ -173,11 +176,15 @@ var kinds = map[rune]string{'v': "a view", 'm': "a materialized view", 'f': "a f
 
 const readOnly = "default_transaction_read_only is on for the login, the database or the server: where that is meant, exclude the database or use another server; else ALTER ROLE, ALTER DATABASE or ALTER SYSTEM .. RESET default_transaction_read_only"
 
+const countsOff = "track_counts is off for the login, the database or the server, which stops autovacuum too where it is the server's: ALTER SYSTEM SET track_counts = on; SELECT pg_reload_conf(); or ALTER ROLE or ALTER DATABASE .. RESET track_counts"
+
 // mayDelete returns nil, or the error for a login that may only read.
 func (f facts) mayDelete() error {
 	switch {
 	case f.deletable && f.nameless:
 		return purge.NotPurgeable{Kind: purge.NoReplicaIdentity, Message: fmt.Sprintf("a publication has the table's deletes, and the table has no replica identity, so that the server refuses them: ALTER TABLE %s REPLICA IDENTITY FULL;", f.table)}
+	case f.deletable && f.acts && !f.counted:
+		return purge.NotPurgeable{Kind: purge.CountsUnproved, Message: "a trigger, a foreign key or a rule acts on deletes, and without the server's count nobody can tell what it makes of them. " + countsOff}
 	case f.deletable:
 		return nil
 	}
@@ -195,11 +202,17 @@ func (f facts) findings() (found []purge.Finding) {
 	if f.unlinked {
 		found = append(found, purge.SessionSettings.Found("session_replication_role is replica for the login, so neither triggers nor foreign keys act on its deletes, and only a superuser can change that: ALTER ROLE or ALTER DATABASE .. RESET session_replication_role"))
 	}
+	if !f.counted && !f.acts { // else it fails
+		found = append(found, purge.CountsUnproved.Found("rows are counted as the DELETE returned them, and not as the server counts what has left. "+countsOff))
+	}
 	if !f.indexed {
 		found = append(found, f.missingIndex())
 	}
 	return found
 }
+
+// mostIndexes is how many statements a finding has.
+const mostIndexes = 20
 
 // missingIndex is the finding for a table without the index on expiration.
 func (f facts) missingIndex() purge.Finding {
@@ -207,6 +220,15 @@ func (f facts) missingIndex() purge.Finding {
 	if !f.canUseCTID() {
 		how = fmt.Sprintf("each batch reads the whole table; with GRANT SELECT (ctid) ON %s it would be one reading a run", f.table)
 	}
-	return purge.MissingExpirationIndex.Found(fmt.Sprintf("no index finds rows by their expiration, so %s. Create it: CREATE INDEX CONCURRENTLY ix_%s_%s ON %s (%[3]s DESC);",
-		how, f.table.Relation, f.table.Expiration, f.table))
+	them, create := "it", []string{}
+	for _, table := range f.unindexed[:min(len(f.unindexed), mostIndexes)] {
+		create = append(create, fmt.Sprintf("CREATE INDEX CONCURRENTLY ON %s (%s DESC);", table, f.table.Expiration))
+	}
+	if len(create) > 1 {
+		them = "them, one statement at a time"
+	}
+	if len(create) < len(f.unindexed) {
+		create = append(create, "and so on for the other parts of the table; a check names those that are left")
+	}
+	return purge.MissingExpirationIndex.Found(fmt.Sprintf("no index finds rows by their expiration, so %s. Create %s: %s", how, them, strings.Join(create, " ")))
 }

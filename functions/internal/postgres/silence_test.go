@@ -41,9 +41,9 @@ type fallingConn struct {
 	f *falling
 }
 
-func (c *fallingConn) Oldest(ctx context.Context, w purge.Window, trail purge.Trail) (time.Time, purge.Window, error) {
+func (c *fallingConn) OldestWith(ctx context.Context, others []purge.Conn, w purge.Window, trail purge.Trail) (time.Time, purge.Window, error) {
 	c.f.at([]string{"the first look", "the last look"}[min(c.f.looks.Add(1), 2)-1]) // there is more to do than time
-	return c.conn.Oldest(ctx, w, trail)
+	return c.conn.OldestWith(ctx, others, w, trail)
 }
 
 func (c *fallingConn) Cut(ctx context.Context, w purge.Window, size, batches int) ([]purge.Batch, purge.Window, error) {

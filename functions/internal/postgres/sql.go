@@ -21,7 +21,8 @@ const (
 	// others, row_security off, which makes row-level security an error instead of a
 	// finding, and strings in which a backslash is special. Names are ours to the
 	// end: whatever the search_path is, pg_catalog comes first, and the rest stays for
-	// triggers that count on it. session_replication_role is a superuser's to set.
+	// triggers that count on it. session_replication_role and track_counts are a
+	// superuser's to set.
 	// Of default_transaction_read_only nothing is taken: whoever set it may mean it.
 	// A server that doesn't know a setting doesn't get it.
 	sqlSettings = `
@@ -46,6 +47,7 @@ FROM (VALUES ('synchronous_commit', 'off'),
              ('default_transaction_deferrable', 'off'),
              ('row_security', 'on'),
              ('standard_conforming_strings', 'on'),
+             ('track_counts', CASE pg_catalog.current_setting('is_superuser') WHEN 'on' THEN 'on' END),
              ('session_replication_role', CASE pg_catalog.current_setting('is_superuser') WHEN 'on' THEN 'origin' END),
              ('search_path', pg_catalog.concat_ws(', ', 'pg_catalog', NULLIF(pg_catalog.current_setting('search_path'), '')))) AS setting (name, value)
 WHERE pg_catalog.pg_backend_pid() = $1::pg_catalog.int8
@@ -90,10 +92,10 @@ ORDER BY datname`
 
 	// What was examined once and is relied on later: which table has the name, the
 	// type of its column, its partitions or children, and what row-level security
-	// hides. Rights need no place here, as the server looks after them; nor do triggers
-	// and rules, as what they do is counted; an index that goes makes a run slow and not
-	// wrong.
-	sqlSignature = `concat_ws(' ', a.atttypid, c.relkind, row_security_active(c.oid), ` + sqlLeaves + `::text,
+	// hides; whether a delete does more than delete, and whether the server counts. Rights
+	// need no place here, as the server looks after them; nor does what triggers and rules
+	// do, as it is counted; an index that goes makes a run slow and not wrong.
+	sqlSignature = `concat_ws(' ', a.atttypid, c.relkind, row_security_active(c.oid), ` + sqlLeaves + `::text, ` + sqlActs + `, current_setting('track_counts'),
            CASE WHEN row_security_active(c.oid) THEN (
                SELECT string_agg(concat_ws(' ', p.oid, p.polcmd, p.polpermissive, p.polroles, pg_get_expr(p.polqual, p.polrelid)), ',' ORDER BY p.oid)
                FROM pg_policy p WHERE p.polrelid = c.oid) END)`
@@ -104,6 +106,13 @@ ORDER BY datname`
                    SELECT c.oid UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.oid)
                SELECT oid FROM tree ORDER BY oid)
            ELSE ARRAY[c.oid] END`
+
+	// Whether more happens at a delete: a trigger of the table or of a part of it, a
+	// foreign key that leads there, which is a trigger too, or a rule.
+	sqlActs = `CASE WHEN c.relhastriggers OR c.relhasrules OR c.relhassubclass THEN
+               EXISTS (SELECT FROM pg_trigger WHERE tgrelid = ANY (` + sqlLeaves + `) AND tgenabled <> 'D' AND tgtype & 8 <> 0)
+               OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid AND ev_type = '4' AND ev_enabled <> 'D')
+           ELSE false END`
 
 	// A condition that is asked once for a statement, which has its locks by then. Its
 	// parameter is the signature that was examined, between the parts: another one is an
@@ -139,12 +148,21 @@ ORDER BY datname`
 	// gone, the time it took, and whether it wrote at all. Where more rows are gone than
 	// $2, a division by zero undoes them. Where the DELETE was not even asked whether
 	// the table had changed, a rule took its place, and nothing is gone.
-	sqlProve = `
-SELECT net / CASE WHEN net > $2 THEN 0 ELSE 1 END,
-       (extract(epoch FROM clock_timestamp() - now()) * 1000000)::bigint,
-       CASE WHEN pg_current_xact_id_if_assigned() IS NULL THEN 0 ELSE 1 END::bigint
+	sqlProve = sqlProof + `
 FROM (SELECT coalesce(` + sqlNet + ` - NULLIF(current_setting('edfi_token_purge.before', true), '')::bigint, 0)::bigint AS net
       FROM unnest($1::oid[]) AS leaf) AS counted`
+
+	sqlProof = `
+SELECT net / CASE WHEN net > $2 THEN 0 ELSE 1 END,
+       (extract(epoch FROM clock_timestamp() - now()) * 1000000)::bigint,
+       CASE WHEN pg_current_xact_id_if_assigned() IS NULL THEN 0 ELSE 1 END::bigint`
+
+	// The same where the server keeps no count: the DELETE itself tells how many it
+	// returned.
+	sqlReturning      = `WITH gone AS (%s RETURNING 1) SELECT set_config('edfi_token_purge.gone', count(*)::text, true) FROM gone`
+	sqlProveReturning = sqlProof + `
+FROM (SELECT coalesce(NULLIF(current_setting('edfi_token_purge.gone', true), '')::bigint, 0) AS net
+      WHERE $1::oid[] IS NOT NULL) AS counted`
 
 	// Whether row-level security hides rows from this login, or may: for reading and
 	// for deleting there is a policy that lets all of them through, and none that takes
@@ -195,7 +213,9 @@ SELECT clock_timestamp() AT TIME ZONE 'UTC',
        current_setting('server_version_num')::int,
        pg_is_in_recovery(),
        coalesce(c.oid, 0),
-       coalesce(c.relkind, ' '),
+       coalesce(CASE WHEN EXISTS (
+           SELECT FROM unnest(` + sqlLeaves + `) AS leaf JOIN pg_class l ON l.oid = leaf AND l.oid <> c.oid AND l.relkind = 'f')
+           THEN 'F' ELSE c.relkind END, ' '),
        coalesce(c.relkind = 'r' AND NOT c.relhassubclass, false),
        coalesce(format_type(a.atttypid, NULL), ''),
        coalesce(has_schema_privilege(n.oid, 'USAGE'), false),
@@ -204,17 +224,18 @@ SELECT clock_timestamp() AT TIME ZONE 'UTC',
        coalesce(has_table_privilege(c.oid, 'SELECT'), false),
        coalesce(has_table_privilege(c.oid, 'DELETE'), false),
        coalesce(row_security_active(c.oid) AND ` + sqlHides + `, false),
-       c.oid IS NOT NULL AND NOT EXISTS (
-           SELECT FROM unnest(` + sqlLeaves + `) AS leaf
+       ARRAY(
+           SELECT format('%I.%I', s.nspname, l.relname) FROM unnest(` + sqlLeaves + `) AS leaf
            JOIN pg_class l ON l.oid = leaf AND l.relkind <> 'p'
-           WHERE NOT EXISTS (` + sqlIndexOfLeaf + `)),
+           JOIN pg_namespace s ON s.oid = l.relnamespace
+           WHERE NOT EXISTS (` + sqlIndexOfLeaf + `) ORDER BY leaf LIMIT 21),
        coalesce(` + sqlSignature + `, ''),
        array_remove(` + sqlLeaves + `, NULL),
        current_setting('track_counts') = 'on',
        coalesce(pg_stat_get_dead_tuples(c.oid), 0),
        (current_setting('block_size')::int - 24) / (28 + coalesce((` + sqlLeastRow + `), 0)),
        coalesce(` + sqlUnidentified + `, false),
-       EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 8 <> 0),
+       coalesce(` + sqlActs + `, false),
        EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid AND proname = 'accesstokenisvalid'),
        coalesce(quote_ident(c.relname), ($2::text[])[2]), coalesce(quote_ident(a.attname), ($3::text[])[2]), coalesce(a.attname, ''),
        pg_backend_pid(),
@@ -244,6 +265,23 @@ FROM (SELECT 'UTC' AS zone
      (SELECT clock_timestamp() AS instant
       UNION SELECT to_timestamp((ceil(extract(epoch FROM clock_timestamp()) / 900) + quarter) * 900) FROM generate_series(0, 12) AS quarter) AS instants`
 
+	// What acts on deletes, as the statements that end it: triggers of the table and of
+	// its parts, rules, and foreign keys that lead there.
+	sqlTriggers = `coalesce((
+           SELECT string_agg(format('ALTER TABLE %I.%I DISABLE TRIGGER %I;', s.nspname, l.relname, t.tgname), ' ' ORDER BY l.oid, t.tgname)
+           FROM pg_trigger t JOIN pg_class l ON l.oid = t.tgrelid JOIN pg_namespace s ON s.oid = l.relnamespace
+           WHERE t.tgrelid = ANY (` + sqlLeaves + `) AND NOT t.tgisinternal AND t.tgparentid = 0 AND t.tgenabled <> 'D' AND t.tgtype & 8 <> 0), '')`
+	sqlRules = `coalesce((
+           SELECT string_agg(format('ALTER TABLE {table} DISABLE RULE %I;', rulename), ' ' ORDER BY rulename)
+           FROM pg_rewrite WHERE ev_class = c.oid AND ev_type = '4' AND ev_enabled <> 'D'), '')`
+	sqlReferences = `coalesce((
+           SELECT string_agg(format('ALTER TABLE %I.%I DROP CONSTRAINT %I;', s.nspname, l.relname, k.conname), ' ' ORDER BY l.oid, k.conname)
+           FROM pg_constraint k JOIN pg_class l ON l.oid = k.conrelid JOIN pg_namespace s ON s.oid = l.relnamespace
+           WHERE k.confrelid = ANY (` + sqlLeaves + `) AND k.conparentid = 0), '')`
+	sqlWhatActs = `
+SELECT concat_ws(' ', NULLIF(` + sqlTriggers + `, ''), NULLIF(` + sqlRules + `, ''), NULLIF(` + sqlReferences + `, ''))
+FROM pg_class c WHERE c.oid = $1`
+
 	// What a check tells beyond the facts, in one round trip. At its end: may the
 	// login read the jobs of pgAgent, and of pg_cron (NULL is that they are not kept
 	// here), and are those of others hidden from it, as pg_cron does?
@@ -255,14 +293,7 @@ WITH kept AS (
 )
 SELECT current_setting('server_version'),
        (SELECT reset_val FROM pg_settings WHERE name = 'TimeZone'),
-       coalesce((SELECT string_agg(format('ALTER TABLE {table} DISABLE TRIGGER %I;', tgname), ' ' ORDER BY tgname)
-                 FROM pg_trigger
-                 WHERE tgrelid = c.oid AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 8 <> 0), ''),
-       coalesce((SELECT string_agg(format('ALTER TABLE {table} DISABLE RULE %I;', rulename), ' ' ORDER BY rulename)
-                 FROM pg_rewrite
-                 WHERE ev_class = c.oid AND ev_type = '4' AND ev_enabled <> 'D'), ''),
-       coalesce((SELECT string_agg(format('ALTER TABLE %s DROP CONSTRAINT %I;', conrelid::regclass, conname), ' ' ORDER BY conrelid, conname)
-                 FROM pg_constraint WHERE confrelid = c.oid AND conparentid = 0), ''),
+       ` + sqlTriggers + `, ` + sqlRules + `, ` + sqlReferences + `,
        pg_table_size(c.oid), pg_indexes_size(c.oid),
        coalesce(s.n_live_tup, 0), coalesce(s.n_dead_tup, 0),
        (SELECT bool_and(readable) FROM kept WHERE nspname = 'pgagent'),
@@ -366,19 +397,58 @@ SELECT coalesce((
 DO $$
 DECLARE
     met CURSOR FOR SELECT {expiration} FROM {table} WHERE {expiration} >= '%[1]s' AND {expiration} < '%[2]s';
-    gone bigint := 0;
+    token record;
     expired timestamp;
+    gone bigint := 0;
+    stay bigint := 0;
+    counted bigint;
+    state text := '';
+    cause text := '';
 BEGIN
-    FOR token IN met LOOP
-        DELETE FROM {table} WHERE CURRENT OF met RETURNING {expiration} INTO expired;
-        IF expired >= '%[2]s' THEN
-            RAISE serialization_failure USING MESSAGE = 'a row has changed meanwhile';
-        END IF;
-        gone := gone + 1;
+    OPEN met;
+    LOOP
+        BEGIN
+            FETCH met INTO token;
+        EXCEPTION WHEN query_canceled THEN -- what is gone stays so
+            IF gone = 0 THEN RAISE; END IF;
+            EXIT;
+        END;
+        EXIT WHEN NOT FOUND;
+        BEGIN%[5]s
+            DELETE FROM {table} WHERE CURRENT OF met RETURNING {expiration} INTO expired;
+            IF expired >= '%[2]s' THEN
+                RAISE serialization_failure USING MESSAGE = 'a row has changed meanwhile';
+            END IF;
+            gone := gone + CASE WHEN expired IS NULL THEN 0 ELSE 1 END;%[6]s
+        END;
         EXIT WHEN gone >= %[3]d OR clock_timestamp() > statement_timestamp() + interval '%[4]d ms';
     END LOOP;
+    PERFORM set_config('edfi_token_purge.gone', gone::text, true);
+    PERFORM set_config('edfi_token_purge.stay', json_build_object('Gone', gone, 'Stay', stay, 'State', state, 'Cause', cause)::text, true);
 END
 $$`
+
+	// Where a row resists, each has a transaction of its own within the batch's, so that
+	// all others go: the server counts what it has undone too, which is taken off again.
+	// It waits for no lock, as there may be many.
+	sqlScanRow = `
+            PERFORM set_config('lock_timeout', '10ms', true);
+            counted := (` + sqlScanNet + `);`
+	sqlScanResists = `
+        EXCEPTION
+            WHEN query_canceled THEN
+                IF gone = 0 THEN RAISE; END IF;
+                EXIT;
+            WHEN others THEN
+                IF SQLSTATE LIKE '53%%' THEN RAISE; END IF;
+                stay := stay + 1;
+                state := SQLSTATE;
+                cause := SQLERRM;
+                PERFORM set_config('edfi_token_purge.before', (current_setting('edfi_token_purge.before')::bigint + (` + sqlScanNet + `) - counted)::text, true);`
+	sqlScanNet = `SELECT ` + sqlNet + ` FROM unnest(%[1]s::oid[]) AS leaf`
+
+	// What it came to, and the last of the rows that stay.
+	sqlScanned = `SELECT current_setting('edfi_token_purge.stay')`
 
 	// What may keep deleted rows from being cleared away, the oldest first, and the
 	// statement that ends it: an old snapshot of a session in this database, what a

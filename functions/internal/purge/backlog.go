@@ -37,6 +37,7 @@ type refusedError struct {
 	rows  int64 // at least
 	more  bool  // that were not tried one by one
 	cause error // of the first
+	mend  string
 }
 
 // Error says how many rows stay, and why.
@@ -48,7 +49,7 @@ func (r refusedError) Error() string {
 	case r.rows == 1:
 		rows = "1 row stays"
 	}
-	return fmt.Sprintf("%s, and all others are deleted: %s", rows, r.cause)
+	return fmt.Sprintf("%s, and all others are deleted: %s%s", rows, r.cause, r.mend)
 }
 
 // Unwrap returns the cause.

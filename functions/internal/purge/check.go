@@ -48,7 +48,7 @@ func (t *turn) check(ctx context.Context, facts Facts) error {
 	}
 	switch unfit, ok := errors.AsType[NotPurgeable](err); {
 	case ok && (faults != nil || !t.database.Matched):
-		find(unfit.Kind.Found(unfit.Message))
+		find(unfit.Kind.At(LevelError, unfit.Message))
 	case err != nil:
 		return err
 	}
@@ -93,13 +93,13 @@ func (t *turn) rehearse(ctx context.Context, w Window) ([]Finding, error) {
 		case errors.Is(err, errors.ErrUnsupported):
 			return []Finding{NotRehearsed.Found(err.Error())}, nil
 		case errors.Is(err, ErrRefused):
-			return []Finding{RefusedRows.Found("a delete that was tried and undone says: " + err.Error())}, nil
+			return []Finding{RefusedRows.Found("a delete that was tried and undone says: " + err.Error() + t.whatActs(ctx))}, nil
 		case errors.Is(err, ErrLocked): // a purge would wait
 			return nil, nil
 		case err != nil:
 			return nil, err
 		case gone < rows: // or others were faster, which another check shows
-			return []Finding{KeptRows.Found(fmt.Sprintf("a delete that was tried and undone removed %d rows of %d: %s", gone, rows, errKept))}, nil
+			return []Finding{KeptRows.Found(fmt.Sprintf("a delete that was tried and undone removed %d rows of %d: %s%s", gone, rows, errKept, t.whatActs(ctx)))}, nil
 		case rest == nil:
 			return nil, nil
 		}

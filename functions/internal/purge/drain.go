@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -37,17 +38,52 @@ func (t *turn) drain(ctx context.Context) error {
 	for stalled := 0; err == nil && windows != nil; windows, err = t.look(ctx) {
 		// Once can be another cleaner that was faster; twice can't.
 		if stalled == 2 {
-			return errKept
+			return t.kept(ctx)
 		}
 		before := t.backlog.rows
 		if err := t.sweep(ctx, windows); err != nil {
-			return err
+			return t.refused(ctx, err)
 		}
 		if stalled++; t.backlog.rows > before {
 			stalled = 0
 		}
 	}
 	return err
+}
+
+// kept returns errKept with what may keep the rows.
+func (t *turn) kept(ctx context.Context) error {
+	err := fmt.Errorf("%w%s", errKept, t.whatActs(ctx))
+	t.find(KeptRows.Found(err.Error()))
+	return err
+}
+
+// refused returns err, and where it is for refused rows, with what may refuse them.
+func (t *turn) refused(ctx context.Context, err error) error {
+	refused, ok := errors.AsType[refusedError](err)
+	if !ok {
+		return err
+	}
+	refused.mend = t.whatActs(ctx)
+	t.backlog.refused = refused
+	return refused
+}
+
+// whatActs returns the end of a sentence about rows that stay: the statements that end
+// what acts on deletes, where the connection can tell.
+func (t *turn) whatActs(ctx context.Context) (end string) {
+	conn, ok := t.conn.(Resister)
+	if !ok {
+		return ""
+	}
+	recoverPanic(ctx, t.log, func() error { //nolint:errcheck // logged; it is but a hint
+		statements, err := conn.WhatActs(ctx)
+		if statements != "" {
+			end = "; this acts on deletes, and so it ends: " + statements
+		}
+		return err
+	})
+	return end
 }
 
 // firstLook looks for expired rows. A look that takes too long is no gate: all that

@@ -125,7 +125,7 @@ var (
 	})
 	RefusedRows = kind(Kind{
 		Code: "refused-rows", Level: LevelError,
-		Mend: "a foreign key or a trigger refuses to let rows go, so they stay, and all others are deleted: mend what the message names; a check lists triggers and foreign keys with the statements that end them",
+		Mend: "a foreign key or a trigger refuses to let rows go, so they stay, and all others are deleted: mend what the message names; on PostgreSQL it has the statements that end triggers, rules and foreign keys, and a check lists them",
 	})
 	LockHolder = kind(Kind{
 		Code: "lock-holder", Level: LevelInfo,
@@ -149,7 +149,7 @@ var (
 	})
 	KeptRows = kind(Kind{
 		Code: "kept-rows", Level: LevelError,
-		Mend: "rows have expired, and a delete leaves them where they are: a trigger or a rule keeps them or puts them back; a check lists both with the statements that end them",
+		Mend: "rows have expired, and a delete leaves them where they are: a trigger or a rule keeps them or puts them back; on PostgreSQL the message has the statements that end them, and a check lists them",
 	})
 	NoReplicaIdentity = kind(Kind{
 		Code: "no-replica-identity", Level: LevelError,
@@ -158,6 +158,10 @@ var (
 	ReadOnly = kind(Kind{
 		Code: "read-only", Level: LevelError,
 		Mend: "PostgreSQL: `default_transaction_read_only` is on, so nothing can be deleted: the message says how to reset it, or exclude the database in `DATABASES`",
+	})
+	CountsUnproved = kind(Kind{
+		Code: "counts-unproved", Level: LevelWarning, Or: LevelError,
+		Mend: "PostgreSQL: `track_counts` is off, so that the server does not count what a delete came to; an error means that a trigger, a foreign key or a rule acts on deletes too, so nothing is deleted: the message says how to turn it on",
 	})
 	SessionSettings = kind(Kind{
 		Code: "session-settings", Level: LevelWarning,

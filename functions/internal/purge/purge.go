@@ -172,6 +172,13 @@ type SlowLook interface {
 	WhySlow(ctx context.Context) ([]Finding, error)
 }
 
+// Resister is a Conn that can say what may keep rows from being deleted.
+type Resister interface {
+	// WhatActs returns the statements that end what acts on deletes, such as triggers,
+	// as far as the login may see it; "" is nothing.
+	WhatActs(ctx context.Context) (statements string, err error)
+}
+
 // WriteCounter is a Conn whose server tells how much is written to it.
 type WriteCounter interface {
 	// Writes returns how many transactions have written to the server so far, in

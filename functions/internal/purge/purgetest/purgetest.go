@@ -179,7 +179,7 @@ func (h hooked) Open(ctx context.Context, database string, table purge.Table, lo
 func (h hookedConn) Facts() purge.Facts {
 	facts := h.Conn.Facts()
 	if !h.now.IsZero() {
-		facts.Now = h.now
+		facts.Now, facts.Clock = h.now, h.now
 	}
 	return facts
 }
