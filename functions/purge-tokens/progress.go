@@ -149,14 +149,15 @@ func (p *progress) line(columns int) string {
 			parts = append(parts, (time.Duration(left+1)*time.Second).String()+" left")
 		}
 	}
-	if why := p.waitsFor(); why != "" {
+	why := p.waitsFor()
+	if why != "" {
 		parts = append(parts, why)
 	}
 	text := strings.Join(parts, "  ")
 	if columns <= 0 {
 		return "purge-tokens: " + text
 	}
-	if known {
+	if known && why == "" { // else the reason has the room
 		text = bar(min(1, float64(p.deleted)/float64(total)), text, columns)
 	}
 	return string([]rune(text)[:min(len([]rune(text)), columns)])

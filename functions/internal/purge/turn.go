@@ -492,10 +492,20 @@ func (t *turn) backoffAfterDisconnect(work context.Context, err error) bool {
 	t.backoff = min(max(2*t.backoff, minBackoff), maxBackoff)
 	rest := t.backoff/2 + rand.N(t.backoff/2) // several that ask at once would be in each other's way again
 	t.log.WarnContext(work, "no connection", "error", err.Error(), "againInMs", rest.Milliseconds())
-	t.waits(err.Error())
+	t.waits(inBrief(err))
 	sleep(work, rest)
 	t.waits("")
 	return work.Err() == nil
+}
+
+// inBrief says why there is no connection, in as few words as a line has room for.
+func inBrief(err error) string {
+	for _, known := range []error{ErrNotYet, ErrNoSlot, ErrAlreadyRunning, ErrLost} {
+		if errors.Is(err, known) {
+			return known.Error()
+		}
+	}
+	return err.Error()
 }
 
 // patient tells whether there is time for another try to connect after err.
