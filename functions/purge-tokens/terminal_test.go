@@ -237,6 +237,7 @@ var varying = []struct {
 	{regexp.MustCompile(`(?m) \d[\d.ms]*s +(EdFi|all)`), " 0.50s  $1"},
 	{regexp.MustCompile(`20\d\d-\d\d-\d\d \d\d:\d\d`), "2026-01-31 12:00"},
 	{regexp.MustCompile(`\[#+\.*\] +\d+%  \d+ of`), "[##########..........]  50%  75 of"},
+	{regexp.MustCompile(`session \d+`), "session 4711"},
 	{regexp.MustCompile(`(?m)^\d+ of 300 rows`), "75 of 300 rows"},
 	{regexp.MustCompile(`\d+/s`), "80/s"},
 	{regexp.MustCompile(`made way for .*s`), "made way for 1.5s"},
@@ -268,7 +269,7 @@ func (d display) normal(text string) string {
 // holding has another session hold what sql locks, until the command waits for it.
 func holding(sql string) func(*testing.T, database, func(...string) *terminal) *terminal {
 	return func(t *testing.T, last database, start func(...string) *terminal) *terminal {
-		last.exec(t, "BEGIN; "+sql)
+		last.exec(t, "SET application_name = 'nightly report'; BEGIN; "+sql)
 		term := start()
 		term.until(t, "waits: ")
 		last.exec(t, "ROLLBACK")

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/redact"
 )
 
 const (
@@ -66,6 +67,36 @@ func (c *conn) WhySlow(ctx context.Context) ([]purge.Finding, error) {
 		return nil, c.explain("look for old snapshots", err)
 	}
 	return []purge.Finding{purge.OldSnapshot.Found(fmt.Sprintf("%s. What holds them: %s. To end that: %s", dead, what, mend))}, nil
+}
+
+// sqlLockHolder tells of the oldest transaction with a lock on one of the tables that a
+// delete waits for, and how to end it. Everybody may see locks, transactions and what
+// applications call themselves. Our own other connections are left out, and locks that
+// no delete waits for.
+const sqlLockHolder = `
+SELECT coalesce('prepared transaction ' || quote_literal(p.gid),
+                format('session %s of %s', l.pid, coalesce(nullif(a.application_name, ''), a.usename, 'another user'))),
+       coalesce('ROLLBACK PREPARED ' || quote_literal(p.gid) || ';', format('SELECT pg_terminate_backend(%s);', l.pid))
+FROM pg_locks l
+LEFT JOIN pg_locks x ON x.virtualtransaction = l.virtualtransaction AND x.locktype = 'transactionid' AND x.granted
+LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid
+LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'relation' AND l.granted AND l.mode NOT IN ('AccessShareLock', 'ShareUpdateExclusiveLock')
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND l.relation = ANY ($1)
+  AND a.application_name IS DISTINCT FROM current_setting('application_name')
+ORDER BY age(x.transactionid) DESC NULLS LAST LIMIT 1`
+
+// LockHolder implements [purge.LockTeller].
+func (c *conn) LockHolder(ctx context.Context) (h purge.Holder, err error) {
+	if err := c.prepare(ctx, byIndex, sqlLockHolder, 1); err != nil {
+		return h, c.explain("look for who holds locks", err)
+	}
+	err = c.pg.QueryRow(ctx, sqlLockHolder, c.facts.leaves).Scan(&h.Name, &h.Mend)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return h, c.explain("look for who holds locks", err)
+	}
+	h.Name = redact.Login(h.Name, c.server.User, c.server.Password)
+	return h, nil
 }
 
 func (c *conn) checkVersion(k checked) purge.Finding {

@@ -52,6 +52,7 @@ type turn struct {
 	connections
 	disconnection
 	tableLocked bool // a look met a lock on the whole table, and none got through since
+	holders     holders
 	waiting     waiting
 }
 
@@ -213,7 +214,7 @@ func (t *turn) apply(work context.Context, v verdict) (again bool) {
 	case errors.Is(v.err, ErrNoSlot):
 		t.find(NoSlot.Found(v.err.Error()))
 	case v.status == Partial && t.tableLocked && t.run.policy.Action != Purge: // a purge looks once more
-		t.find(lockedRows)
+		t.find(t.stayedLocked())
 	}
 	if v.again || v.reconnect && t.backoffAfterDisconnect(work, v.err) {
 		return true
@@ -391,7 +392,7 @@ func (t *turn) unlocked(ctx context.Context, do func() error) error {
 	met := error(nil)
 	err := retryWhileLocked(ctx, func() error {
 		if met = do(); errors.Is(met, ErrLocked) {
-			t.waits("the table is locked by another session")
+			t.waits(t.lockedBy(ctx, t.conn, "the table is"))
 		}
 		return met
 	})
@@ -440,9 +441,6 @@ func (t *turn) inspectHeld(ctx context.Context) error {
 	return nil
 }
 
-// lockedRows is found where a run stopped and met locks to the end.
-var lockedRows = LockedRows.Found("rows stayed locked by other sessions until the run ended: look for a long transaction on the table; the next run tries again")
-
 // finalLook finds the oldest row that a stopped purge leaves behind, for the metric.
 // Where time is too short for that, it is not known.
 func (t *turn) finalLook(outer context.Context) {
@@ -456,7 +454,7 @@ func (t *turn) finalLook(outer context.Context) {
 	for _, p := range left {
 		at, found, err := t.oldest(ctx, p.window)
 		if (p.locked || t.tableLocked) && (found != nil || err != nil) {
-			t.find(lockedRows)
+			t.find(t.stayedLocked())
 		}
 		if err != nil {
 			return
