@@ -164,8 +164,11 @@ func execute(c command) int {
 		h.metrics = os.Stdout
 	}
 	level := slog.LevelWarn
-	if c.verbose {
+	switch {
+	case c.verbose:
 		level = slog.LevelDebug
+	case h.watch.terminal: // which shows what the run waits for, and in the end what was found
+		level = slog.LevelError
 	}
 	h.log = slog.New(slog.NewTextHandler(h.watch, &slog.HandlerOptions{Level: level}))
 

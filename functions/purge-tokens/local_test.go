@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"os"
 	"os/exec"
@@ -15,8 +14,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/creack/pty"
 
 	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/testing/fakeaws"
@@ -53,34 +50,6 @@ func piped(t *testing.T, c *exec.Cmd) (stdout, stderr string, code int) {
 		t.Errorf("the password is shown:\n%s%s", out.String(), errs.String())
 	}
 	return out.String(), errs.String(), c.ProcessState.ExitCode()
-}
-
-// terminal is a command on a terminal of its own.
-type terminal struct {
-	command *exec.Cmd
-	device  *os.File
-	screen  chan string // all that was written, at the end
-}
-
-func onTerminal(t *testing.T, c *exec.Cmd, columns uint16) terminal {
-	t.Helper()
-	device, err := pty.StartWithSize(c, &pty.Winsize{Rows: 24, Cols: columns})
-	if err != nil {
-		t.Fatal(err)
-	}
-	term := terminal{c, device, make(chan string, 1)}
-	go func() {
-		written, _ := io.ReadAll(device) // it returns an error when the command ends
-		term.screen <- string(written)
-	}()
-	t.Cleanup(func() { device.Close() })
-	return term
-}
-
-// end waits for the command to end.
-func (term terminal) end() (screen string, state *os.ProcessState) {
-	term.command.Wait() //nolint:errcheck // the state tells
-	return <-term.screen, term.command.ProcessState
 }
 
 const controlC = "\x03"
@@ -288,9 +257,9 @@ func TestOnATerminalThereIsABarThatFits(t *testing.T) {
 
 func TestAnInterruptedCommandStopsAfterTheBatchInHand(t *testing.T) {
 	t.Parallel()
-	for name, interrupt := range map[string]func(terminal) error{
-		"Ctrl-C":  func(term terminal) error { _, err := term.device.WriteString(controlC); return err },
-		"SIGTERM": func(term terminal) error { return term.command.Process.Signal(syscall.SIGTERM) },
+	for name, interrupt := range map[string]func(*terminal) error{
+		"Ctrl-C":  func(term *terminal) error { _, err := term.device.WriteString(controlC); return err },
+		"SIGTERM": func(term *terminal) error { return term.command.Process.Signal(syscall.SIGTERM) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

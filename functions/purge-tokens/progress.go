@@ -140,26 +140,37 @@ func (p *progress) line(columns int) string {
 		total = min(total, p.maxRows)
 	}
 	known := total > 0 && !p.uncounted && len(p.counted) == p.databases && !p.began.IsZero()
-	parts := []string{p.part(known, total)}
-	if elapsed := time.Since(p.began); p.deleted > 0 && elapsed > rateAfter {
-		rate := float64(p.deleted) / elapsed.Seconds()
-		parts = append(parts, perSecond(rate))
-		// A run that waits has a rate that says nothing of what is to come.
-		if left := float64(total-p.deleted) / rate; known && left >= 0 && len(p.waiting) == 0 {
-			parts = append(parts, (time.Duration(left+1)*time.Second).String()+" left")
-		}
-	}
-	if why := p.waitsFor(); why != "" {
-		parts = append(parts, why)
-	}
-	text := strings.Join(parts, "  ")
+	part, why := p.part(known, total), purge.Printable(p.waitsFor())
+	text := joined(part, p.pace(known, total), why)
 	if columns <= 0 {
 		return "purge-tokens: " + text
 	}
-	if known {
+	switch {
+	case why == "" && known:
 		text = bar(min(1, float64(p.deleted)/float64(total)), text, columns)
+	case why != "" && len([]rune(text)) > columns: // the reason is what matters
+		text = joined(part, why)
 	}
 	return string([]rune(text)[:min(len([]rune(text)), columns)])
+}
+
+// pace says how fast rows go, and how long that will take.
+func (p *progress) pace(known bool, total int64) string {
+	elapsed := time.Since(p.began)
+	if p.deleted == 0 || elapsed <= rateAfter {
+		return ""
+	}
+	rate, left := float64(p.deleted)/elapsed.Seconds(), ""
+	// A run that waits has a rate that says nothing of what is to come.
+	if seconds := float64(total-p.deleted) / rate; known && seconds >= 0 && len(p.waiting) == 0 {
+		left = (time.Duration(seconds+1) * time.Second).String() + " left"
+	}
+	return joined(perSecond(rate), left)
+}
+
+// joined puts what there is of texts side by side.
+func joined(texts ...string) string {
+	return strings.Join(slices.DeleteFunc(texts, func(text string) bool { return text == "" }), "  ")
 }
 
 // waitsFor says what the run waits for, if it does.
@@ -198,6 +209,8 @@ func (p *progress) part(known bool, total int64) string {
 		return thousands(p.deleted) + " rows"
 	case p.action == purge.Purge:
 		return fmt.Sprintf("%d of %d databases  %s rows", p.ended, p.databases, thousands(p.deleted))
+	case p.databases == 1:
+		return string(p.action)
 	default:
 		return fmt.Sprintf("%s: %d of %d databases", p.action, p.ended, p.databases)
 	}

@@ -16,6 +16,8 @@ const (
 	// mostRows is from how many databases on those with nothing to tell stand in one
 	// list of names, so that the others stay on the screen.
 	mostRows = 20
+	// mostLines is in how many lines such names are listed.
+	mostLines = 15
 	// mostNames and mostTexts are how many databases a finding names, and in how many
 	// words it is told, where they differ from one database to the next.
 	mostNames = 3
@@ -132,19 +134,26 @@ func counted(rows *int64) string {
 	return thousands(*rows)
 }
 
-// list writes names side by side, as many as there is room for.
+// list writes names side by side, in at most so many lines that all fits a screen.
 func (v view) list(w io.Writer, names []string) {
 	width := 0
 	for _, name := range names {
 		width = max(width, len([]rune(name))+2)
 	}
 	inLine := max(1, (cmp.Or(v.columns, 80)-2)/width)
+	more := len(names) - mostLines*inLine
+	if more > 0 {
+		names = names[:mostLines*inLine]
+	}
 	for line := range slices.Chunk(names, inLine) {
 		text := " "
 		for _, name := range line {
 			text += fmt.Sprintf(" %-*s", width-1, name)
 		}
 		fmt.Fprintln(w, strings.TrimRight(text, " "))
+	}
+	if more > 0 {
+		fmt.Fprintf(w, "  and %d more\n", more)
 	}
 }
 
@@ -209,11 +218,21 @@ func (v view) notes(result purge.Result) (notes []note) {
 	switch {
 	case fine == nil:
 	case several:
-		notes = append(notes, note{purge.LevelInfo, "also found, and nothing to do about it (-v tells)", []string{strings.Join(fine, ", ")}})
+		notes = append(notes, note{purge.LevelInfo, v.inLine("info: ", fine, " (-v tells)"), nil})
 	default:
-		notes = append(notes, note{purge.LevelInfo, "also found, and nothing to do about it", fine})
+		notes = append(notes, note{purge.LevelInfo, purge.LevelInfo, fine})
 	}
 	return notes
+}
+
+// inLine names as many as there is room for in one line, between what goes before and
+// after them.
+func (v view) inLine(before string, names []string, after string) string {
+	text := before + strings.Join(names, ", ") + after
+	for n := len(names) - 1; n > 0 && v.columns > 0 && width(text) > v.columns; n-- {
+		text = fmt.Sprintf("%s%s and %d more%s", before, strings.Join(names[:n], ", "), len(names)-n, after)
+	}
+	return text
 }
 
 // note tells a group, and with names of which databases.

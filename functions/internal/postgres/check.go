@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/redact"
 )
 
 const (
@@ -72,6 +73,19 @@ func (c *conn) WhySlow(ctx context.Context) ([]purge.Finding, error) {
 func (c *conn) WhatActs(ctx context.Context) (statements string, err error) {
 	err = c.row(ctx, byIndex, &statements, c.facts.on(sqlWhatActs), c.facts.oid)
 	return statements, c.explain("look for what acts on deletes", err)
+}
+
+// LockHolder implements [purge.LockTeller].
+func (c *conn) LockHolder(ctx context.Context) (h purge.Holder, err error) {
+	if err := c.prepare(ctx, byIndex, sqlLockHolder, 1); err != nil {
+		return h, c.explain("look for who holds locks", err)
+	}
+	err = c.pg.QueryRow(ctx, sqlLockHolder, c.facts.leaves).Scan(&h.Name, &h.Mend)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return h, c.explain("look for who holds locks", err)
+	}
+	h.Name = redact.Login(h.Name, c.server.User, c.server.Password)
+	return h, nil
 }
 
 func (c *conn) checkVersion(k checked) purge.Finding {

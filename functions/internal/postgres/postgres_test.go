@@ -330,11 +330,12 @@ func testLockedTable(t *testing.T, s stage, action purge.Action, index bool) {
 	}
 	db.Insert(t, db.Now(t).Add(-time.Hour))
 	other := connect(t, db.name)
-	must(t, other, "BEGIN; LOCK TABLE dbo.clientaccesstokens IN ACCESS EXCLUSIVE MODE")
+	must(t, other, "SET application_name = 'report'; BEGIN; LOCK TABLE dbo.clientaccesstokens IN ACCESS EXCLUSIVE MODE")
 	short := policy
 	short.Action, short.MaxDuration = action, 2*time.Second
 	r := purge.Run(t.Context(), target(s.server(), db.name), short, func(purge.DatabaseResult) {}).Databases[0]
-	if r.Status != purge.Partial || r.StopReason != purge.MaxDuration || !strings.Contains(text(r.Findings), "warning locked-rows") {
+	if r.Status != purge.Partial || r.StopReason != purge.MaxDuration || !strings.Contains(text(r.Findings), "warning locked-rows") ||
+		!strings.Contains(text(r.Findings), fmt.Sprintf("held last by session %d of report. To end that: SELECT pg_terminate_backend", other.PgConn().PID())) {
 		t.Errorf("locked: %+v", r)
 	}
 	var unlocked sync.WaitGroup
@@ -345,6 +346,43 @@ func testLockedTable(t *testing.T, s stage, action purge.Action, index bool) {
 	r = act(t, s.server(), db.name, action)
 	if unlocked.Wait(); r.Status != purge.Complete || strings.Contains(text(r.Findings), "locked-rows") || (r.DeletedRows == 1) != (action == purge.Purge) {
 		t.Errorf("unlocked: %+v", r)
+	}
+}
+
+// The login has the least rights, and sees of the others what everybody may.
+func TestWhoHoldsLocksIsToldWithTheStatementThatEndsIt(t *testing.T) {
+	s := newStage(t, "purge_holder", "")
+	for holder, sql := range map[string]string{
+		"rows":        "SELECT FROM dbo.clientaccesstokens FOR UPDATE",
+		"no new rows": "LOCK TABLE dbo.clientaccesstokens IN SHARE MODE",
+	} {
+		t.Run(holder, func(t *testing.T) {
+			t.Parallel()
+			db := s.create(t)
+			db.Insert(t, db.Now(t).Add(-time.Hour))
+			other, young := connect(t, db.name), connect(t, db.name)
+			must(t, other, "SET application_name = 'report'; BEGIN; "+sql)
+			if holder == "rows" { // one that came later holds up nobody
+				must(t, young, "BEGIN; INSERT INTO dbo.clientaccesstokens (id, expiration) VALUES (gen_random_uuid(), now() AT TIME ZONE 'utc' + '1 hour')")
+			}
+			name, waited := fmt.Sprintf("session %d of report", other.PgConn().PID()), make(chan string, 1000)
+			short, to := policy, target(s.server(), db.name)
+			short.MaxDuration = 2 * time.Second
+			to.Waiting = func(_, why string) {
+				select {
+				case waited <- why:
+				default:
+				}
+			}
+			r := purge.Run(t.Context(), to, short, func(purge.DatabaseResult) {}).Databases[0]
+			want := fmt.Sprintf("%s. To end that: SELECT pg_terminate_backend(%d);", name, other.PgConn().PID())
+			if r.Status != purge.Partial || !strings.Contains(text(r.Findings), want) {
+				t.Errorf("%+v, want %s", r, want)
+			}
+			if why := <-waited; why != "rows are locked by "+name {
+				t.Errorf("waits: %s", why)
+			}
+		})
 	}
 }
 

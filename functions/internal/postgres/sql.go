@@ -468,6 +468,23 @@ SELECT what, mend FROM (
     FROM pg_prepared_xacts WHERE database = current_database()) AS holder
 ORDER BY transactions DESC LIMIT 1`
 
+	// sqlLockHolder tells of the oldest transaction with a lock on one of the tables that a
+	// delete waits for, and how to end it. Everybody may see locks, transactions and what
+	// applications call themselves. Our own other connections are left out, and locks that
+	// no delete waits for.
+	sqlLockHolder = `
+SELECT coalesce('prepared transaction ' || quote_literal(p.gid),
+                format('session %s of %s', l.pid, coalesce(nullif(a.application_name, ''), a.usename, 'another user'))),
+       coalesce('ROLLBACK PREPARED ' || quote_literal(p.gid) || ';', format('SELECT pg_terminate_backend(%s);', l.pid))
+FROM pg_locks l
+LEFT JOIN pg_locks x ON x.virtualtransaction = l.virtualtransaction AND x.locktype = 'transactionid' AND x.granted
+LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid
+LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'relation' AND l.granted AND l.mode NOT IN ('AccessShareLock', 'ShareUpdateExclusiveLock')
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND l.relation = ANY ($1)
+  AND a.application_name IS DISTINCT FROM current_setting('application_name')
+ORDER BY age(x.transactionid) DESC NULLS LAST LIMIT 1`
+
 	sqlDelete = `
 DELETE FROM {table}
 WHERE {expiration} >= $1::timestamp AND {expiration} < ` + sqlUntil + `$3` + sqlUntilThen

@@ -193,7 +193,7 @@ func (t *turn) deleteBatches(ctx context.Context, conn Conn) {
 			switch {
 			case errors.Is(b.err, ErrLocked):
 				trip, rest = 1, lockedRest/2+rand.N(lockedRest/2)
-				t.waits(ErrLocked.Error())
+				t.waits(t.lockedBy(ctx, conn, "rows are"))
 			case b.deleted > 0:
 				rest = max(rest, t.run.policy.Pause)
 			}

@@ -65,7 +65,7 @@ var (
 	})
 	LockedRows = kind(Kind{
 		Code: "locked-rows", Level: LevelWarning, Or: LevelError,
-		Mend: "rows, or the table, stayed locked until the run ended: look for a long transaction; the next run tries again",
+		Mend: "rows, or the table, stayed locked until the run ended, and the next run tries again: look for a long transaction; the message names the session that held locks last, where the login may see it",
 	})
 	NoTime = kind(Kind{
 		Code: "no-time", Level: LevelWarning,

@@ -54,6 +54,7 @@ type turn struct {
 	connections
 	disconnection
 	tableLocked bool // a look met a lock on the whole table, and none got through since
+	holders     holders
 	waiting     waiting
 	done        bool // it wants no turn any more
 }
@@ -217,7 +218,7 @@ func (t *turn) apply(work context.Context, v verdict) (again bool) {
 	case errors.Is(v.err, ErrNoSlot):
 		t.find(NoSlot.Found(v.err.Error()))
 	case v.status == Partial && t.tableLocked && t.run.policy.Action != Purge: // a purge looks once more
-		t.find(lockedRows)
+		t.find(t.stayedLocked())
 	}
 	if v.again || v.reconnect && t.backoffAfterDisconnect(work, v.err) {
 		return true
@@ -398,7 +399,7 @@ func (t *turn) unlocked(ctx context.Context, do func() error) error {
 	met := error(nil)
 	err := retryWhileLocked(ctx, func() error {
 		if met = do(); errors.Is(met, ErrLocked) {
-			t.waits("the table is locked by another session")
+			t.waits(t.lockedBy(ctx, t.conn, "the table is"))
 		}
 		return met
 	})
@@ -447,9 +448,6 @@ func (t *turn) inspectHeld(ctx context.Context) error {
 	return nil
 }
 
-// lockedRows is found where a run stopped and met locks to the end.
-var lockedRows = LockedRows.Found("rows stayed locked by other sessions until the run ended: look for a long transaction on the table; the next run tries again")
-
 // finalLook finds the oldest row that a stopped purge leaves behind, for the metric.
 // Where time is too short for that, it is not known.
 func (t *turn) finalLook(outer context.Context) {
@@ -463,7 +461,7 @@ func (t *turn) finalLook(outer context.Context) {
 	for _, p := range left {
 		at, found, err := t.oldest(ctx, p.window)
 		if (p.locked || t.tableLocked) && (found != nil || err != nil) {
-			t.find(lockedRows)
+			t.find(t.stayedLocked())
 		}
 		if err != nil {
 			return
@@ -499,10 +497,20 @@ func (t *turn) backoffAfterDisconnect(work context.Context, err error) bool {
 	t.backoff = min(max(2*t.backoff, minBackoff), maxBackoff)
 	rest := t.backoff/2 + rand.N(t.backoff/2) // several that ask at once would be in each other's way again
 	t.log.WarnContext(work, "no connection", "error", err.Error(), "againInMs", rest.Milliseconds())
-	t.waits(err.Error())
+	t.waits(inBrief(err))
 	sleep(work, rest)
 	t.waits("")
 	return work.Err() == nil
+}
+
+// inBrief says why there is no connection, in as few words as a line has room for.
+func inBrief(err error) string {
+	for _, known := range []error{ErrNotYet, ErrNoSlot, ErrAlreadyRunning, ErrLost} {
+		if errors.Is(err, known) {
+			return known.Error()
+		}
+	}
+	return err.Error()
 }
 
 // patient tells whether there is time for another try to connect after err.

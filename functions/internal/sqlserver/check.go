@@ -98,9 +98,27 @@ func (c *conn) texts(ctx context.Context, statement string) (all []string, err e
 	return all, read.Err()
 }
 
-// WhySlow implements [purge.SlowLook]: a look takes long that waits for locks. Those
-// who hold them are for a login with VIEW SERVER STATE to see.
+// WhySlow implements [purge.SlowLook]: a look takes long that waits for locks.
 func (c *conn) WhySlow(ctx context.Context) ([]purge.Finding, error) {
+	holders, err := c.lockHolders(ctx)
+	if err != nil || holders == nil {
+		return nil, err
+	}
+	return []purge.Finding{purge.LockHolder.Found("locks on the table are held by " + strings.Join(holders, "; "))}, nil
+}
+
+// LockHolder implements [purge.LockTeller].
+func (c *conn) LockHolder(ctx context.Context) (h purge.Holder, err error) {
+	holders, err := c.lockHolders(ctx)
+	if len(holders) > 0 {
+		h.Name = holders[0]
+	}
+	return h, err
+}
+
+// lockHolders returns who holds locks on the table, which is for a login with VIEW
+// SERVER STATE to see.
+func (c *conn) lockHolders(ctx context.Context) (holders []string, err error) {
 	ctx, cancel, err := c.prepare(ctx)
 	if err != nil {
 		return nil, err
@@ -110,12 +128,13 @@ func (c *conn) WhySlow(ctx context.Context) ([]purge.Finding, error) {
 	if err := c.session.QueryRowContext(ctx, sqlMaySeeSessions).Scan(&may); err != nil || !may || !c.facts.exact {
 		return nil, c.explain("look for who holds locks", late(ctx, err))
 	}
-	holders, err := c.texts(ctx, sqlBlockers)
-	if err != nil || holders == nil {
+	if holders, err = c.texts(ctx, sqlBlockers); err != nil {
 		return nil, c.explain("look for who holds locks", late(ctx, err))
 	}
-	text := redact.Login(strings.Join(holders, "; "), c.server.User, c.server.Password)
-	return []purge.Finding{purge.LockHolder.Found("locks on the table are held by " + text)}, nil
+	for i := range holders {
+		holders[i] = redact.Login(holders[i], c.server.User, c.server.Password)
+	}
+	return holders, nil
 }
 
 // supported tells the server's version. Babelfish's says nothing of what it can do.
