@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/redact"
@@ -86,6 +88,31 @@ func (c *conn) LockHolder(ctx context.Context) (h purge.Holder, err error) {
 	}
 	h.Name = redact.Login(h.Name, c.server.User, c.server.Password)
 	return h, nil
+}
+
+// Survey implements [purge.Surveyor].
+func (c *conn) Survey(ctx context.Context, table purge.Table) (rows int64, oldest *time.Time, there bool, err error) {
+	other := facts{table: table.Lower()}
+	var readable bool
+	if err := c.prepare(ctx, inSequence, sqlSurvey, 1); err != nil {
+		return 0, nil, false, c.explain("look at other tables", err)
+	}
+	err = c.pg.QueryRow(ctx, sqlSurvey, other.table.Schema, other.table.Relation, other.table.Expiration).
+		Scan(&other.table.Relation, &other.table.Expiration, &rows, &readable)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return 0, nil, false, nil
+	case err != nil:
+		return 0, nil, false, c.explain("look at other tables", err)
+	case !readable:
+		return rows, nil, true, nil
+	}
+	var eldest pgtype.Timestamp
+	err = c.row(ctx, inSequence, &eldest, other.on(sqlEldest))
+	if eldest.Valid && eldest.InfinityModifier == pgtype.Finite {
+		oldest = &eldest.Time
+	}
+	return rows, oldest, true, c.explain("look at other tables", err)
 }
 
 func (c *conn) checkVersion(k checked) purge.Finding {

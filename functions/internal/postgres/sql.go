@@ -282,6 +282,17 @@ FROM (SELECT 'UTC' AS zone
 SELECT concat_ws(' ', NULLIF(` + sqlTriggers + `, ''), NULLIF(` + sqlRules + `, ''), NULLIF(` + sqlReferences + `, ''))
 FROM pg_class c WHERE c.oid = $1`
 
+	// How large another table is, by its statistics, and whether the login may read the
+	// time in its rows.
+	sqlSurvey = `
+SELECT quote_ident(c.relname), quote_ident(a.attname), greatest(c.reltuples, pg_stat_get_live_tuples(c.oid))::bigint,
+       has_schema_privilege(n.oid, 'USAGE') AND has_column_privilege(c.oid, a.attnum, 'SELECT')
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
+WHERE n.nspname = $1 AND lower(c.relname) = $2 AND lower(a.attname) = $3 AND c.relkind IN ('r', 'p')
+LIMIT 1`
+
+	sqlEldest = `SELECT min({expiration})::timestamp FROM {table}`
+
 	// What a check tells beyond the facts, in one round trip. At its end: may the
 	// login read the jobs of pgAgent, and of pg_cron (NULL is that they are not kept
 	// here), and are those of others hidden from it, as pg_cron does?

@@ -154,6 +154,25 @@ func TestNoTokenGoesThatItsOwnClockStillAccepts(t *testing.T) {
 	}
 }
 
+func TestACheckTellsOfTablesThatNobodyAskedFor(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "purge_survey", "")
+	db := estate(t, s, purge.ClientAccessTokens.Name, purge.ConfigurationTokens.Name)
+	must(t, db.conn, "INSERT INTO adminapi.tokens (expirationdate) SELECT now() FROM generate_series(1, 150000); ANALYZE adminapi.tokens")
+	must(t, db.conn, `INSERT INTO dmscs."OpenIddictToken" ("ExpirationDate") VALUES ('2024-05-06')`)
+	p := policy
+	p.Action = purge.Check
+	r := runTables(t, s.server(), db, p, purge.ClientAccessTokens)
+	for _, want := range []string{"warning unwatched-table", "adminapi.Tokens has about 150000 rows, of an age", "the oldest of 2024-05-06", "TABLES to ClientAccessTokens,adminapi.Tokens,dmscs.OpenIddictToken,ClientAccessTokenLogs"} {
+		if !strings.Contains(text(r.Findings), want) {
+			t.Errorf("%q is not in %s", want, text(r.Findings))
+		}
+	}
+	if r = runTables(t, s.server(), db, p, purge.Tables()...); strings.Contains(text(r.Findings), "unwatched-table") {
+		t.Errorf("%+v", r)
+	}
+}
+
 // An early version of the configuration service folds its names.
 func TestTheConfigurationServicesTableMayHaveFoldedNames(t *testing.T) {
 	t.Parallel()

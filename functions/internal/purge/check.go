@@ -52,6 +52,9 @@ func (t *turn) check(ctx context.Context, facts Facts) error {
 	case err != nil:
 		return err
 	}
+	if t == t.visit.turns[0] {
+		t.survey(ctx, find)
+	}
 	expired, err := t.checkExpired(ctx)
 	if err != nil {
 		return err
@@ -69,6 +72,49 @@ func (t *turn) check(ctx context.Context, facts Facts) error {
 		return errors.New(strings.Join(faults, "; "))
 	}
 	return nil
+}
+
+// manyRows is from how many rows on a table that nobody cleans is worth a warning.
+const manyRows = 100_000
+
+// survey finds the tables that could be purged and are not asked for. What it can't see is
+// no fault.
+func (t *turn) survey(ctx context.Context, find func(Finding)) {
+	conn, ok := t.conn.(Surveyor)
+	if !ok {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, countPatience)
+	defer cancel()
+	var unwatched []string
+	var names []string
+	level := LevelInfo
+	for _, table := range Tables() {
+		if names = append(names, table.Name); slices.ContainsFunc(t.run.target.Tables, func(asked Table) bool { return asked.Name == table.Name }) {
+			continue
+		}
+		rows, oldest, there, err := conn.Survey(ctx, table)
+		switch {
+		case err != nil:
+			t.log.WarnContext(ctx, "table not surveyed", "error", err.Error())
+			return
+		case !there:
+			names = names[:len(names)-1]
+			continue
+		case rows >= manyRows:
+			level = LevelWarning
+		}
+		text := fmt.Sprintf("%s has about %d rows", table.Name, rows)
+		if oldest != nil {
+			text += fmt.Sprintf(", the oldest of %s", oldest.Format(time.DateOnly))
+		} else if rows > 0 {
+			text += ", of an age that the login may not see"
+		}
+		unwatched = append(unwatched, text)
+	}
+	if unwatched != nil {
+		find(UnwatchedTable.At(level, fmt.Sprintf("%s; this function does not purge that; to have it do so, set TABLES to %s", strings.Join(unwatched, ", "), strings.Join(names, ","))))
+	}
 }
 
 // inTheWay tells whether a finding is about something that may keep rows, or that the

@@ -179,6 +179,10 @@ var (
 		Code: "backlog", Level: LevelWarning, Check: true,
 		Mend: "rows that expired more than 6 hours ago are still there: invoke purges until the status is `complete`",
 	})
+	UnwatchedTable = kind(Kind{
+		Code: "unwatched-table", Level: LevelInfo, Or: LevelWarning, Check: true,
+		Mend: "a table that nobody cleans is there, and `TABLES` does not have it; a warning means that it has many rows: ask for it as [Tables](tables.md) says",
+	})
 	OtherCleaner = kind(Kind{
 		Code: "other-cleaner", Level: LevelWarning, Check: true,
 		Mend: "an enabled job of pgAgent, pg_cron or SQL Server Agent deletes tokens too: stop it, as [moving over](moving-over.md) says",

@@ -179,6 +179,14 @@ type Resister interface {
 	WhatActs(ctx context.Context) (statements string, err error)
 }
 
+// Surveyor is a Conn that can tell how large another table of the database is.
+type Surveyor interface {
+	// Survey returns about how many rows the table has, and the time in its oldest one;
+	// nil where the login may not see it, or there is none. there is false where there is
+	// no such table.
+	Survey(ctx context.Context, table Table) (rows int64, oldest *time.Time, there bool, err error)
+}
+
 // WriteCounter is a Conn whose server tells how much is written to it.
 type WriteCounter interface {
 	// Writes returns how many transactions have written to the server so far, in

@@ -3,9 +3,11 @@ package sqlserver
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/redact"
@@ -135,6 +137,28 @@ func (c *conn) lockHolders(ctx context.Context) (holders []string, err error) {
 		holders[i] = redact.Login(holders[i], c.server.User, c.server.Password)
 	}
 	return holders, nil
+}
+
+// Survey implements [purge.Surveyor]. A table on which the login has no right is none to
+// it.
+func (c *conn) Survey(ctx context.Context, table purge.Table) (rows int64, oldest *time.Time, there bool, err error) {
+	other := facts{table: table}
+	var readable bool
+	err = c.row(ctx, []any{&rows, &readable}, other.on(sqlSurvey))
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return 0, nil, false, nil
+	case err != nil:
+		return 0, nil, false, c.explain("look at other tables", err)
+	case !readable:
+		return rows, nil, true, nil
+	}
+	var eldest sql.NullTime
+	err = c.row(ctx, []any{&eldest}, other.on(sqlEldest))
+	if eldest.Valid {
+		oldest = &eldest.Time
+	}
+	return rows, oldest, true, c.explain("look at other tables", err)
 }
 
 // supported tells the server's version. Babelfish's says nothing of what it can do.

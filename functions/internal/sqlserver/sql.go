@@ -122,6 +122,14 @@ SELECT CASE WHEN @@VERSION LIKE 'Babelfish%' THEN 'Babelfish' ELSE 'SQL Server' 
        DATEDIFF(minute, GETUTCDATE(), GETDATE()),
        COALESCE(HAS_PERMS_BY_NAME('{table}', 'OBJECT', 'VIEW DEFINITION'), 0)`
 
+	// How large another table is, and whether the login may read it.
+	sqlSurvey = `
+SELECT COALESCE((SELECT SUM(p.rows) FROM sys.partitions AS p WHERE p.object_id = t.object_id AND p.index_id IN (0, 1)), 0),
+       COALESCE(HAS_PERMS_BY_NAME('{table}', 'OBJECT', 'SELECT'), 0)
+FROM sys.tables AS t WHERE t.object_id = OBJECT_ID('{table}', 'U')`
+
+	sqlEldest = `SELECT MIN({expiration}) FROM {table} WITH (NOLOCK)`
+
 	// The triggers that run on DELETE: the name, and whether it stands in for it.
 	sqlDeleteTriggers = `
 SELECT QUOTENAME(t.name), CAST(t.is_instead_of_trigger AS int)

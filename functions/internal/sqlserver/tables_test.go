@@ -109,6 +109,18 @@ func TestTheTablesOfADatabaseShareItsResult(t *testing.T) {
 	}
 }
 
+func TestACheckTellsOfTablesThatNobodyAskedFor(t *testing.T) {
+	s := newStage(t, "purge_survey")
+	db := estate(t, s, purge.ClientAccessTokens.Name, purge.AdminTokens.Name)
+	must(t, db.conn, "INSERT INTO adminapi.Tokens (ExpirationDate) VALUES ('2024-05-06')")
+	to, p := target(s.server(), db.name), policy
+	p.Action = purge.Check
+	r := purge.Run(t.Context(), to, p, func(purge.DatabaseResult) {}).Databases[0]
+	if text := fmt.Sprint(r.Findings); !strings.Contains(text, "unwatched-table") || !strings.Contains(text, "the oldest of 2024-05-06") || !strings.Contains(text, "ClientAccessTokens,adminapi.Tokens") {
+		t.Errorf("%+v", r)
+	}
+}
+
 // Keys that are numbers tell rows apart where no index finds expirations.
 func TestManyTokensWithoutAnIndexGoByRangesOfTheirKey(t *testing.T) {
 	s := newStage(t, "purge_numbers")
