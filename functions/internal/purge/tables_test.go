@@ -1,0 +1,160 @@
+package purge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// estate is an engine of one database with several tables, and closed tells of its
+// connections.
+type estate struct {
+	tables       map[string]*fake
+	mu           sync.Mutex
+	opens, turns int
+	closed       int
+	down         error
+}
+
+// tenant is a connection to one of the tables.
+type tenant struct {
+	*fake
+	of *estate
+}
+
+func (e *estate) table(name string) (*fake, error) {
+	f, there := e.tables[name]
+	if !there {
+		return nil, NotPurgeable{Kind: NoTable, Message: "no table " + name}
+	}
+	return f, nil
+}
+
+func (e *estate) Open(_ context.Context, _ string, table Table, _ bool) (Conn, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.opens++
+	if e.down != nil {
+		return nil, e.down
+	}
+	f, err := e.table(table.Name)
+	if err != nil {
+		e.closed++
+		return nil, err
+	}
+	return &tenant{f, e}, nil
+}
+
+func (c *tenant) Turn(_ context.Context, table Table) error {
+	c.of.mu.Lock()
+	defer c.of.mu.Unlock()
+	c.of.turns++
+	f, err := c.of.table(table.Name)
+	if err == nil {
+		c.fake = f
+	}
+	return err
+}
+
+func (c *tenant) Close() {
+	c.of.mu.Lock()
+	defer c.of.mu.Unlock()
+	c.of.closed++
+}
+
+func (e *estate) run(t *testing.T, p Policy, matched bool) DatabaseResult {
+	t.Helper()
+	p.Action = Purge
+	p.BatchSize = max(p.BatchSize, 10)
+	target := Target{Engine: e, Tables: Tables(), Databases: []Database{{Name: "a", Matched: matched}}, Log: slog.New(slog.DiscardHandler)}
+	d := Run(t.Context(), target, p, func(DatabaseResult) {}).Databases[0]
+	if e.opens != e.closed && e.down == nil {
+		t.Errorf("%d connections opened, %d closed", e.opens, e.closed)
+	}
+	return d
+}
+
+func estateOf(rows int) *estate {
+	e := &estate{tables: map[string]*fake{}}
+	for _, table := range Tables() {
+		e.tables[table.Name] = &fake{rows: rows}
+	}
+	return e
+}
+
+func TestTheTablesOfADatabaseShareAConnection(t *testing.T) {
+	e := estateOf(7)
+	if d := e.run(t, Policy{}, false); d.Status != Complete || d.DeletedRows != 28 || len(d.Tables) != 4 || e.opens != 1 || e.turns != 3 {
+		t.Errorf("%+v, %d opened", d, e.opens)
+	}
+}
+
+func TestATableThatIsNotThereIsNone(t *testing.T) {
+	e := estateOf(7)
+	delete(e.tables, AdminTokens.Name)
+	delete(e.tables, ConfigurationTokens.Name)
+	if d := e.run(t, Policy{}, false); d.Status != Complete || d.DeletedRows != 14 || len(d.Tables) != 2 || d.Findings == nil || len(d.Findings) != 0 {
+		t.Errorf("%+v", d)
+	}
+	e = &estate{}
+	if d := e.run(t, Policy{}, false); d.Status != Failed || !strings.Contains(d.Error, "none of the tables") || d.Findings[0].Code != NoTable.Code {
+		t.Errorf("%+v", d)
+	}
+	e = &estate{}
+	if d := e.run(t, Policy{}, true); d.Status != Skipped || d.Tables != nil {
+		t.Errorf("%+v", d)
+	}
+}
+
+func TestATableThatFailsStopsNoOther(t *testing.T) {
+	e := estateOf(7)
+	e.tables[AdminTokens.Name].err = errors.New("hunter")
+	d := e.run(t, Policy{}, false)
+	if d.Status != Failed || d.DeletedRows != 21 || d.Error != "adminapi.Tokens: hunter" || len(d.Tables) != 4 {
+		t.Errorf("%+v", d)
+	}
+}
+
+func TestADatabaseThatIsDownFailsOnceForAllItsTables(t *testing.T) {
+	e := &estate{down: errors.New("no route")}
+	if d := e.run(t, Policy{}, false); d.Status != Failed || e.opens != 1 || len(d.Tables) != 4 || d.OldestExpiredAge() != nil {
+		t.Errorf("%+v, %d opened", d, e.opens)
+	}
+}
+
+// A table with a large backlog takes neither the whole of a short run nor, run after run,
+// the whole of a cap.
+func TestTablesShareTheTimeAndTheCap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := estateOf(7)
+		e.tables[ClientAccessTokens.Name] = &fake{rows: 1_000_000, takes: time.Second}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+		defer cancel()
+		target := Target{Engine: e, Tables: Tables(), Databases: []Database{{Name: "a"}}, Log: slog.New(slog.DiscardHandler)}
+		d := Run(ctx, target, Policy{Action: Purge, BatchSize: 10, StopBefore: 10 * time.Second}, func(DatabaseResult) {}).Databases[0]
+		if d.Status != Partial || d.StopReason != Deadline || d.DeletedRows < 21+1000 {
+			t.Errorf("%+v", d)
+		}
+		for _, table := range d.Tables[1:] {
+			if table.Status != Complete || table.DeletedRows != 7 {
+				t.Errorf("%+v", table)
+			}
+		}
+	})
+	e := estateOf(1000)
+	got := map[string]int64{}
+	for range 40 {
+		for _, table := range e.run(t, Policy{MaxRows: 10}, false).Tables {
+			got[table.Table] += table.DeletedRows
+		}
+	}
+	if fmt.Sprint(len(got)) != "4" || got[ClientAccessTokens.Name] == 0 || got[AdminTokens.Name] == 0 || got[ConfigurationTokens.Name] == 0 || got[ClientAccessTokenLogs.Name] == 0 {
+		t.Errorf("%v", got)
+	}
+}
