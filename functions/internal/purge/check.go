@@ -33,11 +33,7 @@ func (t *turn) check(ctx context.Context, facts Facts) error {
 		}
 	}
 	find(Connected.Found(fmt.Sprintf("connected, logged in and examined in %d ms", t.opening.Milliseconds())))
-	if clocks, ok := skew(facts.Now); ok {
-		find(Clock.Found(clocks))
-	} else {
-		find(ClockSkew.Found(clocks))
-	}
+	find(clock(facts.Now))
 	var findings []Finding
 	err := t.unlocked(ctx, func() (err error) {
 		findings, err = t.conn.Check(ctx)
@@ -52,9 +48,7 @@ func (t *turn) check(ctx context.Context, facts Facts) error {
 	case err != nil:
 		return err
 	}
-	if t == t.visit.turns[0] {
-		t.survey(ctx, find)
-	}
+	t.survey(ctx, find)
 	expired, err := t.checkExpired(ctx)
 	if err != nil {
 		return err
@@ -81,7 +75,7 @@ const manyRows = 100_000
 // no fault.
 func (t *turn) survey(ctx context.Context, find func(Finding)) {
 	conn, ok := t.conn.(Surveyor)
-	if !ok {
+	if !ok || t != t.visit.turns[0] { // once for a database
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, countPatience)
@@ -184,6 +178,15 @@ func (t *turn) checkExpired(ctx context.Context) (Window, error) {
 		t.find(ExpiredRows.Found(text))
 	}
 	return found, nil
+}
+
+// clock tells whether the database's clock is right.
+func clock(database time.Time) Finding {
+	clocks, ok := skew(database)
+	if ok {
+		return Clock.Found(clocks)
+	}
+	return ClockSkew.Found(clocks)
 }
 
 // skew compares the database's clock with ours; ok is close enough to delete by.
