@@ -34,6 +34,7 @@ const usage = `Deletes expired bearer tokens from the admin databases of an Ed-F
 These narrow the settings and never widen them:
 
     -databases A,B      some of those in DATABASES
+    -tables A,B         some of those in TABLES
     -grace-period 24h   at least GRACE_PERIOD
     -max-rows n         most rows to delete
     -batch-size n       most rows one statement deletes
@@ -98,14 +99,16 @@ func parseArgs(args []string) (c command, err error) {
 	field("max-duration", "maxDuration", strconv.Quote)
 	field("max-rows", "maxRows", asIs)
 	field("batch-size", "batchSize", asIs)
-	field("databases", "databases", func(text string) string {
+	list := func(text string) string {
 		names := strings.Split(text, ",")
 		for i := range names {
 			names[i] = strings.TrimSpace(names[i])
 		}
 		list, _ := json.Marshal(names) // strings alone
 		return string(list)
-	})
+	}
+	field("databases", "databases", list)
+	field("tables", "tables", list)
 	if len(args) == 0 {
 		return c, errors.New("say what to do")
 	}
