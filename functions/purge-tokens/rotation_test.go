@@ -116,7 +116,7 @@ func (s session) Databases(context.Context, string) ([]purge.Database, error) {
 // looked is a connection to a database without rows.
 type looked struct{ session }
 
-func (looked) Turn(context.Context, purge.Table) error { return nil }
+func (looked) Switch(context.Context, purge.Table) error { return nil }
 func (looked) Facts() purge.Facts {
 	return purge.Facts{Now: time.Now(), Clock: time.Now(), Indexed: true}
 }

@@ -272,8 +272,8 @@ func (c *conn) leave(ctx context.Context) {
 	}
 }
 
-// Turn implements [purge.Conn].
-func (c *conn) Turn(ctx context.Context, table purge.Table) error {
+// Switch implements [purge.Conn].
+func (c *conn) Switch(ctx context.Context, table purge.Table) error {
 	c.table, c.tooLarge, c.sampled, c.canceled = table, false, false, 0
 	if err := c.examine(ctx, c.facts.backend, false); err != nil {
 		return err

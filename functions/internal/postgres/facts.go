@@ -45,7 +45,7 @@ type facts struct {
 	counted   bool     // the server counts the rows that it deletes
 	dead      int64    // deleted rows that were not cleared away yet, about
 	perPage   int      // rows that a page of the table can have at most
-	nameless  bool     // deletes are published without a replica identity
+	nameless  string   // the statements for what publishes deletes without a replica identity
 	acts      bool     // a trigger, a foreign key or a rule does more at a delete
 	local     bool     // expirations are local time, as Ed-Fi had them in its versions 2
 	backend   uint32   // the server's process that ran the statement
@@ -181,8 +181,8 @@ const countsOff = "track_counts is off for the login, the database or the server
 // mayDelete returns nil, or the error for a login that may only read.
 func (f facts) mayDelete() error {
 	switch {
-	case f.deletable && f.nameless:
-		return purge.NotPurgeable{Kind: purge.NoReplicaIdentity, Message: fmt.Sprintf("a publication has the table's deletes, and the table has no replica identity, so that the server refuses them: ALTER TABLE %s REPLICA IDENTITY FULL;", f.table)}
+	case f.deletable && f.nameless != "":
+		return purge.NotPurgeable{Kind: purge.NoReplicaIdentity, Message: "a publication has the table's deletes, and the table, or one that inherits from it, has no replica identity, so that the server refuses them: " + f.nameless}
 	case f.deletable && f.acts && !f.counted:
 		return purge.NotPurgeable{Kind: purge.CountsUnproved, Message: "a trigger, a foreign key or a rule acts on deletes, and without the server's count nobody can tell what it makes of them. " + countsOff}
 	case f.deletable:

@@ -176,10 +176,12 @@ FROM (SELECT coalesce(NULLIF(current_setting('edfi_token_purge.gone', true), '')
                WHERE p.polrelid = c.oid AND p.polcmd::text IN ('*', need.cmd)
                  AND EXISTS (SELECT FROM unnest(p.polroles) AS role WHERE role = 0 OR pg_has_role(role, 'USAGE'))`
 
-	// Whether deletes are published, to subscribers that could not tell by it which row
-	// went: the server refuses each then.
-	sqlUnidentified = `CASE WHEN EXISTS (SELECT FROM pg_publication WHERE pubdelete) THEN EXISTS (
-               SELECT FROM unnest(` + sqlLeaves + `) AS leaf
+	// Where deletes are published, to subscribers that could not tell by it which row
+	// went, the server refuses each: the statements that mend it, for the table and those
+	// that inherit from it.
+	sqlUnidentified = `CASE WHEN EXISTS (SELECT FROM pg_publication WHERE pubdelete) THEN (
+               SELECT string_agg(format('ALTER TABLE %s.%I REPLICA IDENTITY FULL;', l.relnamespace::regnamespace, l.relname), ' ' ORDER BY leaf)
+               FROM unnest(` + sqlLeaves + `) AS leaf
                JOIN pg_class l ON l.oid = leaf AND l.relkind = 'r'
                WHERE l.relreplident <> 'f' AND NOT EXISTS (
                    SELECT FROM pg_index i WHERE i.indrelid = leaf
@@ -234,7 +236,7 @@ SELECT clock_timestamp() AT TIME ZONE 'UTC',
        current_setting('track_counts') = 'on',
        coalesce(pg_stat_get_dead_tuples(c.oid), 0),
        (current_setting('block_size')::int - 24) / (28 + coalesce((` + sqlLeastRow + `), 0)),
-       coalesce(` + sqlUnidentified + `, false),
+       coalesce(` + sqlUnidentified + `, ''),
        coalesce(` + sqlActs + `, false),
        EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid AND proname = 'accesstokenisvalid'),
        coalesce(quote_ident(c.relname), ($2::text[])[2]), coalesce(quote_ident(a.attname), ($3::text[])[2]), coalesce(a.attname, ''),

@@ -323,20 +323,21 @@ func TestAStatementThatSomebodyCancelsIsTriedAgain(t *testing.T) {
 // Whatever a purge fails for, a check fails for too, with the statement that mends it.
 func TestACheckIsNeverGreenWhereAPurgeFails(t *testing.T) {
 	for name, c := range map[string]struct{ stage, mend string }{
-		"no right to delete":    {"REVOKE DELETE ON dbo.clientaccesstokens FROM parity_rights", "GRANT .*;"},
-		"no right to read":      {"REVOKE SELECT (expiration) ON dbo.clientaccesstokens FROM parity_rights", "GRANT .*;"},
-		"no right in schema":    {"REVOKE USAGE ON SCHEMA dbo FROM parity_rights", "GRANT .*;"},
-		"row-level security":    {"ALTER TABLE dbo.clientaccesstokens ENABLE ROW LEVEL SECURITY", "CREATE POLICY .*;"},
-		"published deletes":     {"CREATE PUBLICATION p FOR TABLE dbo.clientaccesstokens; ALTER TABLE dbo.clientaccesstokens REPLICA IDENTITY NOTHING", "ALTER TABLE .*;"},
-		"all tables published":  {"CREATE PUBLICATION p FOR ALL TABLES; ALTER TABLE dbo.clientaccesstokens REPLICA IDENTITY NOTHING", "ALTER TABLE .*;"},
-		"inserts published":     {"CREATE PUBLICATION p FOR TABLE dbo.clientaccesstokens WITH (publish = 'insert'); ALTER TABLE dbo.clientaccesstokens REPLICA IDENTITY NOTHING", ""},
-		"a trigger that keeps":  {"CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; CREATE TRIGGER keep BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION f()", "ALTER TABLE [^;]* DISABLE TRIGGER .*;"},
-		"one that refuses":      {"CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'no'; END$$; CREATE TRIGGER no BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION f()", "ALTER TABLE [^;]* DISABLE TRIGGER .*;"},
-		"one that puts back":    {"CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN INSERT INTO dbo.clientaccesstokens VALUES (OLD.*); RETURN NULL; END'; CREATE TRIGGER back AFTER DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION f()", "ALTER TABLE [^;]* DISABLE TRIGGER .*;"},
-		"one that only watches": {"CREATE TABLE gone (id uuid); GRANT INSERT ON gone TO PUBLIC; CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.gone VALUES (OLD.id); RETURN OLD; END'; CREATE TRIGGER watch BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION f()", ""},
-		"a rule":                {"CREATE RULE keep AS ON DELETE TO dbo.clientaccesstokens DO INSTEAD NOTHING", "ALTER TABLE [^;]* DISABLE RULE .*;"},
-		"rows that are needed":  {"CREATE TABLE child (id uuid REFERENCES dbo.clientaccesstokens); INSERT INTO child SELECT id FROM dbo.clientaccesstokens WHERE expiration <= now() AT TIME ZONE 'UTC'", "ALTER TABLE [^;]* DROP CONSTRAINT .*;"},
-		"nothing":               {"", ""},
+		"no right to delete":      {"REVOKE DELETE ON dbo.clientaccesstokens FROM parity_rights", "GRANT .*;"},
+		"no right to read":        {"REVOKE SELECT (expiration) ON dbo.clientaccesstokens FROM parity_rights", "GRANT .*;"},
+		"no right in schema":      {"REVOKE USAGE ON SCHEMA dbo FROM parity_rights", "GRANT .*;"},
+		"row-level security":      {"ALTER TABLE dbo.clientaccesstokens ENABLE ROW LEVEL SECURITY", "CREATE POLICY .*;"},
+		"published deletes":       {"CREATE PUBLICATION p FOR TABLE dbo.clientaccesstokens; ALTER TABLE dbo.clientaccesstokens REPLICA IDENTITY NOTHING", "ALTER TABLE .*;"},
+		"a child of it published": {"CREATE TABLE dbo.child () INHERITS (dbo.clientaccesstokens); CREATE PUBLICATION p FOR TABLE dbo.clientaccesstokens", "ALTER TABLE .*;"},
+		"all tables published":    {"CREATE PUBLICATION p FOR ALL TABLES; ALTER TABLE dbo.clientaccesstokens REPLICA IDENTITY NOTHING", "ALTER TABLE .*;"},
+		"inserts published":       {"CREATE PUBLICATION p FOR TABLE dbo.clientaccesstokens WITH (publish = 'insert'); ALTER TABLE dbo.clientaccesstokens REPLICA IDENTITY NOTHING", ""},
+		"a trigger that keeps":    {"CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; CREATE TRIGGER keep BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION f()", "ALTER TABLE [^;]* DISABLE TRIGGER .*;"},
+		"one that refuses":        {"CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'no'; END$$; CREATE TRIGGER no BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION f()", "ALTER TABLE [^;]* DISABLE TRIGGER .*;"},
+		"one that puts back":      {"CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN INSERT INTO dbo.clientaccesstokens VALUES (OLD.*); RETURN NULL; END'; CREATE TRIGGER back AFTER DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION f()", "ALTER TABLE [^;]* DISABLE TRIGGER .*;"},
+		"one that only watches":   {"CREATE TABLE gone (id uuid); GRANT INSERT ON gone TO PUBLIC; CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.gone VALUES (OLD.id); RETURN OLD; END'; CREATE TRIGGER watch BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION f()", ""},
+		"a rule":                  {"CREATE RULE keep AS ON DELETE TO dbo.clientaccesstokens DO INSTEAD NOTHING", "ALTER TABLE [^;]* DISABLE RULE .*;"},
+		"rows that are needed":    {"CREATE TABLE child (id uuid REFERENCES dbo.clientaccesstokens); INSERT INTO child SELECT id FROM dbo.clientaccesstokens WHERE expiration <= now() AT TIME ZONE 'UTC'", "ALTER TABLE [^;]* DROP CONSTRAINT .*;"},
+		"nothing":                 {"", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStage(t, "parity", "")

@@ -8,7 +8,7 @@
 //  1. handler.Invoke (functions/purge-tokens) reads the event.
 //  2. handler.run fetches the login and resolves the names of the databases.
 //  3. [Run] serves several databases at a time, in random order.
-//  4. turn.serve gives one database a turn, which ends with a verdict.
+//  4. visit.serve gives each table of a database a turn, which ends with a verdict.
 //  5. turn.connect has an [Engine] open a [Conn] that holds the database's lock.
 //  6. turn.work fixes the cut-off, once, by the database's clock.
 //  7. turn.drain looks for expired rows and sweeps, until a look finds none.
@@ -114,9 +114,9 @@ type Engine interface {
 // has a deadline, the server itself gives up shortly before it, and the error is
 // ErrTimeout.
 type Conn interface {
-	// Turn turns the connection to another table, and examines that as Open does. With an
+	// Switch turns the connection to another table, and examines that as Open does. With an
 	// error the connection is for none, but may be turned again.
-	Turn(ctx context.Context, table Table) error
+	Switch(ctx context.Context, table Table) error
 	// Facts returns what Open learned, at no cost.
 	Facts() Facts
 	// Expired returns the window of all rows with after < expiration <= cutoff, at no

@@ -79,7 +79,7 @@ func (v *visit) take(ctx context.Context, table Table) (Conn, error) {
 		return nil, nil
 	}
 	v.conn = nil
-	err := conn.Turn(ctx, table)
+	err := conn.Switch(ctx, table)
 	if errors.Is(err, ErrLost) {
 		v.drop(conn)
 		return nil, nil

@@ -51,7 +51,7 @@ func (e *estate) Open(_ context.Context, _ string, table Table, _ bool) (Conn, e
 	return &tenant{f, e}, nil
 }
 
-func (c *tenant) Turn(_ context.Context, table Table) error {
+func (c *tenant) Switch(_ context.Context, table Table) error {
 	c.of.mu.Lock()
 	defer c.of.mu.Unlock()
 	c.of.turns++

@@ -40,7 +40,7 @@ const (
 	mostLosses       = 5
 )
 
-// turn is the work in one database. It may take several turns: when its share of the
+// turn is the work in one table of a database. It may take several turns: when its share of the
 // time is over, or the connection was lost, the next one goes on.
 type turn struct {
 	run      *run

@@ -47,7 +47,7 @@ func (f *fake) Close() {}
 
 func (f *fake) Check(context.Context) ([]Finding, error) { return nil, nil }
 
-func (f *fake) Turn(context.Context, Table) error { return nil }
+func (f *fake) Switch(context.Context, Table) error { return nil }
 
 func (f *fake) Facts() Facts {
 	now := time.Now().UTC().Add(f.skew)

@@ -292,8 +292,8 @@ func (c *conn) Close() {
 	}
 }
 
-// Turn implements [purge.Conn].
-func (c *conn) Turn(ctx context.Context, table purge.Table) error {
+// Switch implements [purge.Conn].
+func (c *conn) Switch(ctx context.Context, table purge.Table) error {
 	c.table, c.deleteVerified, c.commits = table, false, false
 	if err := c.examine(ctx); err != nil {
 		return err
