@@ -274,7 +274,7 @@ func (c *conn) leave(ctx context.Context) {
 
 // Switch implements [purge.Conn].
 func (c *conn) Switch(ctx context.Context, table purge.Table) error {
-	c.table, c.tooLarge, c.sampled, c.canceled = table, false, false, 0
+	c.table, c.limits, c.tooLarge, c.sampled, c.canceled = table, nil, false, false, 0 // the settings set anew lift the limits
 	if err := c.examine(ctx, c.facts.backend, false); err != nil {
 		return err
 	}
