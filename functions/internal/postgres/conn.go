@@ -137,8 +137,8 @@ var startup = map[string]string{
 
 // connect logs in. Poolers refuse a log-in that asks for a setting they don't know
 // (PgBouncer with 08P01, RDS Proxy with 0A000), and get one that asks for less. A
-// role's or server's transaction_timeout may end the first statements; only a server
-// that has it, from PostgreSQL 17 on, takes a log-in that lifts it.
+// role's or server's transaction_timeout or idle_session_timeout may end the first
+// statements; only a server that has it takes a log-in that lifts it.
 func (c *conn) connect(ctx context.Context) error {
 	if c.startup == nil {
 		c.startup = startup
@@ -147,7 +147,9 @@ func (c *conn) connect(ctx context.Context) error {
 	if code := sqlState(err); code == pgerrcode.ProtocolViolation || code == pgerrcode.FeatureNotSupported {
 		c.startup = maps.Clone(c.startup)
 		delete(c.startup, "statement_timeout")
-		delete(c.startup, "transaction_timeout")
+		for _, limit := range sessionLimits {
+			delete(c.startup, string(limit))
+		}
 		err = c.logIn(ctx)
 	}
 	return c.explain("connect", err)
@@ -160,10 +162,14 @@ func (c *conn) open(ctx context.Context, lock bool) error {
 		return err
 	}
 	err := c.begin(ctx, lock)
-	if errors.Is(err, errTransactionTimeout) {
+	for range sessionLimits { // each at most once
+		limit, ended := errors.AsType[sessionLimit](err)
+		if !ended {
+			break
+		}
 		c.pg.Close(ctx) //nolint:errcheck // it is gone
 		c.startup = maps.Clone(c.startup)
-		c.startup["transaction_timeout"] = "0"
+		c.startup[string(limit)] = "0"
 		if err = c.connect(ctx); err == nil {
 			err = c.begin(ctx, lock)
 		}

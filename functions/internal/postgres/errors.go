@@ -108,9 +108,20 @@ func sqlState(err error) string {
 	return ""
 }
 
-// errTransactionTimeout is [purge.ErrLost], for the reason that transaction_timeout was
-// over.
-var errTransactionTimeout = fmt.Errorf("%w", purge.ErrLost)
+// sessionLimit is [purge.ErrLost], for the reason that a setting of this name ended the
+// session.
+type sessionLimit string
+
+func (l sessionLimit) Error() string { return purge.ErrLost.Error() }
+
+// Is tells errors.Is so.
+func (sessionLimit) Is(target error) bool { return target == purge.ErrLost }
+
+// sessionLimits are those that may end a session before a statement has lifted them.
+var sessionLimits = map[string]sessionLimit{
+	"25P04": "transaction_timeout",  // of PostgreSQL 17 and later
+	"57P05": "idle_session_timeout", // of 14 and later
+}
 
 // explainRefusal explains what the server itself says.
 func (c *conn) explainRefusal(doing string, refused *pgconn.PgError) error {
@@ -152,7 +163,6 @@ func (c *conn) explainRefusal(doing string, refused *pgconn.PgError) error {
 
 // kindOf returns what a refusal is to the domain, by its code; nil is a plain error.
 func (c *conn) kindOf(refused *pgconn.PgError) error {
-	const transactionTimeout = "25P04"                                             // of PostgreSQL 17 and later
 	if c.facts.oid != 0 && refused.Where == "" && surprises[refused.Code] != nil { // else a trigger's function raised it
 		return surprises[refused.Code]
 	}
@@ -161,8 +171,8 @@ func (c *conn) kindOf(refused *pgconn.PgError) error {
 		return purge.ErrNotYet
 	case code == pgerrcode.TooManyConnections:
 		return purge.ErrNoSlot
-	case code == transactionTimeout:
-		return errTransactionTimeout
+	case sessionLimits[code] != "":
+		return sessionLimits[code]
 	case code == pgerrcode.IdleInTransactionSessionTimeout || pgerrcode.IsConnectionException(code) || pgerrcode.IsOperatorIntervention(code):
 		return purge.ErrLost
 	case pgerrcode.IsInsufficientResources(code): // a full disk gets no emptier by trying again
