@@ -115,7 +115,7 @@ func run(ctx context.Context, bootstrap, logPath string) (err error) {
 		if err != nil {
 			return err
 		}
-		step(name, `"Scheduled Event": %s, %d rows deleted in %d ms`, result.Status, result.DeletedRows, result.DurationMs)
+		step(name, `"Scheduled Event": %s, %s rows deleted in %d ms`, result.Status, purge.Grouped(result.DeletedRows), result.DurationMs)
 		for _, m := range metrics {
 			step("  metric", "%s: DeletedRows %v, Failures %v", m["Database"], m["DeletedRows"], m["Failures"])
 		}
