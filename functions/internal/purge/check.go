@@ -98,7 +98,7 @@ func (t *turn) survey(ctx context.Context, find func(Finding)) {
 		case rows >= manyRows:
 			level = LevelWarning
 		}
-		text := fmt.Sprintf("%s has about %d rows", table.Name, rows)
+		text := fmt.Sprintf("%s has about %s rows", table.Name, Grouped(rows))
 		if oldest != nil {
 			text += fmt.Sprintf(", the oldest of %s", oldest.Format(time.DateOnly))
 		} else if rows > 0 {
