@@ -128,7 +128,7 @@ func run(ctx context.Context, bootstrap, logPath string) (err error) {
 		if err != nil {
 			return err
 		}
-		fmt.Printf("%-24s %8d %8d    %8d %8d\n", tenant.name, before[i][0], before[i][1], expired, live)
+		fmt.Printf("%-24s %8s %8s    %8s %8s\n", tenant.name, purge.Grouped(before[i][0]), purge.Grouped(before[i][1]), purge.Grouped(expired), purge.Grouped(live))
 	}
 	return nil
 }
