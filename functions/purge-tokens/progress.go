@@ -204,11 +204,11 @@ func (p *progress) waits(database, why string) {
 func (p *progress) part(known bool, total int64) string {
 	switch {
 	case known:
-		return thousands(p.deleted) + " of " + thousands(total) + " rows"
+		return purge.Grouped(p.deleted) + " of " + purge.Grouped(total) + " rows"
 	case p.action == purge.Purge && p.databases == 1:
-		return thousands(p.deleted) + " rows"
+		return purge.Grouped(p.deleted) + " rows"
 	case p.action == purge.Purge:
-		return fmt.Sprintf("%d of %d databases  %s rows", p.ended, p.databases, thousands(p.deleted))
+		return fmt.Sprintf("%d of %d databases  %s rows", p.ended, p.databases, purge.Grouped(p.deleted))
 	case p.databases == 1:
 		return string(p.action)
 	default:
@@ -226,12 +226,7 @@ func bar(part float64, text string, columns int) string {
 	return text
 }
 
-func perSecond(rate float64) string {
-	if rate >= 10_000 {
-		return thousands(int64(rate/1000)) + "k/s"
-	}
-	return thousands(int64(rate)) + "/s"
-}
+func perSecond(rate float64) string { return purge.Grouped(int64(rate)) + "/s" }
 
 // finished counts a database that is done.
 func (p *progress) finished(database string) {

@@ -111,7 +111,7 @@ func tableColumns(action purge.Action) (heads []string, cells func(purge.Databas
 	switch action {
 	case purge.Purge:
 		return []string{"DELETED", "BATCHES", "TIME"}, func(d purge.DatabaseResult) []string {
-			return []string{thousands(d.DeletedRows), thousands(int64(d.Batches)), duration(d.DurationMs)}
+			return []string{purge.Grouped(d.DeletedRows), purge.Grouped(int64(d.Batches)), duration(d.DurationMs)}
 		}
 	case purge.DryRun:
 		return []string{"EXPIRED", "OLDEST (UTC)", "TIME"}, func(d purge.DatabaseResult) []string {
@@ -131,7 +131,7 @@ func counted(rows *int64) string {
 	if rows == nil {
 		return "not counted"
 	}
-	return thousands(*rows)
+	return purge.Grouped(*rows)
 }
 
 // list writes names side by side, in at most so many lines that all fits a screen.
@@ -285,7 +285,7 @@ func summary(result purge.Result) string {
 		return n
 	}
 	did := map[purge.Action]string{
-		purge.Purge:  thousands(result.DeletedRows) + " rows deleted",
+		purge.Purge:  purge.Grouped(result.DeletedRows) + " rows deleted",
 		purge.DryRun: "a purge would delete " + counted(sum(result).ExpiredRows) + " rows",
 		purge.Check:  "a purge will work",
 	}[result.Action]
@@ -360,12 +360,4 @@ func duration(ms int64) string {
 		return fmt.Sprintf("%.2fs", float64(ms)/1000)
 	}
 	return (time.Duration(ms) * time.Millisecond).Round(time.Second).String()
-}
-
-func thousands(n int64) string {
-	s := fmt.Sprint(n)
-	for i := len(s) - 3; i > 0; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
 }

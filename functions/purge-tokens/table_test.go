@@ -115,7 +115,7 @@ func TestTheReadmeShowsWhatIsWritten(t *testing.T) {
 		{Status: purge.Failed, Action: purge.Purge, DurationMs: 190, Databases: pair(
 			purge.DatabaseResult{Status: purge.Complete, DurationMs: 190},
 			purge.DatabaseResult{Status: purge.Failed, DurationMs: 10, Error: "the login may not delete tokens: run infra/postgres/role.sql, or for the role of the login " +
-				"GRANT USAGE ON SCHEMA dbo TO edfi_token_purge; GRANT SELECT (expiration), DELETE ON dbo.clientaccesstokens TO edfi_token_purge;"})},
+				"GRANT USAGE ON SCHEMA dbo TO edfi_token_purge; GRANT SELECT (ctid, expiration), DELETE ON dbo.clientaccesstokens TO edfi_token_purge;"})},
 	} {
 		var b strings.Builder
 		view{}.write(&b, result)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -112,7 +113,7 @@ type frame struct{ x, y, width, height int }
 func (f frame) alarms(out *strings.Builder, arns []string) {
 	step := (f.width - 10) / max(1, len(arns))
 	for i, arn := range arns {
-		name := "-" + kebab(alarmName.FindStringSubmatch(arn)[1])
+		name := kebab(alarmName.FindStringSubmatch(arn)[1])
 		fmt.Fprintf(out, "<rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" rx=\"3\" fill=\"#e6f4ea\"/>\n", f.x+10+i*step, f.y+8, step-10, f.height-16)
 		out.WriteString(text(f.x+20+i*step, f.y+f.height/2+5, 13, "#1a6b34", "", "OK  "+name))
 	}
@@ -141,6 +142,7 @@ func (f frame) chart(out *strings.Builder, w widget, sample func(tenant, i int) 
 	for _, a := range w.Properties.Annotations.Horizontal {
 		most = max(most, a.Value*1.15)
 	}
+	most = round(most)
 	for _, part := range []float64{0, 0.5, 1} {
 		y := plot.at(0, part).y
 		fmt.Fprintf(out, "<line x1=\"%d\" x2=\"%d\" y1=\"%[3]d\" y2=\"%[3]d\" stroke=\"%s\"/>\n", plot.x, plot.x+plot.width, y, faint)
@@ -189,13 +191,22 @@ func (f frame) at(x, y float64) frame {
 	return frame{x: f.x + int(x*float64(f.width)), y: f.y + f.height - int(y*float64(f.height))}
 }
 
-// short writes a number of an axis.
-func short(v float64) string {
-	switch {
-	case v >= 1000:
-		return fmt.Sprintf("%.1fk", v/1000)
-	case v >= 10 || v == math.Trunc(v):
-		return fmt.Sprintf("%.0f", v)
+// round returns the next number up that an axis ends at well, as its half does.
+func round(v float64) float64 {
+	power := math.Pow(10, math.Floor(math.Log10(v)))
+	for _, first := range []float64{1, 1.5, 2, 2.5, 3, 4, 5, 6, 8} {
+		if first*power >= v {
+			return first * power
+		}
 	}
-	return fmt.Sprintf("%.1f", v)
+	return 10 * power
+}
+
+// short writes a number of an axis, as all numbers here.
+func short(v float64) string {
+	s := strconv.FormatFloat(v, 'f', -1, 64)
+	if v >= 1000 {
+		s = s[:len(s)-3] + "," + s[len(s)-3:]
+	}
+	return s
 }

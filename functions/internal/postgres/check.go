@@ -161,7 +161,7 @@ func (k checked) checkDeletes() (found []purge.Finding) {
 }
 
 func (c *conn) checkSize(k checked) purge.Finding {
-	size := fmt.Sprintf("%s and %s of indexes, about %d live and %d dead rows", bytes(k.tableSize), bytes(k.indexes), k.live, k.dead)
+	size := fmt.Sprintf("%s and %s of indexes, about %s live and %s dead rows", bytes(k.tableSize), bytes(k.indexes), purge.Grouped(k.live), purge.Grouped(k.dead))
 	if k.dead > manyDead && k.dead > k.live {
 		return purge.DeadRows.Found(fmt.Sprintf("%s: autovacuum has not come after the deletes; VACUUM (ANALYZE) %s;", size, c.facts.table))
 	}

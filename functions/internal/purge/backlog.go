@@ -42,10 +42,10 @@ type refusedError struct {
 
 // Error says how many rows stay, and why.
 func (r refusedError) Error() string {
-	rows := fmt.Sprintf("%d rows stay", r.rows)
+	rows := Grouped(r.rows) + " rows stay"
 	switch {
 	case r.more:
-		rows = fmt.Sprintf("more than %d rows stay", r.rows)
+		rows = "more than " + Grouped(r.rows) + " rows stay"
 	case r.rows == 1:
 		rows = "1 row stays"
 	}

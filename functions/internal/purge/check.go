@@ -98,7 +98,7 @@ func (t *turn) survey(ctx context.Context, find func(Finding)) {
 		case rows >= manyRows:
 			level = LevelWarning
 		}
-		text := fmt.Sprintf("%s has about %d rows", table.Name, rows)
+		text := fmt.Sprintf("%s has about %s rows", table.Name, Grouped(rows))
 		if oldest != nil {
 			text += fmt.Sprintf(", the oldest of %s", oldest.Format(time.DateOnly))
 		} else if rows > 0 {
@@ -139,7 +139,7 @@ func (t *turn) rehearse(ctx context.Context, w Window) ([]Finding, error) {
 		case err != nil:
 			return nil, err
 		case gone < rows: // or others were faster, which another check shows
-			return []Finding{KeptRows.Found(fmt.Sprintf("a delete that was tried and undone removed %d rows of %d: %s%s", gone, rows, errKept, t.whatActs(ctx)))}, nil
+			return []Finding{KeptRows.Found(fmt.Sprintf("a delete that was tried and undone removed %s rows of %s: %s%s", Grouped(gone), Grouped(rows), errKept, t.whatActs(ctx)))}, nil
 		case rest == nil:
 			return nil, nil
 		}
@@ -167,7 +167,7 @@ func (t *turn) checkExpired(ctx context.Context) (Window, error) {
 	many := fmt.Sprintf("more rows than %s is enough to count", countPatience)
 	switch rows, err := t.count(counting, found); {
 	case err == nil:
-		many = fmt.Sprintf("%d rows", rows)
+		many = Grouped(rows) + " rows"
 	case !errors.Is(err, ErrTimeout):
 		return nil, err
 	}

@@ -241,12 +241,12 @@ func (f failure) tell(most int) string {
 	var b strings.Builder
 	rows := int64(0)
 	for i, d := range f.databases {
-		name := fmt.Sprintf("%s (%d rows deleted)", cut(Printable(d.Database), most/8), d.DeletedRows)
+		name := fmt.Sprintf("%s (%s rows deleted)", cut(Printable(d.Database), most/8), Grouped(d.DeletedRows))
 		if i > 0 && b.Len()+len(name)+len(cause) > most-most/8 {
 			for _, d := range f.databases[i:] {
 				rows += d.DeletedRows
 			}
-			fmt.Fprintf(&b, ", and %d more (%d rows deleted)", len(f.databases)-i, rows)
+			fmt.Fprintf(&b, ", and %d more (%s rows deleted)", len(f.databases)-i, Grouped(rows))
 			break
 		}
 		if i > 0 {
@@ -268,6 +268,15 @@ func cut(text string, most int) string {
 		end--
 	}
 	return text[:end] + more
+}
+
+// Grouped writes a number as people read it: 1,234,567.
+func Grouped(n int64) string {
+	s := strconv.FormatInt(n, 10)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
 }
 
 // Printable returns text with its control characters escaped, as names may hold some

@@ -54,7 +54,7 @@ func TestRowsThatAreRefusedStayAndAllOthersGo(t *testing.T) {
 func TestWhereNearlyAllRowsAreRefusedTheRunGivesUpInTime(t *testing.T) {
 	f := &stubborn{timed{fake: fake{rows: 100_000}}, func(int) bool { return true }}
 	r := runAll(t.Context(), f, Policy{BatchSize: 5000}, "a")
-	if d := r.Databases[0]; d.Status != Failed || !strings.Contains(d.Error, "more than 1000 rows stay") {
+	if d := r.Databases[0]; d.Status != Failed || !strings.Contains(d.Error, "more than 1,000 rows stay") {
 		t.Errorf("%+v", d)
 	}
 }

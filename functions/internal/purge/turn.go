@@ -345,7 +345,7 @@ func (t *turn) dryRun(ctx context.Context) error {
 	goes := t.run.quota.Reserve(rows, false)
 	t.run.quota.Release(goes, goes)
 	if t.result.ExpiredRows = &goes; goes < rows {
-		t.find(MaxRowsReached.Found(fmt.Sprintf("%d rows have expired; MAX_ROWS lets one run delete %d of them here", rows, goes)))
+		t.find(MaxRowsReached.Found(fmt.Sprintf("%s rows have expired; MAX_ROWS lets one run delete %s of them here", Grouped(rows), Grouped(goes))))
 	}
 	return nil
 }

@@ -221,7 +221,7 @@ func (r checked) findings(database string, table purge.Table) []purge.Finding {
 
 // size tells how large the table is. Not every server tells its pages.
 func (c *conn) size(ctx context.Context) purge.Finding {
-	text := fmt.Sprintf("about %d rows", max(0, c.facts.rows))
+	text := fmt.Sprintf("about %s rows", purge.Grouped(max(0, c.facts.rows)))
 	var pages int64
 	if c.session.QueryRowContext(ctx, c.facts.on(sqlPages)).Scan(&pages) == nil {
 		text += fmt.Sprintf(", %d MB with indexes", pages*8/1024)

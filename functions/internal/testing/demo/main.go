@@ -115,7 +115,7 @@ func run(ctx context.Context, bootstrap, logPath string) (err error) {
 		if err != nil {
 			return err
 		}
-		step(name, `"Scheduled Event": %s, %d rows deleted in %d ms`, result.Status, result.DeletedRows, result.DurationMs)
+		step(name, `"Scheduled Event": %s, %s rows deleted in %d ms`, result.Status, purge.Grouped(result.DeletedRows), result.DurationMs)
 		for _, m := range metrics {
 			step("  metric", "%s: DeletedRows %v, Failures %v", m["Database"], m["DeletedRows"], m["Failures"])
 		}
@@ -128,7 +128,7 @@ func run(ctx context.Context, bootstrap, logPath string) (err error) {
 		if err != nil {
 			return err
 		}
-		fmt.Printf("%-24s %8d %8d    %8d %8d\n", tenant.name, before[i][0], before[i][1], expired, live)
+		fmt.Printf("%-24s %8s %8s    %8s %8s\n", tenant.name, purge.Grouped(before[i][0]), purge.Grouped(before[i][1]), purge.Grouped(expired), purge.Grouped(live))
 	}
 	return nil
 }

@@ -96,7 +96,7 @@ func (b Block) Kind() Kind {
 	switch {
 	case b.Heading == "From a release, without Go", b.Heading == "Upgrade and roll back":
 		return Release
-	case strings.Contains(b.Text, "bin/purge-tokens"), strings.Contains(b.Text, "DATABASE_URL="):
+	case regexp.MustCompile(`(?m)^purge-tokens `).MatchString(b.Text), strings.Contains(b.Text, "DATABASE_URL="):
 		return Local
 	case strings.Contains(b.Text, "make demo"):
 		return CI

@@ -472,7 +472,7 @@ func TestTheLocalCommandsWorkAsWritten(t *testing.T) {
 	}
 	// The run with a cap stops there and exits with 3.
 	script = strings.ReplaceAll(script, exampleURL, u.String())
-	script = regexp.MustCompile(`(?m)^(bin/purge-tokens purge -max-rows \S+)$`).ReplaceAllString(script, "$1 || test $$? = 3")
+	script = regexp.MustCompile(`(?m)^(purge-tokens purge -max-rows \S+)$`).ReplaceAllString(script, "$1 || test $$? = 3")
 	command := exec.Command("bash", "-euo", "pipefail", "-c", "make --no-print-directory local\n"+script)
 	command.Dir = Root()
 	out, err := command.CombinedOutput()
