@@ -100,7 +100,8 @@ func (t *turn) serve(outer, work context.Context) (again bool) {
 	if work.Err() != nil && t.result.Status != "" { // there was a turn before
 		return false
 	}
-	e := t.connect(work, t.share(work))
+	// A server out of reach is waited for as if several databases were at it already.
+	e := t.connect(work, t.run.schedule.share(work, t.run.policy.Parallel))
 	if e.opened {
 		defer t.close(outer)
 		t.perform(work, t.share(work), &e) // by now it may be known that there are fewer at once
