@@ -99,6 +99,9 @@ func (t *turn) survey(ctx context.Context, find func(Finding)) {
 			level = LevelWarning
 		}
 		text := fmt.Sprintf("%s has about %s rows", table.Name, Grouped(rows))
+		if rows == 0 { // by statistics that may not know the latest
+			text = table.Name + " has few rows"
+		}
 		if oldest != nil {
 			text += fmt.Sprintf(", the oldest of %s", oldest.Format(time.DateOnly))
 		} else if rows > 0 {
