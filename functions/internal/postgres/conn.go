@@ -88,8 +88,7 @@ func (s Server) Open(ctx context.Context, database string, table purge.Table, lo
 // patience returns how long opening a connection may take.
 func (s Server) patience() time.Duration { return max(connectTimeout, s.ConnectTimeout) }
 
-// conn implements [purge.Conn], [purge.Pipeliner], [purge.WriteCounter],
-// [purge.SlotCounter], [purge.SlowLook], [purge.Rehearser] and [purge.Resister].
+// conn implements [purge.Conn] and all of its optional interfaces.
 type conn struct {
 	server   Server
 	database string

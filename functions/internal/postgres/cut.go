@@ -47,7 +47,8 @@ const (
 
 // window is a [purge.Window]: the rows with from <= expiration < to. Where
 // physical, only those of them in lower <= ctid < upper, and after them those on the
-// pages before wrap; where whole, they are most rows of these pages. Where scanned, those that are met first in reading the table.
+// pages before wrap; where whole, they are most rows of these pages. Where scanned, those
+// that are met first in reading the table.
 type window struct {
 	from, to     pgtype.Timestamp
 	physical     bool

@@ -135,7 +135,8 @@ func (s Server) whyNot(ctx context.Context, database string, err error) error {
 	}
 }
 
-// conn implements [purge.Conn] and [purge.WriteCounter].
+// conn implements [purge.Conn], [purge.WriteCounter], [purge.SlowLook], [purge.Rehearser],
+// [purge.Surveyor] and [purge.LockTeller].
 type conn struct {
 	server         Server
 	database       string
