@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -52,6 +53,20 @@ func (c *conn) DeleteAll(ctx context.Context, batches []purge.Batch, done func(p
 	}
 }
 
+// Committed implements [purge.Witness]. A number that the server has yet to give went
+// with a crash, and its transaction with it.
+func (c *conn) Committed(ctx context.Context, transaction uint64) (bool, error) {
+	var status string
+	err := c.row(ctx, byIndex, &status, sqlCommitted, strconv.FormatUint(transaction, 10))
+	switch {
+	case sqlState(err) == pgerrcode.InvalidParameterValue:
+		return false, nil
+	case status == "in progress":
+		return false, purge.ErrLocked
+	}
+	return status == "committed", c.explain("ask what became of a batch", err)
+}
+
 // form is what batches must have in common to be sent one after the other.
 type form struct{ physical, scanned, patient bool }
 
@@ -60,17 +75,19 @@ func formOf(b purge.Batch) form {
 	return form{w.physical, w.scanned, b.Patient}
 }
 
-// deleteAlike deletes batches of one form in a pipeline: each DELETE is followed by
-// sqlProve and a Sync, which commits both, and one is always sent before the answer to
-// the one ahead of it, so that the server need not wait for the link. It returns how
-// many batches it got to before its limits had to be set anew, or no more were wanted.
+// deleteAlike deletes batches of one form in a pipeline: each DELETE has sqlTransaction
+// ahead of it, sqlProve behind it, and then a Sync, which commits. One is always sent
+// before the one ahead of it has ended, so that the server need not wait for the link, and
+// never before the transaction of that one is known: where the connection is lost, the
+// server says of all but the last what became of them. It returns how many batches it
+// got to before its limits had to be set anew, or no more were wanted.
 func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, f form, done func(purge.Deleted, error) bool) int {
 	plan, sql, prove := c.deleting(f.physical)
 	plan.bounded = !f.patient
 	ahead := min(c.mostInFlight(ctx), len(batches))
-	err := c.prepare(ctx, plan, prove, ahead)
-	if err == nil {
-		err = c.prepare(ctx, plan, sql, ahead)
+	var err error
+	for _, statement := range []string{sqlTransaction, prove, sql} {
+		err = cmp.Or(err, c.prepare(ctx, plan, statement, ahead))
 	}
 	if err = c.explain("delete", err); err != nil {
 		for range batches {
@@ -78,11 +95,11 @@ func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, f form, d
 		}
 		return len(batches)
 	}
-	p := pipeline{Pipeline: c.pg.PgConn().StartPipeline(ctx), conn: c, delete: c.prepared[sql], prove: c.prepared[prove]}
+	p := pipeline{Pipeline: c.pg.PgConn().StartPipeline(ctx), conn: c, transaction: c.prepared[sqlTransaction], delete: c.prepared[sql], prove: c.prepared[prove]}
 	defer p.Close() //nolint:errcheck // each statement has told its own
 	for answered, more := 0, true; ; answered++ {
-		for more && p.sent < min(answered+ahead, len(batches)) && p.mayGoOn() {
-			p.send(batches[p.sent])
+		if more && p.sent == answered {
+			p.sendNext(batches)
 		}
 		if answered == p.sent {
 			if p.failure == nil {
@@ -91,10 +108,13 @@ func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, f form, d
 			done(purge.Deleted{}, purge.Uncommitted(c.explain("delete", p.failure)))
 			return p.sent + 1
 		}
-		gone, err := p.committed()
-		if err = c.explain("delete", err); errors.Is(err, purge.ErrLost) && !errors.Is(err, purge.ErrUncommitted) {
-			gone.Rows = cmp.Or(gone.Rows, batches[answered].Rows)
-		} else if err != nil {
+		transaction, err := p.begun()
+		if more && ahead > 1 && err == nil {
+			p.sendNext(batches)
+		}
+		gone, err := p.committed(err)
+		gone.Transaction = transaction
+		if err = c.explain("delete", err); err != nil && (!errors.Is(err, purge.ErrLost) || errors.Is(err, purge.ErrUncommitted)) {
 			gone = purge.Deleted{}
 		}
 		more = done(gone, err)
@@ -265,11 +285,19 @@ func (c *conn) mostInFlight(ctx context.Context) int {
 // pipeline sends the same statements again and again, ahead of the answers.
 type pipeline struct {
 	*pgconn.Pipeline
-	conn          *conn
-	delete, prove *pgconn.StatementDescription
-	encoded       pgx.ExtendedQueryBuilder
-	sent          int   // batches that were sent whole, with the Sync that commits them
-	failure       error // of the last that was sent
+	conn    *conn
+	encoded pgx.ExtendedQueryBuilder
+	sent    int   // batches that were sent whole, with the Sync that commits them
+	failure error // of the last that was sent
+
+	transaction, delete, prove *pgconn.StatementDescription
+}
+
+// sendNext sends the next of batches, if there is one and the limits hold still.
+func (p *pipeline) sendNext(batches []purge.Batch) {
+	if p.sent < len(batches) && p.mayGoOn() {
+		p.send(batches[p.sent])
+	}
 }
 
 // mayGoOn tells whether another batch may be sent: the limits hold still.
@@ -283,6 +311,8 @@ func (p *pipeline) send(b purge.Batch) {
 		most = math.MaxInt64
 	}
 	facts := p.conn.facts
+	p.queue(p.transaction, nil)
+	p.SendFlushRequest()
 	p.queue(p.delete, b.Window.(window).args(facts.signature))
 	if facts.acts && p.failure == nil {
 		p.SendQueryParams(sqlRunDeferred, nil, nil, nil, nil)
@@ -307,10 +337,26 @@ func (p *pipeline) queue(statement *pgconn.StatementDescription, args []any) {
 	}
 }
 
-// committed reads the answers to the two statements of a batch and to the Sync behind
-// them. Where the connection is lost after the second one, what that said is returned
-// beside the error.
-func (p *pipeline) committed() (gone purge.Deleted, failure error) {
+// begun reads the answer to the first statement of a batch, which the server sends ahead
+// of all others.
+func (p *pipeline) begun() (transaction uint64, failure error) {
+	answer, failure := p.GetResults()
+	reader, ok := answer.(*pgconn.ResultReader)
+	if !ok {
+		return 0, failure
+	}
+	for reader.NextRow() {
+		transaction, _ = strconv.ParseUint(string(reader.Values()[0]), 10, 64) // an integer alone
+	}
+	_, failure = reader.Close()
+	return transaction, failure
+}
+
+// committed reads the answers to the other statements of a batch and to the Sync behind
+// them; the failure is that of the first. Where the connection is lost after the last
+// statement, what that said is returned beside the error.
+func (p *pipeline) committed(failure error) (gone purge.Deleted, _ error) {
+	gone.Rows = -1
 	for {
 		switch result, err := p.GetResults(); answer := result.(type) {
 		case *pgconn.ResultReader:
@@ -344,9 +390,13 @@ func (c *conn) proved(values [][]byte) purge.Deleted {
 	for i, value := range values {
 		numbers[i], _ = strconv.ParseInt(string(value), 10, 64) // integers alone
 	}
-	gone := purge.Deleted{Rows: numbers[0], Took: time.Duration(numbers[1]) * time.Microsecond, Writes: numbers[2]}
-	if c.facts.acts && gone.Writes > 0 { // a block with an exception takes numbers of its own, wherever it is
+	gone := purge.Deleted{Rows: numbers[0], Took: time.Duration(numbers[1]) * time.Microsecond, Transaction: uint64(numbers[2])}
+	switch {
+	case gone.Transaction == 0:
+	case c.facts.acts: // a block with an exception takes numbers of its own, wherever it is
 		gone.Writes = -1
+	default:
+		gone.Writes = 1
 	}
 	return gone
 }

@@ -144,8 +144,12 @@ ORDER BY datname`
 	// it warns outside of a transaction block.
 	sqlRunDeferred = `DO 'BEGIN SET CONSTRAINTS ALL IMMEDIATE; END'`
 
+	// The number of the transaction, which it gets here, and whether that one was committed.
+	sqlTransaction = `SELECT pg_current_xact_id()`
+	sqlCommitted   = `SELECT coalesce(pg_xact_status($1::text::xid8), '')`
+
 	// What the DELETE before it in the same transaction came to: the rows that are
-	// gone, the time it took, and whether it wrote at all. Where more rows are gone than
+	// gone, the time it took, and the transaction's number, 0 where it wrote nothing. Where more rows are gone than
 	// $2, a division by zero undoes them. Where the DELETE was not even asked whether
 	// the table had changed, a rule took its place, and nothing is gone.
 	sqlProve = sqlProof + `
@@ -155,7 +159,7 @@ FROM (SELECT coalesce(` + sqlNet + ` - NULLIF(current_setting('edfi_token_purge.
 	sqlProof = `
 SELECT net / CASE WHEN net > $2 THEN 0 ELSE 1 END,
        (extract(epoch FROM clock_timestamp() - now()) * 1000000)::bigint,
-       CASE WHEN pg_current_xact_id_if_assigned() IS NULL THEN 0 ELSE 1 END::bigint`
+       coalesce(pg_current_xact_id_if_assigned()::text, '0')`
 
 	// The same where the server keeps no count: the DELETE itself tells how many it
 	// returned.

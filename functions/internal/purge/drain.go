@@ -65,7 +65,7 @@ func (t *turn) refused(ctx context.Context, err error) error {
 		return err
 	}
 	refused.mend = t.whatActs(ctx)
-	t.backlog.refused = refused
+	t.backlog.refused = refused // which the finding is made of
 	return refused
 }
 
@@ -237,6 +237,7 @@ func (t *turn) delete(ctx context.Context, conn Conn, batches []*batch) (done in
 		deleteAll(ctx, conn, batches, func(gone Deleted, err error) bool {
 			now, b := time.Now(), batches[done]
 			b.deleted, b.took, b.writes, b.err = gone.Rows, cmp.Or(gone.Took, now.Sub(last)), gone.Writes, err
+			b.transaction = gone.Transaction
 			if err != nil { // it may have taken one
 				b.writes = 1
 			}

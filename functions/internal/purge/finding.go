@@ -131,6 +131,10 @@ var (
 		Code: "lock-holder", Level: LevelInfo,
 		Mend: "SQL Server: a look for expired rows waited for locks that the sessions in the message hold: end those that are forgotten",
 	})
+	CountUncertain = kind(Kind{
+		Code: "count-uncertain", Level: LevelInfo,
+		Mend: "the connection was lost while batches were on their way, and the server could not say what became of all of them, so that the number of deleted rows may be off by the number in the message: nothing to do, unless connections are lost again and again",
+	})
 	Throttled = kind(Kind{
 		Code: "throttled", Level: LevelInfo,
 		Mend: "others wrote to the server, so the run made way for them: nothing to do, unless the status stays `partial`",

@@ -134,8 +134,8 @@ type Conn interface {
 	Cut(ctx context.Context, w Window, size, batches int) (cut []Batch, rest Window, err error)
 	// Delete deletes the rows of b in one statement that is committed by itself. With
 	// any error nothing was deleted, but with ErrLost, where nobody knows whether the
-	// server committed: then Rows is how many went if it did, 0 where that is not
-	// known either. With ErrUncommitted beside it the server did not.
+	// server committed: then Rows is how many it said would go, below 0 where it did not
+	// come to that. With ErrUncommitted beside it the server did not commit.
 	Delete(ctx context.Context, b Batch) (Deleted, error)
 	// Check returns what an operator should know of the database, and as errors
 	// what a purge would fail for. Findings that others need more rights for are
@@ -154,6 +154,13 @@ type Pipeliner interface {
 	// next. Once done returns false no further one is sent, and those that were not
 	// sent are not done.
 	DeleteAll(ctx context.Context, batches []Batch, done func(Deleted, error) (more bool))
+}
+
+// Witness is a Conn whose server can tell later whether a batch was committed.
+type Witness interface {
+	// Committed tells whether the transaction was committed. The error is ErrLocked while
+	// it is still running.
+	Committed(ctx context.Context, transaction uint64) (bool, error)
 }
 
 // Rehearser is a Conn that can try a delete and undo it.
@@ -245,6 +252,9 @@ type Deleted struct {
 	// Writes is how many of those that WriteCounter counts were the batch's own; below
 	// 0 where that is not known.
 	Writes int64
+	// Transaction is what a Witness knows the batch by, beside ErrLost too; 0 where that
+	// is not known.
+	Transaction uint64
 }
 
 // Trail is where sweeps have deleted so far. What they leave behind until VACUUM

@@ -401,3 +401,77 @@ func TestARunSaysWhatItWaitsFor(t *testing.T) {
 		}
 	})
 }
+
+// remembering is a table whose server knows later what became of a transaction. The
+// acknowledgement of one batch is lost.
+type remembering struct {
+	fake
+	loses     func(f *remembering, b Batch) Deleted // what is known of it
+	committed bool
+	running   int // times that it is asked while the transaction runs
+}
+
+func (f *remembering) Open(context.Context, string, Table, bool) (Conn, error) { return f, nil }
+
+func (f *remembering) Delete(ctx context.Context, b Batch) (Deleted, error) {
+	if f.deletes != 3 {
+		return f.fake.Delete(ctx, b)
+	}
+	f.deletes++
+	return f.loses(f, b), fmt.Errorf("delete: %w", ErrLost)
+}
+
+func (f *remembering) Committed(context.Context, uint64) (bool, error) {
+	if f.running > 0 {
+		f.running--
+		return false, ErrLocked
+	}
+	return f.committed, nil
+}
+
+func (f *remembering) remove(b Batch) {
+	for i := b.Window.(stretch).from; i < b.Window.(stretch).to; i++ {
+		f.gone[i] = true
+	}
+}
+
+func TestABatchWithoutAnAcknowledgementCountsForWhatTheServerSaysOfIt(t *testing.T) {
+	all := func(known Deleted) func(*remembering, Batch) Deleted {
+		return func(f *remembering, b Batch) Deleted { f.remove(b); return known }
+	}
+	for name, c := range map[string]struct {
+		f         *remembering
+		deleted   int64
+		uncertain bool
+	}{
+		"committed":                       {&remembering{loses: all(Deleted{Rows: 10, Transaction: 7}), committed: true, running: 3}, 100, false},
+		"undone, and others were there":   {&remembering{loses: all(Deleted{Rows: 10, Transaction: 7})}, 90, false},
+		"committed, of no row":            {&remembering{loses: func(*remembering, Batch) Deleted { return Deleted{Transaction: 7} }, committed: true}, 100, false},
+		"committed, and all are back":     {&remembering{loses: func(*remembering, Batch) Deleted { return Deleted{Rows: 10, Transaction: 7} }, committed: true}, 110, false},
+		"committed, of an unknown number": {&remembering{loses: all(Deleted{Rows: -1, Transaction: 7}), committed: true}, 90, true},
+		"of a transaction unknown":        {&remembering{loses: all(Deleted{Rows: 10})}, 100, true},
+		"of which nothing is known":       {&remembering{loses: all(Deleted{Rows: -1})}, 90, true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c.f.fake.rows = 100
+			d := runAll(t.Context(), c.f, Policy{BatchSize: 10}, "a").Databases[0]
+			told := slices.ContainsFunc(d.Findings, func(f Finding) bool { return f.Code == CountUncertain.Code })
+			if d.Status != Complete || d.DeletedRows != c.deleted || told != c.uncertain {
+				t.Errorf("%s: %+v, want %d rows", name, d, c.deleted)
+			}
+		})
+	}
+}
+
+// A run that ends before it can ask says so too.
+func TestACountThatIsNeverSettledIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &lossy{fake: fake{rows: 100}, every: 4, down: 1e6}
+		d := runAll(t.Context(), l, Policy{BatchSize: 10}, "a").Databases[0]
+		if !slices.ContainsFunc(d.Findings, func(f Finding) bool {
+			return f.Code == CountUncertain.Code && strings.HasSuffix(f.Message, "by up to 10")
+		}) {
+			t.Errorf("%+v", d)
+		}
+	})
+}

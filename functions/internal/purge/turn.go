@@ -115,6 +115,9 @@ func (t *turn) serve(outer, work context.Context) (again bool) {
 	if e.opened && !silent && t.result.Status != Complete && t.expired != nil && t.run.policy.Action == Purge {
 		recoverPanic(outer, t.log, func() error { t.finalLook(outer); return nil }) //nolint:errcheck // logged; the status stands
 	}
+	if refused := t.backlog.refused; refused.rows > 0 {
+		t.find(RefusedRows.Found(refused.Error()))
+	}
 	return again
 }
 
@@ -290,8 +293,8 @@ func (t *turn) perform(work context.Context, share time.Duration, e *ending) {
 	if t.result.ThrottledMs > 0 {
 		t.find(Throttled.Found(fmt.Sprintf("%s, and this run made way for %s", ThrottleReason, time.Duration(t.result.ThrottledMs)*time.Millisecond)))
 	}
-	if refused := t.backlog.refused; refused.rows > 0 {
-		t.find(RefusedRows.Found(refused.Error()))
+	if rows := t.backlog.Uncertain(); rows > 0 {
+		t.find(CountUncertain.Found(fmt.Sprintf("the connection was lost while batches were on their way, and the server could not say what became of all of them: the number of deleted rows may be off by up to %s", Grouped(rows))))
 	}
 }
 
@@ -454,6 +457,9 @@ func (t *turn) inspectHeld(ctx context.Context) error {
 func (t *turn) finalLook(outer context.Context) {
 	ctx, cancel := context.WithTimeout(outer, min(finalLookTimeout, t.run.policy.StopBefore/4))
 	defer cancel()
+	if refused := &t.backlog.refused; refused.rows > 0 && refused.mend == "" {
+		refused.mend = t.whatActs(ctx)
+	}
 	left := t.backlog.Left()
 	if left == nil || t.result.StopReason == MaxRows {
 		left = []part{{window: t.expired}}

@@ -172,7 +172,7 @@ func (c *conn) notRehearsed(trigger string) error {
 func (c *conn) ended(ctx context.Context, w window, held int64, err error) (purge.Deleted, error) {
 	var left int64
 	if failure := c.session.QueryRowContext(ctx, c.on(w, sqlHeld), c.args(w)...).Scan(&left); failure != nil {
-		return purge.Deleted{}, c.explain("delete", late(ctx, failure))
+		return purge.Deleted{Rows: -1}, c.explain("delete", late(ctx, failure))
 	}
 	switch {
 	case left < held:
