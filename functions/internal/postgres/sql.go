@@ -468,22 +468,30 @@ $$`
 	sqlScanned = `SELECT current_setting('edfi_token_purge.stay')`
 
 	// What may keep deleted rows from being cleared away, the oldest first, and the
-	// statement that ends it: an old snapshot of a session in this database, what a
-	// standby or a subscriber has not seen, a transaction that was prepared and left.
+	// statement that ends it: an old snapshot of a session in this database, of one on a
+	// standby that reports it, a slot whose standby is gone, a transaction that was prepared
+	// and left.
 	sqlHolder = `
-SELECT what, mend FROM (
-    SELECT age(backend_xmin) AS transactions,
-           format('session %s of application %L', pid, coalesce(application_name, '')) AS what,
-           format('SELECT pg_terminate_backend(%s);', pid) AS mend
+SELECT told.what, told.mend FROM (
+    SELECT age(backend_xmin) AS transactions, coalesce(application_name, '') AS name,
+           CASE backend_type WHEN 'walsender' THEN 'a session on the standby %2$L'
+                             ELSE 'session %1$s of application %2$L' END AS what,
+           CASE backend_type WHEN 'walsender' THEN ` + sqlOnStandby + `
+                             ELSE 'SELECT pg_terminate_backend(%1$s);' END AS mend, pid
     FROM pg_stat_activity
     WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid() AND (datname = current_database() OR datname IS NULL)
     UNION ALL
-    SELECT age(xmin), format('replication slot %L', slot_name), format('SELECT pg_drop_replication_slot(%L);', slot_name)
+    SELECT age(xmin), slot_name,
+           CASE WHEN active THEN 'a session on the standby of replication slot %2$L' ELSE 'replication slot %2$L, which nobody uses' END,
+           CASE WHEN active THEN ` + sqlOnStandby + ` ELSE 'SELECT pg_drop_replication_slot(%2$L);' END, NULL
     FROM pg_replication_slots WHERE xmin IS NOT NULL
     UNION ALL
-    SELECT age(transaction), format('prepared transaction %L', gid), format('ROLLBACK PREPARED %L;', gid)
-    FROM pg_prepared_xacts WHERE database = current_database()) AS holder
+    SELECT age(transaction), gid, 'prepared transaction %2$L', 'ROLLBACK PREPARED %2$L;', NULL
+    FROM pg_prepared_xacts WHERE database = current_database()) AS holder (transactions, name, what, mend, pid),
+    LATERAL (SELECT format(what, pid, name), format(mend, pid, name)) AS told (what, mend)
 ORDER BY transactions DESC LIMIT 1`
+
+	sqlOnStandby = `'on the standby: SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_xmin IS NOT NULL ORDER BY age(backend_xmin) DESC LIMIT 1;'`
 
 	// sqlLockHolder tells of the oldest transaction with a lock on one of the tables that a
 	// delete waits for, and how to end it. Everybody may see locks, transactions and what

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -15,9 +16,11 @@ import (
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/testing/edfi"
+	"edfi-token-purge/functions/internal/testing/pgserver"
 )
 
 const tokens = "dbo.clientaccesstokens"
@@ -436,6 +439,77 @@ func TestAnOldSnapshotIsToldWithItsHolder(t *testing.T) {
 	if err != nil || len(found) != 1 || found[0].Code != purge.OldSnapshot.Code || !strings.Contains(found[0].Message, want) {
 		t.Errorf("%+v, %v, want %s", found, err, want)
 	}
+}
+
+// A standby reports the oldest snapshot of its own sessions. Its slot keeps that, also once
+// the standby is gone.
+func TestAnOldSnapshotOfAStandbyIsToldWithItsSlot(t *testing.T) {
+	t.Parallel()
+	_, s, admin := ownServer(t, pgserver.Options{Settings: map[string]string{"wal_level": "replica", "max_wal_senders": "2"}})
+	must(t, admin, "SELECT pg_create_physical_replication_slot('standby', true)")
+	opened, err := s.Open(t.Context(), "postgres", purge.ClientAccessTokens, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer opened.Close()
+	standby := reportsSnapshot(t, s, "standby", one[uint32](t, admin, "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"))
+	tell := func(want string) {
+		t.Helper()
+		var message string
+		for patience := time.Now().Add(10 * time.Second); time.Now().Before(patience); time.Sleep(10 * time.Millisecond) {
+			found, err := opened.(purge.SlowLook).WhySlow(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if message = found[0].Message; strings.Contains(message, want) {
+				return
+			}
+		}
+		t.Errorf("%s; want %s", message, want)
+	}
+	tell("a session on the standby of replication slot 'standby'. To end that: on the standby: SELECT pg_terminate_backend(pid) FROM")
+	standby.Close(t.Context()) //nolint:errcheck // it goes as it likes
+	tell("replication slot 'standby', which nobody uses. To end that: SELECT pg_drop_replication_slot('standby');")
+	must(t, admin, "SELECT pg_drop_replication_slot('standby')")
+	tell("nothing that this login can see")
+}
+
+// reportsSnapshot follows a server as a standby does that has a session with an old
+// snapshot.
+func reportsSnapshot(t *testing.T, s Server, slot string, xmin uint32) *pgconn.PgConn {
+	t.Helper()
+	c := conn{server: s, database: "postgres", startup: map[string]string{"replication": "true"}}
+	config, err := c.config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	standby, err := pgconn.ConnectConfig(t.Context(), &config.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, err := standby.Exec(t.Context(), "IDENTIFY_SYSTEM").ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	wire := standby.Frontend()
+	wire.SendQuery(&pgproto3.Query{String: fmt.Sprintf("START_REPLICATION SLOT %s PHYSICAL %s", slot, at[0].Rows[0][2])})
+	if err := wire.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := standby.ReceiveMessage(t.Context()); err != nil {
+		t.Fatal(err)
+	} else if _, ok := answer.(*pgproto3.CopyBothResponse); !ok {
+		t.Fatalf("%T", answer)
+	}
+	feedback := []byte{'h', 0, 0, 0, 0, 0, 0, 0, 0} // the time, which nobody reads
+	for _, n := range []uint32{xmin, 0, 0, 0} {     // xmin and its epoch, those of the catalogue
+		feedback = binary.BigEndian.AppendUint32(feedback, n)
+	}
+	wire.Send(&pgproto3.CopyData{Data: feedback})
+	if err := wire.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	return standby
 }
 
 // An error that no other connection mends is told once: neither is it tried again, nor
