@@ -598,6 +598,33 @@ func TestALiveRowUnderAScanStays(t *testing.T) {
 	}
 }
 
+// meeting is an engine that deletes rows as they are met, as it does in a table that takes
+// too long to read.
+type meeting struct{ Server }
+
+func (m meeting) Open(ctx context.Context, database string, table purge.Table, lock bool) (purge.Conn, error) {
+	opened, err := m.Server.Open(ctx, database, table, lock)
+	if err == nil {
+		opened.(*conn).tooLarge = true
+	}
+	return opened, err
+}
+
+func TestRowsThatResistAreCountedOnceBySeveralConnections(t *testing.T) {
+	s := newStage(t, "meeting_at_once", withoutPlaces)
+	db := filled(t, s)
+	must(t, db.conn, `
+DROP INDEX dbo.ix_clientaccesstokens_expiration;
+CREATE TABLE dbo.audit AS SELECT id FROM dbo.clientaccesstokens WHERE expiration < now() AT TIME ZONE 'UTC' LIMIT 5;
+ALTER TABLE dbo.audit ADD FOREIGN KEY (id) REFERENCES dbo.clientaccesstokens`)
+	to := target(s.server(), db.name)
+	to.Engine = meeting{s.server()}
+	r := purge.Run(t.Context(), to, purge.Policy{Action: purge.Purge, BatchSize: 100, Concurrency: 3}, func(purge.DatabaseResult) {}).Databases[0]
+	if expired, live := db.counts(t); r.Status != purge.Failed || r.DeletedRows != rows-5 || expired != 5 || live != 10 || !strings.Contains(r.Error, "5 rows stay, and all others are deleted") {
+		t.Errorf("%+v; %d expired and %d live left", r, expired, live)
+	}
+}
+
 func TestADeferredTriggerThatPutsRowsBackIsNotCounted(t *testing.T) {
 	s := newStage(t, "deferring", "")
 	db := filled(t, s)
