@@ -134,7 +134,7 @@ func (c *conn) checkRights() (found []purge.Finding) {
 	case c.facts.standby:
 		found = append(found, purge.ReaderEndpoint.Found("the server is a read-only standby: use the writer's endpoint"))
 	case c.facts.readOnly:
-		found = append(found, purge.ReadOnly.Found(readOnly))
+		found = append(found, purge.ReadOnly.Found(c.facts.writesOff()))
 	}
 	return found
 }

@@ -49,6 +49,7 @@ type facts struct {
 	acts      bool     // a trigger, a foreign key or a rule does more at a delete
 	local     bool     // expirations are local time, as Ed-Fi had them in its versions 2
 	backend   uint32   // the server's process that ran the statement
+	resets    []string // statements that change settings
 	readOnly  bool     // default_transaction_read_only is on, or the server is a standby
 	unlinked  bool     // neither triggers nor foreign keys act for this login
 	writes    int64    // transactions that had written to the server when it was asked
@@ -112,7 +113,7 @@ func (f *facts) read(row pgx.Row) error {
 	err := row.Scan(&f.now, &f.database, &f.version, &f.standby, &f.oid, &f.kind, &f.plain, &f.typeName,
 		&f.usage, &f.selectExp, &f.places, &f.selectAll, &f.deletable, &f.hidden, &f.unindexed,
 		&f.signature, &f.leaves, &f.counted, &f.dead, &f.perPage, &f.nameless, &f.acts, &f.local,
-		&f.table.Relation, &f.table.Expiration, &f.column, &f.backend, &f.readOnly, &f.unlinked)
+		&f.table.Relation, &f.table.Expiration, &f.column, &f.backend, &f.readOnly, &f.unlinked, &f.resets)
 	f.clock, f.indexed = f.now, f.oid != 0 && len(f.unindexed) == 0
 	return err
 }
@@ -136,7 +137,7 @@ func (f facts) fault(database string, writes bool) error {
 	case writes && f.standby:
 		return purge.NotPurgeable{Kind: purge.ReaderEndpoint, Message: "the server is a read-only standby: use the writer's endpoint, not a reader's", Server: true}
 	case writes && f.readOnly:
-		return purge.NotPurgeable{Kind: purge.ReadOnly, Message: readOnly}
+		return purge.NotPurgeable{Kind: purge.ReadOnly, Message: f.writesOff()}
 	case !f.usage || !f.selectExp:
 		return purge.NotPurgeable{Kind: purge.NoSelectRight, Message: "the login may not read when tokens expire: " + f.grant()}
 	case f.hidden:
@@ -174,9 +175,27 @@ func (f facts) strange(database string) error {
 // kinds are what may stand in the table's place, as pg_class.relkind has it.
 var kinds = map[rune]string{'v': "a view", 'm': "a materialized view", 'f': "a foreign table", 'S': "a sequence", 'c': "a type", 'i': "an index", 'I': "an index", 't': "a TOAST table"}
 
-const readOnly = "default_transaction_read_only is on for the login, the database or the server: where that is meant, exclude the database or use another server; else ALTER ROLE, ALTER DATABASE or ALTER SYSTEM .. RESET default_transaction_read_only"
+// The places of the settings in facts.resets.
+const (
+	readOnly = iota
+	replicationRole
+	counts
+)
 
-const countsOff = "track_counts is off for the login, the database or the server, which stops autovacuum too where it is the server's: ALTER SYSTEM SET track_counts = on; SELECT pg_reload_conf(); or ALTER ROLE or ALTER DATABASE .. RESET track_counts"
+// reset returns how to change a setting, as an administrator.
+func (f facts) reset(setting int) string {
+	return f.resets[setting] + " (on RDS the server's own are in the parameter group)"
+}
+
+// writesOff says why nothing can be deleted.
+func (f facts) writesOff() string {
+	return "default_transaction_read_only is on: where that is meant, exclude the database or use another server; else " + f.reset(readOnly)
+}
+
+// countsOff says why rows are not counted.
+func (f facts) countsOff() string {
+	return "track_counts is off, for the login, for the database, or for the server, which stops autovacuum too: " + f.reset(counts)
+}
 
 // mayDelete returns nil, or the error for a login that may only read.
 func (f facts) mayDelete() error {
@@ -184,7 +203,7 @@ func (f facts) mayDelete() error {
 	case f.deletable && f.nameless != "":
 		return purge.NotPurgeable{Kind: purge.NoReplicaIdentity, Message: "a publication has the table's deletes, and the table, or one that inherits from it, has no replica identity, so that the server refuses them: " + f.nameless}
 	case f.deletable && f.acts && !f.counted:
-		return purge.NotPurgeable{Kind: purge.CountsUnproved, Message: "a trigger, a foreign key or a rule acts on deletes, and without the server's count nobody can tell what it makes of them. " + countsOff}
+		return purge.NotPurgeable{Kind: purge.CountsUnproved, Message: "a trigger, a foreign key or a rule acts on deletes, and without the server's count nobody can tell what it makes of them. " + f.countsOff()}
 	case f.deletable:
 		return nil
 	}
@@ -200,10 +219,10 @@ func (f facts) grant() string {
 // findings are what costs time, or leaves rows behind, in each run.
 func (f facts) findings() (found []purge.Finding) {
 	if f.unlinked {
-		found = append(found, purge.SessionSettings.Found("session_replication_role is replica for the login, so neither triggers nor foreign keys act on its deletes, and only a superuser can change that: ALTER ROLE or ALTER DATABASE .. RESET session_replication_role"))
+		found = append(found, purge.SessionSettings.Found("session_replication_role is replica for the login, so neither triggers nor foreign keys act on its deletes, and only a superuser can change that: "+f.reset(replicationRole)))
 	}
 	if !f.counted && !f.acts { // else it fails
-		found = append(found, purge.CountsUnproved.Found("rows are counted as the DELETE returned them, and not as the server counts what has left. "+countsOff))
+		found = append(found, purge.CountsUnproved.Found("rows are counted as the DELETE returned them, and not as the server counts what has left. "+f.countsOff()))
 	}
 	if !f.indexed {
 		found = append(found, f.missingIndex())

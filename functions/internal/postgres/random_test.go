@@ -25,7 +25,7 @@ type defect struct{ name, stage string }
 const triggerOn = ` LANGUAGE plpgsql SECURITY DEFINER AS $$BEGIN %s END$$; CREATE TRIGGER t%d %s DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION t%[2]d()`
 
 var defects = []defect{
-	{"no index", "DROP INDEX dbo.ix_clientaccesstokens_expiration"},
+	{"no index", "DROP INDEX IF EXISTS dbo.ix_clientaccesstokens_expiration"},
 	{"no right to delete", "REVOKE DELETE ON dbo.clientaccesstokens FROM %[1]s_rights"},
 	{"no right to read", "REVOKE SELECT (expiration) ON dbo.clientaccesstokens FROM %[1]s_rights"},
 	{"no right to tell places apart", "REVOKE SELECT (ctid) ON dbo.clientaccesstokens FROM %[1]s_rights"},
@@ -39,6 +39,19 @@ var defects = []defect{
 	{"rows that are needed", "CREATE TABLE child (id uuid REFERENCES dbo.clientaccesstokens); INSERT INTO child SELECT id FROM dbo.clientaccesstokens ORDER BY id LIMIT 5"},
 	{"a rule", "CREATE RULE keep AS ON DELETE TO dbo.clientaccesstokens DO INSTEAD NOTHING"},
 	{"a child", "CREATE TABLE dbo.child () INHERITS (dbo.clientaccesstokens)"},
+	{"a policy for some rows", "ALTER TABLE dbo.clientaccesstokens ENABLE ROW LEVEL SECURITY; CREATE POLICY part ON dbo.clientaccesstokens USING (id::text < '8')"},
+	{"a policy for all rows", "ALTER TABLE dbo.clientaccesstokens ENABLE ROW LEVEL SECURITY; CREATE POLICY every ON dbo.clientaccesstokens USING (true)"},
+	{"an index in another order", "DROP INDEX IF EXISTS dbo.ix_clientaccesstokens_expiration; CREATE INDEX ON dbo.clientaccesstokens (expiration NULLS FIRST)"},
+	{"an index of a part", "DROP INDEX IF EXISTS dbo.ix_clientaccesstokens_expiration; CREATE INDEX ON dbo.clientaccesstokens (expiration) WHERE id::text < '8'"},
+	{"transactions that read by default", "ALTER DATABASE %[2]s SET default_transaction_read_only = on"},
+	{"no counts", "ALTER ROLE %[1]s IN DATABASE %[2]s SET track_counts = off"},
+	{"little time", "ALTER ROLE %[1]s IN DATABASE %[2]s SET statement_timeout = '1ms'"},
+	{"another isolation", "ALTER DATABASE %[2]s SET default_transaction_isolation = 'serializable'"},
+	{"another zone", "ALTER DATABASE %[2]s SET timezone = 'Pacific/Honolulu'"},
+	{"a cascade", "CREATE TABLE cascaded (id uuid REFERENCES dbo.clientaccesstokens ON DELETE CASCADE); INSERT INTO cascaded SELECT id FROM dbo.clientaccesstokens WHERE id::text < '8'"},
+	{"parts", `ALTER TABLE dbo.clientaccesstokens RENAME TO whole; CREATE TABLE dbo.clientaccesstokens (LIKE dbo.whole) PARTITION BY RANGE (expiration);
+CREATE TABLE dbo.early PARTITION OF dbo.clientaccesstokens FOR VALUES FROM (MINVALUE) TO ('2020-01-01'); CREATE TABLE dbo.late PARTITION OF dbo.clientaccesstokens DEFAULT;
+INSERT INTO dbo.clientaccesstokens SELECT * FROM dbo.whole; DROP TABLE dbo.whole CASCADE`},
 	{"another name", "ALTER TABLE dbo.clientaccesstokens RENAME TO away"},
 }
 

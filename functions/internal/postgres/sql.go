@@ -159,7 +159,7 @@ FROM (SELECT coalesce(` + sqlNet + ` - NULLIF(current_setting('edfi_token_purge.
 	sqlProof = `
 SELECT net / CASE WHEN net > $2 THEN 0 ELSE 1 END,
        (extract(epoch FROM clock_timestamp() - now()) * 1000000)::bigint,
-       coalesce(pg_current_xact_id_if_assigned()::text, '0')`
+       coalesce(pg_current_xact_id_if_assigned()::text::bigint, 0)`
 
 	// The same where the server keeps no count: the DELETE itself tells how many it
 	// returned.
@@ -193,6 +193,21 @@ FROM (SELECT coalesce(NULLIF(current_setting('edfi_token_purge.gone', true), '')
                  AND EXISTS (
                    SELECT FROM pg_publication p, pg_get_publication_tables(p.pubname) AS published
                    WHERE p.pubdelete AND published.relid = leaf)) END`
+
+	// Three settings that are not ours to change for the session, and the statements that
+	// change each wherever it is set for this login: no message names the login.
+	sqlResets = `ARRAY(
+           SELECT coalesce((
+               SELECT string_agg(CASE WHEN setrole = 0 THEN format('ALTER DATABASE %I RESET %I;', current_database(), name)
+                                      WHEN setdatabase = 0 THEN format('ALTER ROLE edfi_token_purge RESET %I;', name)
+                                      ELSE format('ALTER ROLE edfi_token_purge IN DATABASE %I RESET %I;', current_database(), name) END, ' ')
+               FROM pg_db_role_setting, unnest(setconfig) AS setting
+               WHERE setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+                 AND setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = session_user))
+                 AND split_part(setting, '=', 1) = name), format('ALTER SYSTEM SET %I = %L; SELECT pg_reload_conf();', name, boot_val))
+           FROM pg_settings
+           WHERE name IN ('default_transaction_read_only', 'session_replication_role', 'track_counts')
+           ORDER BY name)`
 
 	// Bytes that each row has at least, beyond its header.
 	sqlLeastRow = `
@@ -246,7 +261,8 @@ SELECT clock_timestamp() AT TIME ZONE 'UTC',
        coalesce(quote_ident(c.relname), ($2::text[])[2]), coalesce(quote_ident(a.attname), ($3::text[])[2]), coalesce(a.attname, ''),
        pg_backend_pid(),
        current_setting('transaction_read_only') = 'on',
-       current_setting('session_replication_role') = 'replica'
+       current_setting('session_replication_role') = 'replica',
+       ` + sqlResets + `
 FROM (SELECT) AS always
 LEFT JOIN pg_namespace n ON n.nspname = $1
 LEFT JOIN LATERAL (
