@@ -3,14 +3,19 @@
 //
 //	conn.go    opens and closes a connection
 //	cut.go     windows: looks for expired rows, counts them, cuts batches
-//	delete.go  deletes batches, several on their way at a time
+//	delete.go  deletes batches
 //	limits.go  how long the server lets a statement run, and how it plans it
 //	errors.go  says what an error means and what to do about it
 //	facts.go   what must be known before anything is deleted
 //	check.go   what an operator should know
-//	pooler.go  tells what pools connections in between, if anything does
-//	dial.go    tries the addresses of a host
 //	sql.go     every statement that is sent
+//
+// What only PostgreSQL has:
+//
+//	pipeline.go  several batches on their way at a time
+//	scan.go      rows that nothing tells apart, as they are met
+//	pooler.go    tells what pools connections in between, if anything does
+//	dial.go      tries the addresses of a host
 package postgres
 
 import (

@@ -487,36 +487,6 @@ func (c *conn) everyPlace(ctx context.Context, w window) (window, error) {
 	return w, err
 }
 
-// scan is how rows are met one after the other.
-func (c *conn) scan() plan {
-	if c.facts.indexed {
-		return byIndex
-	}
-	return inSequence
-}
-
-// cutScanned is Cut where neither expirations nor places tell rows apart: a batch is
-// the rows that are met first, and there is another one as long as one is met.
-func (c *conn) cutScanned(ctx context.Context, w window) ([]purge.Batch, purge.Window, error) {
-	switch {
-	case c.stuck > 0 && !w.scanned: // what is left is on its way back
-		return nil, nil, nil
-	case c.stuck > 0:
-		return []purge.Batch{{Window: w, Rows: c.stuck}}, nil, nil
-	}
-	var met pgtype.Timestamp
-	err := c.row(ctx, c.scan(), &met, c.facts.on(sqlAny), w.args()...)
-	scan := w
-	scan.scanned = true
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return []purge.Batch{{Window: scan}}, nil, nil
-	case err != nil:
-		return nil, nil, c.explain("find the next batch", err)
-	}
-	return []purge.Batch{{Window: scan}}, w, nil
-}
-
 // physical returns sql, on a physical range, in the form that the server reads
 // best.
 func (c *conn) physical(sql string) string {

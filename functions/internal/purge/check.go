@@ -43,7 +43,7 @@ func (t *turn) check(ctx context.Context, facts Facts) error {
 		find(f)
 	}
 	switch unfit, ok := errors.AsType[NotPurgeable](err); {
-	case ok && (faults != nil || !t.database.Matched):
+	case ok && (faults != nil || !t.visit.database.Matched):
 		find(unfit.Kind.At(LevelError, unfit.Message))
 	case err != nil:
 		return err

@@ -38,6 +38,24 @@
 //
 // The adapters (packages postgres and sqlserver) are dialect and nothing else. The
 // suite in purgetest says what an adapter must do.
+//
+// # Where what is
+//
+//	purge.go               the contract with the adapters, and its errors
+//	table.go               what can be purged
+//	selection.go           which databases
+//	run.go, slots.go       all databases, and the connections that they share
+//	tables.go              one database and its tables
+//	turn.go, verdict.go    one table, and what came of it
+//	connect.go             its connections: opened, lost, opened anew
+//	look.go, locks.go      looks for expired rows, and the locks that they meet
+//	drain.go               the loop
+//	backlog.go             what is still to be deleted
+//	acknowledge.go         batches of which it is not known whether they were committed
+//	sizer.go, pacer.go     how large a batch is, and when it may begin
+//	quota.go               how many rows may still go
+//	check.go               what a check looks for
+//	finding.go, result.go  what is told
 package purge
 
 import (

@@ -17,6 +17,7 @@ type visit struct {
 	run      *run
 	database Database
 	turns    []*turn // one for each table
+	pending  []*turn // those that want a turn
 	conn     Conn    // that the last turn left open; nil is none
 	wanting  int     // tables that have not had their turn in this round
 }
@@ -24,8 +25,9 @@ type visit struct {
 func newVisit(r *run, d Database) *visit {
 	v := &visit{run: r, database: d}
 	for _, table := range r.target.Tables {
-		v.turns = append(v.turns, newTurn(r, d, table, v))
+		v.turns = append(v.turns, newTurn(v, table))
 	}
+	v.pending = slices.Clone(v.turns)
 	return v
 }
 
@@ -47,27 +49,32 @@ func (v *visit) serve(outer, work context.Context) (again bool) {
 	}
 	defer v.run.slots.Release(1)
 	defer v.close(outer)
-	wanting := slices.DeleteFunc(slices.Clone(v.turns), func(t *turn) bool { return t.done })
+	wanting := v.pending
 	rand.Shuffle(len(wanting), func(i, j int) { wanting[i], wanting[j] = wanting[j], wanting[i] })
+	v.pending = nil
 	for i, t := range wanting {
 		v.wanting = len(wanting) - i
-		t.done = !t.serve(outer, work)
-		again = again || !t.done
-		if !t.result.reached { // nor are the others, now
-			if t.done {
-				giveUp(wanting[i+1:], t.result)
+		more := t.serve(outer, work)
+		if more {
+			v.pending = append(v.pending, t)
+		}
+		if others := wanting[i+1:]; !t.result.reached { // nor are they, now
+			if more {
+				v.pending = append(v.pending, others...)
+			} else {
+				giveUp(others, t.result)
 			}
-			return again
+			break
 		}
 	}
-	return again
+	return len(v.pending) > 0
 }
 
 // giveUp ends the turns of tables as that of another one of their database ended.
 func giveUp(turns []*turn, as DatabaseResult) {
 	for _, t := range turns {
 		t.end(as.Status, as.StopReason)
-		t.result.Error, t.done = as.Error, true
+		t.result.Error = as.Error
 	}
 }
 

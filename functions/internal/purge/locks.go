@@ -26,9 +26,11 @@ type LockTeller interface {
 	LockHolder(ctx context.Context) (Holder, error)
 }
 
-// holders remembers who held locks on the table, for several workers at a time.
-type holders struct {
-	mu    sync.Mutex
+// locks remembers the locks that a turn met.
+type locks struct {
+	table bool // a look met one on the whole table, and none got through since
+
+	mu    sync.Mutex // of what follows, for several workers
 	asked time.Time
 	now   Holder
 	last  Holder // that was seen
@@ -38,30 +40,30 @@ type holders struct {
 // server now and then, over conn, which waits for nothing else.
 func (t *turn) lockedBy(ctx context.Context, conn Conn, what string) string {
 	teller, ok := conn.(LockTeller)
-	t.holders.mu.Lock()
-	defer t.holders.mu.Unlock()
-	if ok && time.Since(t.holders.asked) >= holderInterval {
+	t.locks.mu.Lock()
+	defer t.locks.mu.Unlock()
+	if ok && time.Since(t.locks.asked) >= holderInterval {
 		ctx, cancel := context.WithTimeout(ctx, holderPatience)
 		defer cancel()
 		recoverPanic(ctx, t.log, func() (err error) { //nolint:errcheck // it is but a hint
-			t.holders.now, err = teller.LockHolder(ctx)
+			t.locks.now, err = teller.LockHolder(ctx)
 			return err
 		})
-		t.holders.asked = time.Now()
+		t.locks.asked = time.Now()
 	}
-	if t.holders.now.Name == "" {
+	if t.locks.now.Name == "" {
 		return what + " locked by another session"
 	}
-	t.holders.last = t.holders.now
-	return what + " locked by " + t.holders.now.Name
+	t.locks.last = t.locks.now
+	return what + " locked by " + t.locks.now.Name
 }
 
 // stayedLocked is found where a run stopped and met locks to the end.
 func (t *turn) stayedLocked() Finding {
-	t.holders.mu.Lock()
-	defer t.holders.mu.Unlock()
+	t.locks.mu.Lock()
+	defer t.locks.mu.Unlock()
 	text := "rows stayed locked by other sessions until the run ended; the next run tries again. "
-	switch last := t.holders.last; {
+	switch last := t.locks.last; {
 	case last.Name == "":
 		text += "Look for a long transaction on the table"
 	case last.Mend == "":

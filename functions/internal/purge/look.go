@@ -1,0 +1,151 @@
+package purge
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+const (
+	// finalLookTimeout bounds the look at what a stopped run leaves behind. It
+	// comes out of Policy.StopBefore, of which it takes a quarter at most.
+	finalLookTimeout = 2 * time.Second
+	// slowLook is from when on a look is worth a word although an index serves it.
+	slowLook = time.Second
+)
+
+// oldest looks for the oldest row of w, and waits while the table is locked.
+func (t *turn) oldest(ctx context.Context, w Window) (at time.Time, found Window, err error) {
+	var took time.Duration
+	err = t.unlocked(ctx, func() (err error) {
+		start := time.Now()
+		if sharer, ok := t.conn.(Sharer); ok && !t.run.pacer.Throttled() {
+			at, found, err = sharer.OldestWith(ctx, t.others(), w, t.backlog.trail)
+		} else {
+			at, found, err = t.conn.Oldest(ctx, w, t.backlog.trail)
+		}
+		took = time.Since(start)
+		return err
+	})
+	if took > slowLook && !errors.Is(err, ErrLost) {
+		t.whySlow(ctx)
+	}
+	return at, found, err
+}
+
+// whySlow finds what made a look take long, where the connection can tell.
+func (t *turn) whySlow(ctx context.Context) {
+	conn, ok := t.conn.(SlowLook)
+	if !ok || !t.conn.Facts().Indexed { // or it reads the whole table, which is known
+		return
+	}
+	recoverPanic(ctx, t.log, func() error { //nolint:errcheck // logged; it is but a hint
+		findings, err := conn.WhySlow(ctx)
+		for _, f := range findings {
+			t.find(f)
+		}
+		return err
+	})
+}
+
+// count counts the rows of w, and waits while the table is locked.
+func (t *turn) count(ctx context.Context, w Window) (rows int64, err error) {
+	err = t.unlocked(ctx, func() (err error) {
+		rows, err = t.conn.Count(ctx, w)
+		return err
+	})
+	return rows, err
+}
+
+// unlocked repeats do while the table as a whole is locked, and remembers whether it
+// stayed so.
+func (t *turn) unlocked(ctx context.Context, do func() error) error {
+	met := error(nil)
+	err := retryWhileLocked(ctx, func() error {
+		if met = do(); errors.Is(met, ErrLocked) {
+			t.waits(t.lockedBy(ctx, t.conn, "the table is"))
+		}
+		return met
+	})
+	t.waits("")
+	switch {
+	case errors.Is(met, ErrLocked):
+		t.locks.table = true
+	case met == nil:
+		t.locks.table = false
+	}
+	return err
+}
+
+// retryWhileLocked repeats do while it meets a lock.
+func retryWhileLocked(ctx context.Context, do func() error) error {
+	for {
+		err := do()
+		if !errors.Is(err, ErrLocked) {
+			return err
+		}
+		if sleep(ctx, lockedRest); ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+}
+
+// inspectHeld looks at a database that another run holds: one that never lets go must
+// not look as if nothing were left.
+func (t *turn) inspectHeld(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, finalLookTimeout)
+	defer cancel()
+	conn, err := t.open(ctx, false)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	t.cutAt(conn.Facts().Clock)
+	oldest, found, err := conn.Oldest(ctx, conn.Expired(time.Time{}, t.result.Cutoff.Time), Trail{})
+	if err != nil {
+		return err
+	}
+	if t.result.looked(nil); found != nil {
+		t.result.OldestExpiration = instant(oldest)
+		t.result.looked(t.result.OldestExpiration)
+	}
+	return nil
+}
+
+// finalLook finds the oldest row that a stopped purge leaves behind, for the metric.
+// Where time is too short for that, it is not known.
+func (t *turn) finalLook(outer context.Context) {
+	ctx, cancel := context.WithTimeout(outer, min(finalLookTimeout, t.run.policy.StopBefore/4))
+	defer cancel()
+	if refused := &t.backlog.refused; refused.rows > 0 && refused.mend == "" {
+		refused.mend = t.whatActs(ctx)
+	}
+	left := t.backlog.Left()
+	if left == nil || t.result.StopReason == MaxRows {
+		left = []part{{window: t.expired}}
+	}
+	oldest, err := t.oldestOf(ctx, left)
+	if err != nil {
+		return
+	}
+	if t.result.looked(oldest); oldest == nil && t.result.StopReason == MaxRows {
+		t.end(Complete, Drained) // the cap was just enough
+	}
+}
+
+// oldestOf looks for the oldest row of all parts; nil is none.
+func (t *turn) oldestOf(ctx context.Context, parts []part) (oldest *Instant, err error) {
+	for _, p := range parts {
+		at, found, err := t.oldest(ctx, p.window)
+		if (p.locked || t.locks.table) && (found != nil || err != nil) {
+			t.find(t.stayedLocked())
+		}
+		if err != nil {
+			return nil, err
+		}
+		if found != nil && (oldest == nil || at.Before(oldest.Time)) {
+			oldest = instant(at)
+		}
+	}
+	return oldest, nil
+}
