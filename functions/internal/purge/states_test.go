@@ -51,6 +51,29 @@ func TestRowsThatAreRefusedStayAndAllOthersGo(t *testing.T) {
 	}
 }
 
+// explained can say what refuses its rows.
+type explained struct{ *stubborn }
+
+func (f explained) Open(context.Context, string, Table, bool) (Conn, error) { return f, nil }
+
+func (explained) WhatActs(context.Context) (string, error) {
+	return "ALTER TABLE x DISABLE TRIGGER y;", nil
+}
+
+// Also by a run that ends before it has tried all rows.
+func TestRefusedRowsAreToldWithTheStatementThatMends(t *testing.T) {
+	for _, ends := range []time.Duration{0, 95 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			f := explained{&stubborn{timed{fake: fake{rows: 100}, perRow: time.Second}, func(i int) bool { return i == 0 }}}
+			d := runAll(t.Context(), f, Policy{BatchSize: 10, MaxDuration: ends, StopBefore: time.Second}, "a").Databases[0]
+			stopped := d.StopReason == MaxDuration && d.DeletedRows < 99
+			if found := d.Findings; stopped != (ends > 0) || len(found) != 1 || found[0].Code != RefusedRows.Code || !strings.HasSuffix(found[0].Message, "so it ends: ALTER TABLE x DISABLE TRIGGER y;") {
+				t.Errorf("%+v", d)
+			}
+		})
+	}
+}
+
 func TestWhereNearlyAllRowsAreRefusedTheRunGivesUpInTime(t *testing.T) {
 	f := &stubborn{timed{fake: fake{rows: 100_000}}, func(int) bool { return true }}
 	r := runAll(t.Context(), f, Policy{BatchSize: 5000}, "a")
