@@ -28,7 +28,7 @@ const (
 func (t *turn) check(ctx context.Context, facts Facts) error {
 	var faults []string
 	find := func(f Finding) {
-		if t.find(f); f.Level == LevelError {
+		if t.result.find(f); f.Level == LevelError {
 			faults = append(faults, f.Code+": "+f.Message)
 		}
 	}
@@ -160,7 +160,7 @@ func (t *turn) checkExpired(ctx context.Context) (Window, error) {
 	}
 	if found == nil {
 		t.result.looked(nil)
-		t.find(ExpiredRows.Found("no row has expired"))
+		t.result.find(ExpiredRows.Found("no row has expired"))
 		return nil, nil
 	}
 	t.result.OldestExpiration = instant(oldest)
@@ -176,9 +176,9 @@ func (t *turn) checkExpired(ctx context.Context) (Window, error) {
 	}
 	text := fmt.Sprintf("%s have expired, the oldest at %s", many, instant(oldest))
 	if *t.result.OldestExpiredAge() > backlogAge {
-		t.find(Backlog.Found(text + ": nobody has deleted it; have a purge made until its status is complete"))
+		t.result.find(Backlog.Found(text + ": nobody has deleted it; have a purge made until its status is complete"))
 	} else {
-		t.find(ExpiredRows.Found(text))
+		t.result.find(ExpiredRows.Found(text))
 	}
 	return found, nil
 }

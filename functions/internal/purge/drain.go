@@ -54,7 +54,7 @@ func (t *turn) drain(ctx context.Context) error {
 // kept returns errKept with what may keep the rows.
 func (t *turn) kept(ctx context.Context) error {
 	err := fmt.Errorf("%w%s", errKept, t.whatActs(ctx))
-	t.find(KeptRows.Found(err.Error()))
+	t.result.find(KeptRows.Found(err.Error()))
 	return err
 }
 
@@ -67,23 +67,6 @@ func (t *turn) refused(ctx context.Context, err error) error {
 	refused.mend = t.whatActs(ctx)
 	t.backlog.refused = refused // which the finding is made of
 	return refused
-}
-
-// whatActs returns the end of a sentence about rows that stay: the statements that end
-// what acts on deletes, where the connection can tell.
-func (t *turn) whatActs(ctx context.Context) (end string) {
-	conn, ok := t.conn.(Resister)
-	if !ok {
-		return ""
-	}
-	recoverPanic(ctx, t.log, func() error { //nolint:errcheck // logged; it is but a hint
-		statements, err := conn.WhatActs(ctx)
-		if statements != "" {
-			end = "; this acts on deletes, and so it ends: " + statements
-		}
-		return err
-	})
-	return end
 }
 
 // firstLook looks for expired rows. A look that takes too long is no gate: all that
@@ -148,13 +131,13 @@ func (t *turn) sweep(ctx context.Context, windows []Window) error {
 		begin(conn)
 	}
 	if t.backlog.IsLarge() && !t.scaledOut {
-		t.addConns(ctx, begin)
+		t.scaleOut(ctx, t.run.policy.Concurrency-1, begin, t.run.schedule.spare)
 	}
 	if t.prefetcher != nil {
 		workers.Go(func() { t.backlog.Prefetch(ctx, t.prefetcher) })
 	}
 	workers.Wait()
-	t.waits("")
+	t.waiting.on("")
 	return t.backlog.End()
 }
 
@@ -173,9 +156,9 @@ func (t *turn) deleteBatches(ctx context.Context, conn Conn) {
 		throttled := t.run.pacer.Wait(ctx, conn)
 		if throttled {
 			t.backlog.Waited(time.Since(waiting))
-			t.waits(ThrottleReason)
+			t.waiting.on(ThrottleReason)
 		} else if rest == 0 {
-			t.waits("")
+			t.waiting.on("")
 		}
 		if batches = t.backlog.GiveBack(batches); len(batches) == 0 {
 			rest = 0
@@ -193,7 +176,7 @@ func (t *turn) deleteBatches(ctx context.Context, conn Conn) {
 			switch {
 			case errors.Is(b.err, ErrLocked):
 				trip, rest = 1, lockedRest/2+rand.N(lockedRest/2)
-				t.waits(t.lockedBy(ctx, conn, "rows are"))
+				t.waiting.on(t.locks.by(ctx, conn, t.log, "rows are"))
 			case b.deleted > 0:
 				rest = max(rest, t.run.policy.Pause)
 			}
@@ -273,13 +256,4 @@ func deleteAll(ctx context.Context, conn Conn, batches []*batch, done func(Delet
 		all[i] = b.Batch
 	}
 	pipeliner.DeleteAll(ctx, all, done)
-}
-
-// withoutCancel returns ctx with its deadline, and not canceled before.
-func withoutCancel(ctx context.Context) (context.Context, context.CancelFunc) {
-	whole := context.WithoutCancel(ctx)
-	if deadline, limited := ctx.Deadline(); limited {
-		return context.WithDeadline(whole, deadline)
-	}
-	return whole, func() {}
 }

@@ -2,6 +2,7 @@ package purge
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 	"time"
 )
@@ -36,34 +37,34 @@ type locks struct {
 	last  Holder // that was seen
 }
 
-// lockedBy says that what, rows or the table, is locked, and by whom. It asks the
+// by says that what, rows or the table, is locked, and by whom. It asks the
 // server now and then, over conn, which waits for nothing else.
-func (t *turn) lockedBy(ctx context.Context, conn Conn, what string) string {
+func (l *locks) by(ctx context.Context, conn Conn, log *slog.Logger, what string) string {
 	teller, ok := conn.(LockTeller)
-	t.locks.mu.Lock()
-	defer t.locks.mu.Unlock()
-	if ok && time.Since(t.locks.asked) >= holderInterval {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if ok && time.Since(l.asked) >= holderInterval {
 		ctx, cancel := context.WithTimeout(ctx, holderPatience)
 		defer cancel()
-		recoverPanic(ctx, t.log, func() (err error) { //nolint:errcheck // it is but a hint
-			t.locks.now, err = teller.LockHolder(ctx)
+		recoverPanic(ctx, log, func() (err error) { //nolint:errcheck // it is but a hint
+			l.now, err = teller.LockHolder(ctx)
 			return err
 		})
-		t.locks.asked = time.Now()
+		l.asked = time.Now()
 	}
-	if t.locks.now.Name == "" {
+	if l.now.Name == "" {
 		return what + " locked by another session"
 	}
-	t.locks.last = t.locks.now
-	return what + " locked by " + t.locks.now.Name
+	l.last = l.now
+	return what + " locked by " + l.now.Name
 }
 
-// stayedLocked is found where a run stopped and met locks to the end.
-func (t *turn) stayedLocked() Finding {
-	t.locks.mu.Lock()
-	defer t.locks.mu.Unlock()
+// stayed is found where a run stopped and met locks to the end.
+func (l *locks) stayed() Finding {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	text := "rows stayed locked by other sessions until the run ended; the next run tries again. "
-	switch last := t.locks.last; {
+	switch last := l.last; {
 	case last.Name == "":
 		text += "Look for a long transaction on the table"
 	case last.Mend == "":

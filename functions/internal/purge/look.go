@@ -42,10 +42,27 @@ func (t *turn) whySlow(ctx context.Context) {
 	recoverPanic(ctx, t.log, func() error { //nolint:errcheck // logged; it is but a hint
 		findings, err := conn.WhySlow(ctx)
 		for _, f := range findings {
-			t.find(f)
+			t.result.find(f)
 		}
 		return err
 	})
+}
+
+// whatActs returns the end of a sentence about rows that stay: the statements that end
+// what acts on deletes, where the connection can tell.
+func (t *turn) whatActs(ctx context.Context) (end string) {
+	conn, ok := t.conn.(Resister)
+	if !ok {
+		return ""
+	}
+	recoverPanic(ctx, t.log, func() error { //nolint:errcheck // logged; it is but a hint
+		statements, err := conn.WhatActs(ctx)
+		if statements != "" {
+			end = "; this acts on deletes, and so it ends: " + statements
+		}
+		return err
+	})
+	return end
 }
 
 // count counts the rows of w, and waits while the table is locked.
@@ -63,11 +80,11 @@ func (t *turn) unlocked(ctx context.Context, do func() error) error {
 	met := error(nil)
 	err := retryWhileLocked(ctx, func() error {
 		if met = do(); errors.Is(met, ErrLocked) {
-			t.waits(t.lockedBy(ctx, t.conn, "the table is"))
+			t.waiting.on(t.locks.by(ctx, t.conn, t.log, "the table is"))
 		}
 		return met
 	})
-	t.waits("")
+	t.waiting.on("")
 	switch {
 	case errors.Is(met, ErrLocked):
 		t.locks.table = true
@@ -129,7 +146,7 @@ func (t *turn) finalLook(outer context.Context) {
 		return
 	}
 	if t.result.looked(oldest); oldest == nil && t.result.StopReason == MaxRows {
-		t.end(Complete, Drained) // the cap was just enough
+		t.result.end(Complete, Drained) // the cap was just enough
 	}
 }
 
@@ -138,7 +155,7 @@ func (t *turn) oldestOf(ctx context.Context, parts []part) (oldest *Instant, err
 	for _, p := range parts {
 		at, found, err := t.oldest(ctx, p.window)
 		if (p.locked || t.locks.table) && (found != nil || err != nil) {
-			t.find(t.stayedLocked())
+			t.result.find(t.locks.stayed())
 		}
 		if err != nil {
 			return nil, err

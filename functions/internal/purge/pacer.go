@@ -245,14 +245,3 @@ func (s *sensor) add(deleting int, wrote int64) {
 	s.deleting += deleting
 	s.own += wrote
 }
-
-// sleep rests for d, or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) {
-	if d <= 0 {
-		return
-	}
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
-}

@@ -47,8 +47,8 @@
 //	run.go, slots.go       all databases, and the connections that they share
 //	tables.go              one database and its tables
 //	turn.go, verdict.go    one table, and what came of it
-//	connect.go             its connections: opened, lost, opened anew
-//	look.go, locks.go      looks for expired rows, and the locks that they meet
+//	connect.go             its connections, and how long to rest without one
+//	look.go, locks.go      looks for expired rows, what the server says of them, and locks
 //	drain.go               the loop
 //	backlog.go             what is still to be deleted
 //	acknowledge.go         batches of which it is not known whether they were committed
@@ -56,6 +56,7 @@
 //	quota.go               how many rows may still go
 //	check.go               what a check looks for
 //	finding.go, result.go  what is told
+//	context.go             time limits and panics
 package purge
 
 import (

@@ -296,3 +296,16 @@ func Printable(text string) string {
 	}
 	return b.String()
 }
+
+func (d *DatabaseResult) end(status Status, reason StopReason) {
+	d.Status, d.StopReason, d.Error = status, reason, ""
+}
+
+// find adds a finding, unless there is one of its kind.
+func (d *DatabaseResult) find(f Finding) {
+	if slices.ContainsFunc(d.Findings, func(have Finding) bool { return have.Code == f.Code }) {
+		return
+	}
+	d.Findings = append(d.Findings, f)
+	slices.SortStableFunc(d.Findings, bySeverity)
+}

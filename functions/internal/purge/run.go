@@ -82,22 +82,6 @@ func (r *run) findings() []Finding {
 	return append([]Finding{}, r.target.Findings...) // [] in JSON
 }
 
-// withStopDeadline derives the context that ends when the run must stop, and says
-// what it means when that happens.
-func withStopDeadline(ctx context.Context, p Policy, start time.Time) (context.Context, StopReason, context.CancelFunc) {
-	deadline, limited := ctx.Deadline()
-	deadline, reason := deadline.Add(-p.StopBefore), Deadline
-	if longest := start.Add(p.MaxDuration); p.MaxDuration > 0 && (!limited || longest.Before(deadline)) {
-		deadline, reason, limited = longest, MaxDuration, true
-	}
-	if !limited {
-		ctx, cancel := context.WithCancel(ctx)
-		return ctx, reason, cancel
-	}
-	ctx, cancel := context.WithDeadline(ctx, deadline)
-	return ctx, reason, cancel
-}
-
 // schedule gives turns to the databases so that none starves: in another order in
 // each run, and each with a fair share of the time that is left. One that wants more
 // than its share waits for another turn until all have had one.

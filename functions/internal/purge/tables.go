@@ -42,7 +42,7 @@ func (v *visit) serve(outer, work context.Context) (again bool) {
 	if err := v.run.slots.Acquire(outer, 1); err != nil {
 		for _, t := range v.turns {
 			if t.result.Status == "" {
-				t.end(Partial, Canceled)
+				t.result.end(Partial, Canceled)
 			}
 		}
 		return false
@@ -73,7 +73,7 @@ func (v *visit) serve(outer, work context.Context) (again bool) {
 // giveUp ends the turns of tables as that of another one of their database ended.
 func giveUp(turns []*turn, as DatabaseResult) {
 	for _, t := range turns {
-		t.end(as.Status, as.StopReason)
+		t.result.end(as.Status, as.StopReason)
 		t.result.Error = as.Error
 	}
 }

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime/debug"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -16,6 +14,10 @@ import (
 // that runs ahead makes live tokens look expired; which of the two is wrong
 // can't be known here, so nothing is deleted.
 const MaxClockSkew = 5 * time.Minute
+
+// openTimeout is how long a database that can be reached takes to open at most. It has
+// that time even where its share is less.
+const openTimeout = 2 * time.Second
 
 // turn is the work in one table of a database. It may take several turns: when its share of the
 // time is over, or the connection was lost, the next one goes on.
@@ -46,6 +48,14 @@ func newTurn(v *visit, table Table) *turn {
 		}
 	}}
 	t.backlog.changed.L = &t.backlog.mu
+	t.connections = connections{slots: r.slots, log: t.log, open: func(ctx context.Context, lock bool) (Conn, error) {
+		return r.target.Engine.Open(ctx, name, table, lock)
+	}}
+	t.waiting.tell = func(why string) {
+		if r.target.Waiting != nil {
+			r.target.Waiting(name, why)
+		}
+	}
 	return t
 }
 
@@ -61,8 +71,8 @@ func (t *turn) serve(outer, work context.Context) (again bool) {
 	// A server out of reach is waited for as if several databases were at it already.
 	e := t.connect(work, t.run.schedule.share(work, t.run.policy.Parallel))
 	if e.opened {
-		defer t.close(outer)
-		t.perform(work, t.share(work), &e) // by now it may be known that there are fewer at once
+		defer t.leave(outer)
+		t.perform(work, t.visit.share(work), &e) // by now it may be known that there are fewer at once
 	}
 	e.canceled = errors.Is(outer.Err(), context.Canceled)
 	t.result.reached = e.opened && !errors.Is(e.err, ErrLost) || isOfTable(e.err)
@@ -74,26 +84,29 @@ func (t *turn) serve(outer, work context.Context) (again bool) {
 		recoverPanic(outer, t.log, func() error { t.finalLook(outer); return nil }) //nolint:errcheck // logged; the status stands
 	}
 	if refused := t.backlog.refused; refused.rows > 0 {
-		t.find(RefusedRows.Found(refused.Error()))
+		t.result.find(RefusedRows.Found(refused.Error()))
 	}
 	return again
 }
 
-// share is how long the turn may take; 0 is as long as there is.
-func (t *turn) share(work context.Context) time.Duration {
-	return t.visit.share(work)
+// leave ends all connections, but the first where the next table goes on with it.
+func (t *turn) leave(ctx context.Context) {
+	if t.visit.wanting > 1 && t.result.reached {
+		t.visit.conn, t.conn = t.conn, nil
+	}
+	t.close(ctx)
 }
 
 // closed ends the turn in a database that is open to nobody.
 func (t *turn) closed() {
-	t.end(Skipped, SkippedReason)
-	t.find(DatabaseClosed.Found(t.visit.database.Closed))
+	t.result.end(Skipped, SkippedReason)
+	t.result.find(DatabaseClosed.Found(t.visit.database.Closed))
 }
 
 // apply does what follows from a verdict, and tells whether the database gets another
 // turn.
 func (t *turn) apply(work context.Context, v verdict) (again bool) {
-	t.end(v.status, v.reason)
+	t.result.end(v.status, v.reason)
 	unfit, notPurgeable := errors.AsType[NotPurgeable](v.err)
 	if notPurgeable && v.status == Failed {
 		unfit = t.excludable(unfit)
@@ -102,14 +115,14 @@ func (t *turn) apply(work context.Context, v verdict) (again bool) {
 	switch {
 	case v.status == Failed:
 		if t.result.Error = v.err.Error(); notPurgeable {
-			t.find(unfit.Kind.At(LevelError, unfit.Message))
+			t.result.find(unfit.Kind.At(LevelError, unfit.Message))
 		}
 	case notPurgeable:
-		t.find(unfit.Kind.At(LevelInfo, unfit.Message))
+		t.result.find(unfit.Kind.At(LevelInfo, unfit.Message))
 	case errors.Is(v.err, ErrNoSlot):
-		t.find(NoSlot.Found(v.err.Error()))
+		t.result.find(NoSlot.Found(v.err.Error()))
 	case v.status == Partial && t.locks.table && t.run.policy.Action != Purge: // a purge looks once more
-		t.find(t.stayedLocked())
+		t.result.find(t.locks.stayed())
 	}
 	if v.again || v.reconnect && t.backoffAfterDisconnect(work, v.err) {
 		return true
@@ -128,6 +141,87 @@ func (t *turn) excludable(unfit NotPurgeable) NotPurgeable {
 	return unfit
 }
 
+// connect opens the connection that holds the database's lock.
+func (t *turn) connect(work context.Context, share time.Duration) ending {
+	start := time.Now()
+	e := ending{action: t.run.policy.Action, overrun: t.run.overrun, matched: t.visit.database.Matched || len(t.visit.turns) > 1, wasOpen: t.result.Cutoff != nil}
+	if e.err = work.Err(); e.err != nil {
+		e.timeout = true
+		return e
+	}
+	patience, cancel := withOptionalTimeout(work, max(share, openTimeout), share > 0)
+	defer cancel()
+	e.err = recoverPanic(patience, t.log, func() (err error) {
+		t.conn, err = t.visit.take(patience, t.table)
+		if t.conn == nil && err == nil {
+			t.conn, err = t.enter(patience, t.run.policy.Action == Purge)
+		}
+		return err
+	})
+	t.opening = time.Since(start)
+	if e.opened = e.err == nil; e.opened {
+		e.wasOpen = true
+		t.result.Findings = t.run.findings() // of this turn
+		return e
+	}
+	// A database that was open before is there, unless it was lost, and one that is
+	// there opens soon. Any other may be out of reach, which must not look like too
+	// little time.
+	there := t.opening < openTimeout
+	if e.wasOpen {
+		there = t.disconnectedAt.IsZero()
+	}
+	cut := patience.Err() != nil
+	e.timeout, e.shareOver = cut && there, cut && work.Err() == nil
+	if cut && t.disconnectedAt.IsZero() { // the server may still be about to let it in
+		t.disconnectedAt = time.Now()
+	}
+	e.stale = t.isOwnStaleSession()
+	return e
+}
+
+// isOwnStaleSession tells whether the run that holds the database may be a session of
+// ours that the server has not given up yet: one that was lost, or cut while it opened.
+func (t *turn) isOwnStaleSession() bool {
+	return !t.disconnectedAt.IsZero() && (t.result.Cutoff != nil || time.Since(t.disconnectedAt) < maxBackoff)
+}
+
+// backoffAfterDisconnect rests before another try to connect, and tells whether there
+// is patience for one.
+func (t *turn) backoffAfterDisconnect(work context.Context, err error) bool {
+	if !t.lost(t.backlog.batches) || !t.patient(err) {
+		return false
+	}
+	rest := t.rest()
+	t.log.WarnContext(work, "no connection", "error", err.Error(), "againInMs", rest.Milliseconds())
+	t.waiting.on(inBrief(err))
+	sleep(work, rest)
+	t.waiting.on("")
+	return work.Err() == nil
+}
+
+// inBrief says why there is no connection, in as few words as a line has room for.
+func inBrief(err error) string {
+	for _, known := range []error{ErrNotYet, ErrNoSlot, ErrAlreadyRunning, ErrLost} {
+		if errors.Is(err, known) {
+			return known.Error()
+		}
+	}
+	return err.Error()
+}
+
+// patient tells whether there is time for another try to connect after err.
+func (t *turn) patient(err error) bool {
+	switch wasOpen := t.result.Cutoff != nil; {
+	case errors.Is(err, ErrNoSlot): // as long as there is time at all
+		return true
+	case wasOpen || errors.Is(err, ErrAlreadyRunning):
+		return time.Since(t.disconnectedAt) < reconnectTimeout
+	default: // once for all databases
+		return time.Since(t.run.began) < t.run.policy.ConnectTimeout
+	}
+}
+
 // perform does what the policy says, on the connection that there is now.
 func (t *turn) perform(work context.Context, share time.Duration, e *ending) {
 	t.disconnectedAt = time.Time{} // the back-off is forgiven by progress alone
@@ -139,10 +233,10 @@ func (t *turn) perform(work context.Context, share time.Duration, e *ending) {
 	t.result.DeletedRows, t.result.Batches = t.backlog.rows, t.backlog.batches
 	t.result.ThrottledMs = (t.backlog.throttled / time.Duration(1+len(t.more))).Milliseconds()
 	if t.result.ThrottledMs > 0 {
-		t.find(Throttled.Found(fmt.Sprintf("%s, and this run made way for %s", ThrottleReason, time.Duration(t.result.ThrottledMs)*time.Millisecond)))
+		t.result.find(Throttled.Found(fmt.Sprintf("%s, and this run made way for %s", ThrottleReason, time.Duration(t.result.ThrottledMs)*time.Millisecond)))
 	}
 	if rows := t.backlog.Uncertain(); rows > 0 {
-		t.find(CountUncertain.Found(fmt.Sprintf("the connection was lost while batches were on their way, and the server could not say what became of all of them: the number of deleted rows may be off by up to %s", Grouped(rows))))
+		t.result.find(CountUncertain.Found(fmt.Sprintf("the connection was lost while batches were on their way, and the server could not say what became of all of them: the number of deleted rows may be off by up to %s", Grouped(rows))))
 	}
 }
 
@@ -150,7 +244,7 @@ func (t *turn) perform(work context.Context, share time.Duration, e *ending) {
 func (t *turn) work(ctx context.Context) error {
 	facts := t.conn.Facts()
 	for _, f := range facts.Findings {
-		t.find(f)
+		t.result.find(f)
 	}
 	if t.result.Cutoff == nil { // else this is another turn of the same run
 		t.cutAt(facts.Clock)
@@ -160,7 +254,7 @@ func (t *turn) work(ctx context.Context) error {
 		return t.check(ctx, facts)
 	}
 	if clocks, ok := skew(facts.Now); !ok {
-		t.find(ClockSkew.Found(clocks))
+		t.result.find(ClockSkew.Found(clocks))
 		return fmt.Errorf("%s: %s", ClockSkew.Code, clocks)
 	}
 	if t.run.policy.Action == DryRun {
@@ -197,59 +291,25 @@ func (t *turn) dryRun(ctx context.Context) error {
 	goes := t.run.quota.Reserve(rows, false)
 	t.run.quota.Release(goes, goes)
 	if t.result.ExpiredRows = &goes; goes < rows {
-		t.find(MaxRowsReached.Found(fmt.Sprintf("%s rows have expired; MAX_ROWS lets one run delete %s of them here", Grouped(rows), Grouped(goes))))
+		t.result.find(MaxRowsReached.Found(fmt.Sprintf("%s rows have expired; MAX_ROWS lets one run delete %s of them here", Grouped(rows), Grouped(goes))))
 	}
 	return nil
 }
 
 // waiting is what a turn waits for; "" is nothing.
 type waiting struct {
+	tell func(why string)
+
 	mu  sync.Mutex
 	why string
 }
 
-// waits tells of a wait that begins, and with "" of its end.
-func (t *turn) waits(why string) {
-	t.waiting.mu.Lock()
-	defer t.waiting.mu.Unlock()
-	if t.waiting.why == why {
-		return
+// on tells of a wait that begins, and with "" of its end.
+func (w *waiting) on(why string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.why != why {
+		w.why = why
+		w.tell(why)
 	}
-	t.waiting.why = why
-	if t.run.target.Waiting != nil {
-		t.run.target.Waiting(t.visit.database.Name, why)
-	}
-}
-
-// recoverPanic makes a panic in do an error: of this database, and of no other.
-func recoverPanic(ctx context.Context, log *slog.Logger, do func() error) (err error) {
-	defer func() {
-		if p := recover(); p != nil { // its value may quote anything, so only its type is told
-			log.ErrorContext(ctx, "panic", "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
-			err = fmt.Errorf("a bug: panic of type %T, its stack is in the log", p)
-		}
-	}()
-	return do()
-}
-
-// withOptionalTimeout limits ctx, if there is a limit.
-func withOptionalTimeout(ctx context.Context, d time.Duration, limited bool) (context.Context, context.CancelFunc) {
-	if limited {
-		return context.WithTimeout(ctx, d)
-	}
-	return ctx, func() {}
-}
-
-func (t *turn) end(status Status, reason StopReason) {
-	t.result.Status, t.result.StopReason, t.result.Error = status, reason, ""
-}
-
-func (t *turn) find(f Finding) {
-	for _, have := range t.result.Findings {
-		if have.Code == f.Code {
-			return
-		}
-	}
-	t.result.Findings = append(t.result.Findings, f)
-	slices.SortStableFunc(t.result.Findings, bySeverity)
 }

@@ -447,7 +447,7 @@ type unfit NotPurgeable
 func (u unfit) Open(context.Context, string, Table, bool) (Conn, error) { return nil, NotPurgeable(u) }
 
 func TestTheWorstFindingsStandFirst(t *testing.T) {
-	var r turn
+	var r DatabaseResult
 	for _, f := range []Finding{{LevelInfo, "a", ""}, {LevelWarning, "b", ""}, {LevelInfo, "c", ""}, {LevelError, "d", ""}, {LevelWarning, "e", ""}, {LevelError, "f", ""}} {
 		r.find(f)
 	}
@@ -457,7 +457,7 @@ func TestTheWorstFindingsStandFirst(t *testing.T) {
 		}
 		return codes
 	}
-	if got := order(r.result.Findings); got != "dfbeac" {
+	if got := order(r.Findings); got != "dfbeac" {
 		t.Error(got)
 	}
 	// Of a code that has several levels, the worst counts.
