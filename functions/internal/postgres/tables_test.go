@@ -12,43 +12,55 @@ import (
 	"edfi-token-purge/functions/internal/testing/edfi"
 )
 
-// columns are where the tables of tables.sql keep the time.
-var columns = map[string]struct{ table, column string }{
-	purge.ClientAccessTokens.Name:    {"dbo.clientaccesstokens", "expiration"},
-	purge.AdminTokens.Name:           {"adminapi.tokens", "expirationdate"},
-	purge.ConfigurationTokens.Name:   {`dmscs."OpenIddictToken"`, `"ExpirationDate"`},
-	purge.ClientAccessTokenLogs.Name: {"dbo.clientaccesstokenlogs", "accesstime"},
+// relations are the tables of tables.sql and schema.sql as SQL writes them: the table, its
+// column of expirations, and the index on that; "" is none.
+var relations = map[string]struct{ table, column, index string }{
+	purge.ClientAccessTokens.Name:    {"dbo.clientaccesstokens", "expiration", "dbo.ix_clientaccesstokens_expiration"},
+	purge.AdminTokens.Name:           {"adminapi.tokens", "expirationdate", ""},
+	purge.ConfigurationTokens.Name:   {`dmscs."OpenIddictToken"`, `"ExpirationDate"`, `dmscs."IX_OpenIddictToken_ExpirationDate"`},
+	purge.ClientAccessTokenLogs.Name: {"dbo.clientaccesstokenlogs", "accesstime", "dbo.ix_clientaccesstokenlogs_accesstime"},
 }
 
-// estate is a database with all tables, of which the login has rights on those named.
-func estate(t *testing.T, s stage, tables ...string) database {
+// estate is a database with all tables, of which the login has rights on those given. It
+// stands for the first of them. Its clock is in UTC, whatever the server's is.
+func estate(t testing.TB, s stage, tables ...purge.Table) database {
 	t.Helper()
-	db := s.create(t)
+	db := s.createEmpty(t)
 	if err := edfi.CreateOtherTables(t.Context(), db.conn); err != nil {
 		t.Fatal(err)
 	}
-	must(t, db.conn, "SET "+s.role+".tables = "+quote(strings.Join(tables, ",")))
+	var names []string
+	for _, table := range tables {
+		names = append(names, table.Name)
+	}
+	must(t, db.conn, "SET "+s.role+".tables = "+quote(strings.Join(names, ",")))
 	grant(t, db)
+	db.SetTimeZone(t, "UTC")
+	db.table = tables[0]
 	return db
+}
+
+// into begins an INSERT of rows for all times that a FROM has as at.
+func into(table purge.Table) string {
+	its := relations[table.Name]
+	if table.Name == purge.ClientAccessTokens.Name { // its key has no default
+		return fmt.Sprintf("INSERT INTO %s (id, %s) SELECT gen_random_uuid(), at FROM ", its.table, its.column)
+	}
+	return fmt.Sprintf("INSERT INTO %s (%s) SELECT at FROM ", its.table, its.column)
 }
 
 // insertAt adds rows to a table, whose times are what the server's clock in a zone shows,
 // and so long after.
 func insertAt(t *testing.T, db database, table purge.Table, zone string, after ...time.Duration) {
 	t.Helper()
-	to := columns[table.Name]
 	for _, d := range after {
-		row := fmt.Sprintf("INSERT INTO %s (%s) VALUES (now() AT TIME ZONE %s + interval '%d s')", to.table, to.column, quote(zone), int(d.Seconds()))
-		if table.Name == purge.ClientAccessTokens.Name {
-			row = fmt.Sprintf("INSERT INTO %s (id, %s) VALUES (gen_random_uuid(), now() AT TIME ZONE %s + interval '%d s')", to.table, to.column, quote(zone), int(d.Seconds()))
-		}
-		must(t, db.conn, row)
+		must(t, db.conn, into(table)+fmt.Sprintf("(VALUES (now() AT TIME ZONE %s + interval '%d s')) AS row (at)", quote(zone), int(d.Seconds())))
 	}
 }
 
 func left(t *testing.T, db database, table purge.Table) int {
 	t.Helper()
-	return one[int](t, db.conn, "SELECT count(*) FROM "+columns[table.Name].table)
+	return one[int](t, db.conn, "SELECT count(*) FROM "+relations[table.Name].table)
 }
 
 // runTables purges tables of a database.
@@ -69,7 +81,7 @@ func TestEachTableIsPurgedByItsOwnRuleAndNoOtherIsTouched(t *testing.T) {
 		purge.ClientAccessTokenLogs.Name: {-purge.DefaultRetention - 10*time.Second, -purge.DefaultRetention + 10*time.Second},
 	}
 	for _, table := range purge.Tables() {
-		db := estate(t, s, table.Name)
+		db := estate(t, s, table)
 		for _, other := range purge.Tables() {
 			insertAt(t, db, other, "UTC", goes[other.Name]...)
 			insertAt(t, db, other, "UTC", -5*365*24*time.Hour, 24*time.Hour)
@@ -102,7 +114,7 @@ func TestEachTableIsPurgedByItsOwnRuleAndNoOtherIsTouched(t *testing.T) {
 func TestTheTablesOfADatabaseShareItsResult(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, "purge_estate", "")
-	db := estate(t, s, purge.TableNames()...)
+	db := estate(t, s, purge.Tables()...)
 	for _, table := range purge.Tables() {
 		insertAt(t, db, table, "UTC", -purge.DefaultRetention-time.Hour, -purge.DefaultRetention-2*time.Hour)
 	}
@@ -132,7 +144,7 @@ func TestNoTokenGoesThatItsOwnClockStillAccepts(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, "purge_zones", "")
 	for _, zone := range []string{"UTC", "America/Chicago", "Pacific/Honolulu", "Asia/Tokyo", "Pacific/Kiritimati", "America/St_Johns"} {
-		db := estate(t, s, purge.AdminTokens.Name, purge.ConfigurationTokens.Name)
+		db := estate(t, s, purge.AdminTokens, purge.ConfigurationTokens)
 		must(t, db.conn, "ALTER DATABASE "+pgx.Identifier{db.name}.Sanitize()+" SET timezone = "+quote(zone))
 		for _, table := range []purge.Table{purge.AdminTokens, purge.ConfigurationTokens} {
 			insertAt(t, db, table, "UTC", time.Minute, -4*time.Minute)
@@ -157,7 +169,7 @@ func TestNoTokenGoesThatItsOwnClockStillAccepts(t *testing.T) {
 func TestACheckTellsOfTablesThatNobodyAskedFor(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, "purge_survey", "")
-	db := estate(t, s, purge.ClientAccessTokens.Name, purge.ConfigurationTokens.Name)
+	db := estate(t, s, purge.ClientAccessTokens, purge.ConfigurationTokens)
 	must(t, db.conn, "INSERT INTO adminapi.tokens (expirationdate) SELECT now() FROM generate_series(1, 150000); ANALYZE adminapi.tokens")
 	must(t, db.conn, `INSERT INTO dmscs."OpenIddictToken" ("ExpirationDate") VALUES ('2024-05-06')`)
 	p := policy
@@ -190,7 +202,7 @@ func TestTheConfigurationServicesTableMayHaveFoldedNames(t *testing.T) {
 func TestManyTokensWithoutAnIndexGoInLinearTime(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, "purge_admin_tokens", "")
-	db := estate(t, s, purge.AdminTokens.Name)
+	db := estate(t, s, purge.AdminTokens)
 	must(t, db.conn, "INSERT INTO adminapi.tokens (expirationdate, payload) SELECT now() - interval '2 d' + n * interval '1 s', repeat('x', 2000) FROM generate_series(1, 60000) AS n")
 	r := runTables(t, s.server(), db, policy, purge.AdminTokens)
 	if r.Status != purge.Complete || r.DeletedRows != 60000 || !strings.Contains(text(r.Findings), "missing-expiration-index") || !strings.Contains(text(r.Findings), "adminapi.tokens") {

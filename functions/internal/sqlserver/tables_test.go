@@ -22,32 +22,52 @@ var otherTables = []string{
 	"CREATE INDEX IX_ClientAccessTokenLogs_AccessTime ON dbo.ClientAccessTokenLogs (AccessTime)",
 }
 
-// estate is a database with all tables, of which the login has rights on those named.
-func estate(t *testing.T, s stage, tables ...string) database {
+// columns are the types of their columns of expirations, and what an UPDATE may change to
+// lock a row.
+var columns = map[string]struct{ typeName, other string }{
+	purge.ClientAccessTokens.Name:    {typeDatetime, "Scope = N'locked'"},
+	purge.AdminTokens.Name:           {typeDatetime, "Payload = N'locked'"},
+	purge.ConfigurationTokens.Name:   {typeDatetime2, "Payload = N'locked'"},
+	purge.ClientAccessTokenLogs.Name: {typeDatetime2, "TokenId = NEWID()"},
+}
+
+// estate is a database with all tables, of which the login has rights on those given. It
+// stands for the first of them.
+func estate(t testing.TB, s stage, tables ...purge.Table) database {
 	t.Helper()
 	db := s.create(t)
 	for _, create := range otherTables {
 		must(t, db.conn, create)
 	}
+	must(t, db.conn, "REVOKE SELECT, DELETE ON dbo.ClientAccessTokens FROM "+s.login+"r")
 	script, err := os.ReadFile("../../../infra/sqlserver/tables.sql")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := edfi.ExecBatches(t.Context(), db.conn, strings.NewReplacer("edfi_token_purge", s.login, "$(TABLES)", strings.Join(tables, ",")).Replace(string(script))); err != nil {
+	var names []string
+	for _, table := range tables {
+		names = append(names, table.Name)
+	}
+	if err := edfi.ExecBatches(t.Context(), db.conn, strings.NewReplacer("edfi_token_purge", s.login, "$(TABLES)", strings.Join(names, ",")).Replace(string(script))); err != nil {
 		t.Fatal(err)
 	}
+	db.table = tables[0]
 	return db
+}
+
+// into begins an INSERT of rows for all times that a FROM has as moment.
+func into(table purge.Table) string {
+	if table.Name == purge.ClientAccessTokens.Name { // its key has no default
+		return fmt.Sprintf("INSERT INTO %s (Id, %s) SELECT NEWID(), moment FROM ", table, table.Expiration)
+	}
+	return fmt.Sprintf("INSERT INTO %s (%s) SELECT moment FROM ", table, table.Expiration)
 }
 
 // insertAt adds rows whose times lie so long after the server's clock.
 func insertAt(t *testing.T, db database, table purge.Table, after ...time.Duration) {
 	t.Helper()
 	for _, d := range after {
-		key, value := "", ""
-		if table.Name == purge.ClientAccessTokens.Name {
-			key, value = "Id, ", "NEWID(), "
-		}
-		must(t, db.conn, fmt.Sprintf("INSERT INTO %s (%s%s) VALUES (%sDATEADD(second, %d, GETUTCDATE()))", table, key, table.Expiration, value, int(d.Seconds())))
+		must(t, db.conn, fmt.Sprintf("%s(VALUES (DATEADD(second, %d, GETUTCDATE()))) AS given (moment)", into(table), int(d.Seconds())))
 	}
 }
 
@@ -66,7 +86,7 @@ func TestEachTableIsPurgedByItsOwnRuleAndNoOtherIsTouched(t *testing.T) {
 		purge.ConfigurationTokens.Name:   {-310 * time.Second, -290 * time.Second},
 		purge.ClientAccessTokenLogs.Name: {-purge.DefaultRetention - 10*time.Second, -purge.DefaultRetention + 10*time.Second},
 	}
-	db := estate(t, s, purge.TableNames()...)
+	db := estate(t, s, purge.Tables()...)
 	for _, table := range purge.Tables() {
 		insertAt(t, db, table, goes[table.Name]...)
 		insertAt(t, db, table, -5*365*24*time.Hour, 24*time.Hour)
@@ -90,7 +110,7 @@ func TestEachTableIsPurgedByItsOwnRuleAndNoOtherIsTouched(t *testing.T) {
 
 func TestTheTablesOfADatabaseShareItsResult(t *testing.T) {
 	s := newStage(t, "purge_estate")
-	db := estate(t, s, purge.TableNames()...)
+	db := estate(t, s, purge.Tables()...)
 	for _, table := range purge.Tables() {
 		insertAt(t, db, table, -purge.DefaultRetention-time.Hour, -purge.DefaultRetention-2*time.Hour)
 	}
@@ -111,7 +131,7 @@ func TestTheTablesOfADatabaseShareItsResult(t *testing.T) {
 
 func TestACheckTellsOfTablesThatNobodyAskedFor(t *testing.T) {
 	s := newStage(t, "purge_survey")
-	db := estate(t, s, purge.ClientAccessTokens.Name, purge.AdminTokens.Name)
+	db := estate(t, s, purge.ClientAccessTokens, purge.AdminTokens)
 	must(t, db.conn, "INSERT INTO adminapi.Tokens (ExpirationDate) VALUES ('2024-05-06')")
 	to, p := target(s.server(), db.name), policy
 	p.Action = purge.Check
@@ -124,7 +144,7 @@ func TestACheckTellsOfTablesThatNobodyAskedFor(t *testing.T) {
 // Keys that are numbers tell rows apart where no index finds expirations.
 func TestManyTokensWithoutAnIndexGoByRangesOfTheirKey(t *testing.T) {
 	s := newStage(t, "purge_numbers")
-	db := estate(t, s, purge.AdminTokens.Name)
+	db := estate(t, s, purge.AdminTokens)
 	must(t, db.conn, `INSERT INTO adminapi.Tokens (ExpirationDate, Payload)
 SELECT TOP (20000) DATEADD(second, -400 - ROW_NUMBER() OVER (ORDER BY a.name), GETUTCDATE()), REPLICATE(N'x', 100)
 FROM sys.all_columns AS a CROSS JOIN sys.all_columns AS b`)
