@@ -336,16 +336,20 @@ FROM pg_class c
 LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid
 WHERE c.oid = $1`
 
-	// Enabled jobs that delete tokens, where their schedulers are in this database.
+	// Enabled jobs that delete from the table, where their schedulers are in this
+	// database, and the statements that end that.
 	sqlJobsOfPgAgent = `
-SELECT DISTINCT 'pgAgent job ' || j.jobname
+SELECT 'pgAgent job ' || j.jobname, format('UPDATE pgagent.pga_jobstep SET jstenabled = false WHERE jstid = %s;', s.jstid)
 FROM pgagent.pga_job j
 JOIN pgagent.pga_jobstep s ON s.jstjobid = j.jobid
-WHERE j.jobenabled AND s.jstenabled AND s.jstcode ~* $1`
+WHERE j.jobenabled AND s.jstenabled AND s.jstcode ~* $1
+ORDER BY 1, s.jstid`
 
 	sqlJobsOfPgCron = `
-SELECT 'pg_cron job ' || jobid FROM cron.job
-WHERE active AND command ~* $1`
+SELECT 'pg_cron job ' || jobid, format('SELECT cron.alter_job(job_id := %s, active := false);', jobid)
+FROM cron.job
+WHERE active AND command ~* $1
+ORDER BY jobid`
 
 	// One run at a time for each database. The numbers spell EdFi and Purg. The
 	// server lets the lock go when the connection ends, however it ends.

@@ -189,7 +189,7 @@ var (
 	})
 	OtherCleaner = kind(Kind{
 		Code: "other-cleaner", Level: LevelWarning, Check: true,
-		Mend: "an enabled job of pgAgent, pg_cron or SQL Server Agent deletes tokens too: stop it, as [moving over](moving-over.md) says",
+		Mend: "an enabled job of pgAgent, pg_cron or SQL Server Agent deletes from the table too: run the statements in the message, or stop it as [moving over](moving-over.md) says",
 	})
 	NoTLS = kind(Kind{
 		Code: "no-tls", Level: LevelWarning, Check: true,

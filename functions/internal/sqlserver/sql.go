@@ -190,12 +190,15 @@ FROM sys.partitions AS p
 JOIN sys.allocation_units AS a ON a.container_id = p.partition_id
 WHERE p.object_id = OBJECT_ID('{table}', 'U')`
 
-	// Enabled jobs of SQL Server Agent that delete tokens, in any letter case.
+	// Enabled jobs of SQL Server Agent that delete from the table, in any letter case and
+	// with any quotes.
 	sqlJobs = `
 SELECT DISTINCT j.name
 FROM msdb.dbo.sysjobs AS j
 JOIN msdb.dbo.sysjobsteps AS s ON s.job_id = j.job_id
-WHERE j.enabled = 1 AND s.command COLLATE Latin1_General_CI_AS LIKE @pattern`
+WHERE j.enabled = 1
+  AND REPLACE(REPLACE(REPLACE(s.command, '[', ''), ']', ''), '"', '') COLLATE Latin1_General_CI_AS LIKE @pattern
+ORDER BY j.name`
 
 	// One run at a time for each database; on Babelfish all of them share the
 	// names of locks. The server lets the lock go when the connection ends,
