@@ -273,19 +273,24 @@ LEFT JOIN LATERAL (
 	// The earliest of the clocks that may have written expirations of a table in which
 	// their zone is not certain: UTC, the server's, and what roles and this database have
 	// set. Where this role's own setting hides the server's, it is the earliest that
-	// there is. When a clock is about to be put back, it is what it will show then.
+	// there is. A zone is set, until the transaction ends, for AT TIME ZONE reads some
+	// otherwise: -7 is Denver in a setting, and east of Greenwich there. When a clock is
+	// about to be put back, it is what it will show then; when it was put forward while
+	// tokens that expired before, $1 seconds ago at most, are still accepted, it is what it
+	// would have shown.
 	sqlLocalClock = `
-SELECT min(instant AT TIME ZONE zone)
+SELECT min(CASE WHEN set_config('TimeZone', zone, true) <> '' THEN instant::timestamp + since END)
 FROM (SELECT 'UTC' AS zone
       UNION SELECT reset_val FROM pg_settings WHERE name = 'TimeZone'
-      UNION SELECT split_part(setting, '=', 2)
+      UNION SELECT substring(setting FROM '=(.*)')
             FROM pg_db_role_setting JOIN pg_database ON datname = current_database(), unnest(setconfig) AS setting
             WHERE setdatabase IN (0, pg_database.oid) AND lower(setting) LIKE 'timezone=%'
       UNION SELECT 'Etc/GMT+12'
             FROM pg_db_role_setting JOIN pg_roles ON pg_roles.oid = setrole AND rolname = session_user, unnest(setconfig) AS setting
             WHERE lower(setting) LIKE 'timezone=%') AS zones,
-     (SELECT clock_timestamp() AS instant
-      UNION SELECT to_timestamp((ceil(extract(epoch FROM clock_timestamp()) / 900) + quarter) * 900) FROM generate_series(0, 12) AS quarter) AS instants`
+     (SELECT clock_timestamp() AS instant, interval '0' AS since
+      UNION SELECT clock_timestamp() - make_interval(secs => $1), make_interval(secs => $1)
+      UNION SELECT to_timestamp((ceil(extract(epoch FROM clock_timestamp()) / 900) + quarter) * 900), interval '0' FROM generate_series(0, 12) AS quarter) AS instants`
 
 	// What acts on deletes, as the statements that end it: triggers of the table and of
 	// its parts, rules, and foreign keys that lead there.

@@ -6,8 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/testing/edfi"
 )
@@ -135,34 +133,6 @@ func TestTheTablesOfADatabaseShareItsResult(t *testing.T) {
 	must(t, db.conn, "DROP TABLE dbo.clientaccesstokens, adminapi.tokens, dmscs.\"OpenIddictToken\"")
 	if r = runTables(t, s.server(), db, policy, purge.Tables()...); r.Status != purge.Failed || !strings.Contains(r.Error, "none of the tables") {
 		t.Errorf("%+v", r)
-	}
-}
-
-// A token of a table whose zone is not certain goes when nobody accepts it any more,
-// whichever clock wrote it.
-func TestNoTokenGoesThatItsOwnClockStillAccepts(t *testing.T) {
-	t.Parallel()
-	s := newStage(t, "purge_zones", "")
-	for _, zone := range []string{"UTC", "America/Chicago", "Pacific/Honolulu", "Asia/Tokyo", "Pacific/Kiritimati", "America/St_Johns"} {
-		db := estate(t, s, purge.AdminTokens, purge.ConfigurationTokens)
-		must(t, db.conn, "ALTER DATABASE "+pgx.Identifier{db.name}.Sanitize()+" SET timezone = "+quote(zone))
-		for _, table := range []purge.Table{purge.AdminTokens, purge.ConfigurationTokens} {
-			insertAt(t, db, table, "UTC", time.Minute, -4*time.Minute)
-			insertAt(t, db, table, zone, time.Minute, -4*time.Minute)
-			insertAt(t, db, table, zone, -27*time.Hour) // dead by any clock
-			r := runTables(t, s.server(), db, policy, table)
-			if r.Status != purge.Complete || r.DeletedRows != 1 || left(t, db, table) != 4 {
-				t.Errorf("%s in %s: %+v, %d left", table, zone, r, left(t, db, table))
-			}
-		}
-
-		// With a zone in the column each row is an instant, whatever the server's clock.
-		must(t, db.conn, `ALTER TABLE dmscs."OpenIddictToken" ALTER "ExpirationDate" TYPE timestamptz; DELETE FROM dmscs."OpenIddictToken"`)
-		must(t, db.conn, `INSERT INTO dmscs."OpenIddictToken" ("ExpirationDate") SELECT now() + m * interval '1 m' FROM unnest(ARRAY[-6, -4, 1]) AS m`)
-		r := runTables(t, s.server(), db, policy, purge.ConfigurationTokens)
-		if r.Status != purge.Complete || r.DeletedRows != 1 || left(t, db, purge.ConfigurationTokens) != 2 {
-			t.Errorf("with a zone, %s: %+v", zone, r)
-		}
 	}
 }
 
