@@ -2,6 +2,8 @@ package postgres
 
 import (
 	"fmt"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -11,12 +13,12 @@ import (
 )
 
 // relations are the tables of tables.sql and schema.sql as SQL writes them: the table, its
-// column of expirations, and the index on that; "" is none.
-var relations = map[string]struct{ table, column, index string }{
-	purge.ClientAccessTokens.Name:    {"dbo.clientaccesstokens", "expiration", "dbo.ix_clientaccesstokens_expiration"},
-	purge.AdminTokens.Name:           {"adminapi.tokens", "expirationdate", ""},
-	purge.ConfigurationTokens.Name:   {`dmscs."OpenIddictToken"`, `"ExpirationDate"`, `dmscs."IX_OpenIddictToken_ExpirationDate"`},
-	purge.ClientAccessTokenLogs.Name: {"dbo.clientaccesstokenlogs", "accesstime", "dbo.ix_clientaccesstokenlogs_accesstime"},
+// column of expirations, its key, and the index on expirations; "" is none.
+var relations = map[string]struct{ table, column, key, index string }{
+	purge.ClientAccessTokens.Name:    {"dbo.clientaccesstokens", "expiration", "id", "dbo.ix_clientaccesstokens_expiration"},
+	purge.AdminTokens.Name:           {"adminapi.tokens", "expirationdate", "id", ""},
+	purge.ConfigurationTokens.Name:   {`dmscs."OpenIddictToken"`, `"ExpirationDate"`, `"Id"`, `dmscs."IX_OpenIddictToken_ExpirationDate"`},
+	purge.ClientAccessTokenLogs.Name: {"dbo.clientaccesstokenlogs", "accesstime", "logid", "dbo.ix_clientaccesstokenlogs_accesstime"},
 }
 
 // estate is a database with all tables, of which the login has rights on those given. It
@@ -107,6 +109,77 @@ func TestEachTableIsPurgedByItsOwnRuleAndNoOtherIsTouched(t *testing.T) {
 			t.Errorf("%s: %+v", table, r)
 		}
 	}
+}
+
+// TABLE_ROWS in each table, half of which have expired: first ClientAccessTokens is purged,
+// and the three others are left alone, then all of them.
+func TestEachOfManyRowsGoesOrStaysAsItsTableSays(t *testing.T) {
+	t.Parallel()
+	rows := 2000
+	if text := os.Getenv("TABLE_ROWS"); text != "" {
+		var err error
+		if rows, err = strconv.Atoi(text); err != nil || rows < 1 {
+			t.Fatal("TABLE_ROWS: must be a number of rows")
+		}
+	}
+	s := newStage(t, "purge_rows", "")
+	db := estate(t, s, purge.Tables()...)
+	for _, table := range purge.Tables() { // a second apart, and some that never go
+		its := relations[table.Name]
+		if _, err := db.conn.Exec(t.Context(), into(table)+"(SELECT $1::timestamp + n * interval '1 s' AS at FROM generate_series(-$2::int / 2 + 1, $2::int / 2) AS n) AS row", table.Cutoff(db.Now(t), 0), rows); err != nil {
+			t.Fatal(err)
+		}
+		if table.Name == purge.AdminTokens.Name || table.Name == purge.ConfigurationTokens.Name {
+			must(t, db.conn, into(table)+"(SELECT NULL::timestamp AS at FROM generate_series(1, 10)) AS row")
+		}
+		must(t, db.conn, fmt.Sprintf("CREATE TABLE public.%s AS SELECT %s AS key, %s AS at FROM %s; ANALYZE %[4]s", copied(table), its.key, its.column, its.table))
+	}
+	p := purge.Policy{Action: purge.Purge, BatchSize: DefaultBatch, BatchTarget: 50 * time.Millisecond}
+	deleted := map[string]int64{}
+	for _, asked := range [][]purge.Table{{purge.ClientAccessTokens}, purge.Tables()} {
+		r := runTables(t, s.server(), db, p, asked...)
+		results := r.Tables
+		if results == nil {
+			r.Table = asked[0].Name
+			results = []purge.DatabaseResult{r}
+		}
+		if r.Status != purge.Complete || len(results) != len(asked) {
+			t.Fatalf("%+v", r)
+		}
+		cutoffs := map[string]time.Time{}
+		for _, its := range results {
+			t.Logf("%s: %s rows in %d ms, %d batches", its.Table, purge.Grouped(its.DeletedRows), its.DurationMs, its.Batches)
+			deleted[its.Table] += its.DeletedRows
+			cutoffs[its.Table] = its.Cutoff.Time
+		}
+		for _, table := range purge.Tables() {
+			if expired, wrong := compare(t, db, table, cutoffs[table.Name]); expired != deleted[table.Name] || wrong != 0 {
+				t.Errorf("%s, with %d tables asked for: %d rows had expired, %d deleted, %d are wrong", table, len(asked), expired, deleted[table.Name], wrong)
+			}
+		}
+		if deleted[asked[len(asked)-1].Name] < int64(rows)/2 {
+			t.Errorf("%v deleted", deleted)
+		}
+	}
+}
+
+// copied is the name of a copy of a table.
+func copied(table purge.Table) string { return "copy_" + strings.ToLower(table.Relation) }
+
+// compare returns how many rows of the copy had expired at a cut-off, zero for none, and
+// how many are there that should not be, or not there that should.
+func compare(t *testing.T, db database, table purge.Table, cutoff time.Time) (expired, wrong int64) {
+	t.Helper()
+	its := relations[table.Name]
+	err := db.conn.QueryRow(t.Context(), fmt.Sprintf(`
+SELECT count(*) FILTER (WHERE at <= $1::timestamp),
+       count(*) FILTER (WHERE key IS NULL OR coalesce(at <= $1::timestamp, false) = (there IS NOT NULL))
+FROM (SELECT copy.key, copy.at, its.%s AS there FROM public.%s AS copy FULL JOIN %s AS its ON its.%[1]s = copy.key) AS compared`,
+		its.key, copied(table), its.table), cutoff).Scan(&expired, &wrong)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return expired, wrong
 }
 
 func TestTheTablesOfADatabaseShareItsResult(t *testing.T) {
