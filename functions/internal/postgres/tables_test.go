@@ -74,17 +74,17 @@ func runTables(t *testing.T, s Server, db database, p purge.Policy, tables ...pu
 func TestEachTableIsPurgedByItsOwnRuleAndNoOtherIsTouched(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, "purge_tables", "")
-	goes := map[string][]time.Duration{ // before, and after, the latest that goes
-		purge.ClientAccessTokens.Name:    {-10 * time.Second, 10 * time.Second},
-		purge.AdminTokens.Name:           {-310 * time.Second, -290 * time.Second},
-		purge.ConfigurationTokens.Name:   {-310 * time.Second, -290 * time.Second},
-		purge.ClientAccessTokenLogs.Name: {-purge.DefaultRetention - 10*time.Second, -purge.DefaultRetention + 10*time.Second},
+	const days = 24 * time.Hour
+	keeps := map[string]time.Duration{ // after the time in the column
+		purge.ClientAccessTokens.Name:    0,
+		purge.AdminTokens.Name:           5 * time.Minute,
+		purge.ConfigurationTokens.Name:   5 * time.Minute,
+		purge.ClientAccessTokenLogs.Name: 90 * days,
 	}
 	for _, table := range purge.Tables() {
 		db := estate(t, s, table)
 		for _, other := range purge.Tables() {
-			insertAt(t, db, other, "UTC", goes[other.Name]...)
-			insertAt(t, db, other, "UTC", -5*365*24*time.Hour, 24*time.Hour)
+			insertAt(t, db, other, "UTC", -keeps[other.Name]-time.Second, -keeps[other.Name]/2+time.Hour, -5*365*days, days)
 		}
 		must(t, db.conn, "UPDATE adminapi.tokens SET expirationdate = NULL WHERE expirationdate > now() + interval '1 h'") // never goes
 		p := policy
@@ -92,8 +92,13 @@ func TestEachTableIsPurgedByItsOwnRuleAndNoOtherIsTouched(t *testing.T) {
 		if r := runTables(t, s.server(), db, p, table); r.ExpiredRows == nil || *r.ExpiredRows != 2 {
 			t.Errorf("%s: %+v", table, r)
 		}
-		if r := runTables(t, s.server(), db, policy, table); r.Status != purge.Complete || r.DeletedRows != 2 || r.Tables != nil {
+		before := db.Now(t)
+		r := runTables(t, s.server(), db, policy, table)
+		if r.Status != purge.Complete || r.DeletedRows != 2 || r.Tables != nil {
 			t.Errorf("%s: %+v", table, r)
+		}
+		if clock := r.Cutoff.Add(keeps[table.Name]); clock.Before(before) || clock.After(db.Now(t)) {
+			t.Errorf("%s, between %s and %s: a cut-off of %s", table, before, db.Now(t), r.Cutoff)
 		}
 		for _, other := range purge.Tables() {
 			want := 4

@@ -80,21 +80,27 @@ func runTables(t *testing.T, s Server, db database, tables ...purge.Table) purge
 
 func TestEachTableIsPurgedByItsOwnRuleAndNoOtherIsTouched(t *testing.T) {
 	s := newStage(t, "purge_tables")
-	goes := map[string][]time.Duration{ // before, and after, the latest that goes
-		purge.ClientAccessTokens.Name:    {-10 * time.Second, 10 * time.Second},
-		purge.AdminTokens.Name:           {-310 * time.Second, -290 * time.Second},
-		purge.ConfigurationTokens.Name:   {-310 * time.Second, -290 * time.Second},
-		purge.ClientAccessTokenLogs.Name: {-purge.DefaultRetention - 10*time.Second, -purge.DefaultRetention + 10*time.Second},
+	const days = 24 * time.Hour
+	keeps := map[string]time.Duration{ // after the time in the column
+		purge.ClientAccessTokens.Name:    0,
+		purge.AdminTokens.Name:           5 * time.Minute,
+		purge.ConfigurationTokens.Name:   5 * time.Minute,
+		purge.ClientAccessTokenLogs.Name: 90 * days,
 	}
 	db := estate(t, s, purge.Tables()...)
 	for _, table := range purge.Tables() {
-		insertAt(t, db, table, goes[table.Name]...)
-		insertAt(t, db, table, -5*365*24*time.Hour, 24*time.Hour)
+		insertAt(t, db, table, -keeps[table.Name]-time.Second, -keeps[table.Name]/2+time.Hour, -5*365*days, days)
 	}
 	must(t, db.conn, "UPDATE adminapi.Tokens SET ExpirationDate = NULL WHERE ExpirationDate > DATEADD(hour, 1, GETUTCDATE())") // never goes
 	for i, table := range purge.Tables() {
-		if r := runTables(t, s.server(), db, table); r.Status != purge.Complete || r.DeletedRows != 2 {
+		before := db.Now(t)
+		r := runTables(t, s.server(), db, table)
+		if r.Status != purge.Complete || r.DeletedRows != 2 {
 			t.Errorf("%s: %+v", table, r)
+		}
+		const rounding = 10 * time.Millisecond
+		if clock := r.Cutoff.Add(keeps[table.Name]); clock.Before(before.Add(-rounding)) || clock.After(db.Now(t).Add(rounding)) {
+			t.Errorf("%s, between %s and %s: a cut-off of %s", table, before, db.Now(t), r.Cutoff)
 		}
 		for j, other := range purge.Tables() {
 			want := 4
