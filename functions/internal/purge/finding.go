@@ -255,7 +255,10 @@ var (
 	RCSI            = kind(Kind{Code: "rcsi", Level: LevelInfo, Check: true, Mend: asItIs})
 	Size            = kind(Kind{Code: "size", Level: LevelInfo, Check: true, Mend: asItIs})
 	ExpiredRows     = kind(Kind{Code: "expired-rows", Level: LevelInfo, Check: true, Mend: asItIs})
-	NoOtherCleaner  = kind(Kind{Code: "no-other-cleaner", Level: LevelInfo, Check: true, Mend: asItIs})
+	NoOtherCleaner  = kind(Kind{
+		Code: "no-other-cleaner", Level: LevelInfo, Check: true,
+		Mend: "no job that the login may see deletes from the table; where its product has a task of its own, which shows in no database, the message names that: look there, as [moving over](moving-over.md) says",
+	})
 )
 
 // What several kinds say. They share a row of the table.
