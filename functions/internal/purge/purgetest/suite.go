@@ -265,7 +265,7 @@ func testSlowBatch(t *testing.T, s suite) {
 	rows := spread(batch, db.Now(t).Add(-time.Hour).Truncate(time.Second), time.Second)
 	db.Insert(t, rows...)
 	open := opening(t, s, db)
-	db.Delay(t, 2*time.Second+open) // 20 s for the batch, at least
+	db.Delay(t, 8*time.Second+4*open) // longer than there is, for a batch of one row too
 	p := policy()
 	p.StopBefore = 4 * time.Second
 	ctx, cancel := context.WithTimeout(t.Context(), 7*time.Second+4*open)
