@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -177,10 +178,10 @@ func (c *conn) encryption() purge.Finding {
 	return purge.Encryption(nil)
 }
 
-// jobs tells who else deletes tokens.
+// jobs tells who else deletes from the table.
 func (c *conn) jobs(ctx context.Context, k checked) (purge.Finding, error) {
-	var jobs []string
-	unseen := k.jobsHidden
+	var jobs, ends []string
+	hidden := k.jobsHidden
 	for _, kept := range []struct {
 		readable *bool
 		sql      string
@@ -189,34 +190,38 @@ func (c *conn) jobs(ctx context.Context, k checked) (purge.Finding, error) {
 			continue
 		}
 		if !*kept.readable {
-			unseen = true
+			hidden = true
 			continue
 		}
+		var job, end string
 		read, _ := c.pg.Query(ctx, kept.sql, cleans(c.table)) // the error comes below
-		names, err := pgx.CollectRows(read, pgx.RowTo[string])
+		_, err := pgx.ForEachRow(read, []any{&job, &end}, func() error {
+			jobs, ends = append(jobs, job), append(ends, end)
+			return nil
+		})
 		if err != nil {
 			return purge.Finding{}, err
 		}
-		jobs = append(jobs, names...)
 	}
-	switch {
-	case jobs != nil:
-		return purge.OtherCleaner.Found("tokens are also deleted by " + strings.Join(jobs, ", ") + "; infra/postgres/stop-old-job.sql stops that"), nil
-	case unseen:
-		return purge.OtherCleanerUnseen.Found("the login may not see all jobs of pgAgent and pg_cron in this database; as an administrator, infra/postgres/stop-old-job.sql finds and stops those that delete tokens"), nil
-	default:
-		return purge.NoOtherCleaner.Found("no job of pgAgent or pg_cron in this database deletes tokens; they may be kept in another one, often postgres"), nil
+	unseen := ""
+	if hidden {
+		unseen = fmt.Sprintf("the login may not see all jobs of pgAgent and pg_cron in this database; as an administrator, look for those that delete from %s", c.facts.table)
+		if c.table.Name == purge.ClientAccessTokens.Name {
+			unseen += ": infra/postgres/stop-old-job.sql finds and stops them"
+		}
 	}
+	return purge.Cleaners(c.table, slices.Compact(jobs), ends, unseen,
+		"no job of pgAgent or pg_cron in this database deletes rows; they may be kept in another one, often postgres"), nil
 }
 
 // cleans returns the regular expression of a job that deletes from the table. A word as
-// common as the Admin API's for its table counts together with its schema alone.
+// common as the Admin API's for its table counts where the job names its schema too.
 func cleans(t purge.Table) string {
-	name := strings.ToLower(t.Relation)
-	if t.Schema != purge.ClientAccessTokens.Schema {
-		name = t.Schema + `\W{1,3}` + name
+	deletes := `\mdelete\M.*\m` + strings.ToLower(t.Relation) + `\M`
+	if t.Name == purge.AdminTokens.Name {
+		return `^(?=.*\m` + t.Schema + `\M).*` + deletes
 	}
-	return `\mdelete\M.*\m` + name + `\M`
+	return deletes
 }
 
 func bytes(n int64) string {

@@ -26,12 +26,12 @@ func TestACheckFindsWhatOnlyPostgreSQLHas(t *testing.T) {
 		"trigger":      {"CREATE FUNCTION dbo.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END'; CREATE TRIGGER \"Audit it\" BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION dbo.f()", "delete-trigger", `ALTER TABLE dbo.clientaccesstokens DISABLE TRIGGER "Audit it";`, ""},
 		"rule":         {"CREATE RULE keep AS ON DELETE TO dbo.clientaccesstokens DO INSTEAD NOTHING", "delete-rule", "ALTER TABLE dbo.clientaccesstokens DISABLE RULE keep;", ""},
 		"foreign key":  {`CREATE TABLE dbo."Logs" (id uuid CONSTRAINT "of token" REFERENCES dbo.clientaccesstokens)`, "referenced", `ALTER TABLE dbo."Logs" DROP CONSTRAINT "of token";`, ""},
-		"pgAgent":      {pgAgent + ";" + jobs, "other-cleaner", "tokens are also deleted by pgAgent job expired, pgAgent job nightly, pgAgent job shell; ", "no-other-cleaner"},
-		"pg_cron":      {pgCron + ";" + jobs, "other-cleaner", "pg_cron job 1; ", "no-other-cleaner"},
+		"pgAgent":      {pgAgent + ";" + jobs, "other-cleaner", "rows are also deleted by pgAgent job expired, pgAgent job nightly, pgAgent job shell. ", "no-other-cleaner"},
+		"pg_cron":      {pgCron + ";" + jobs, "other-cleaner", "pg_cron job 1. To end that: SELECT cron.alter_job(job_id := 1, active := false);", "no-other-cleaner"},
 		"unseen jobs":  {pgAgent, "info other-cleaner-unseen", "stop-old-job.sql", "no-other-cleaner"},
 		"a part":       {pgAgent + "; GRANT USAGE ON SCHEMA pgagent TO purge_check; GRANT SELECT ON pgagent.pga_jobstep TO purge_check", "info other-cleaner-unseen", "", "no-other-cleaner"},
 		"others' jobs": {pgCron + "; ALTER TABLE cron.job ENABLE ROW LEVEL SECURITY; " + jobs, "info other-cleaner-unseen", "", "no-other-cleaner"},
-		"own jobs":     {pgCron + "; ALTER TABLE cron.job ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON cron.job USING (username = CURRENT_USER); UPDATE cron.job SET username = 'purge_check'; " + jobs, "other-cleaner", "pg_cron job 1; ", "no-other-cleaner"},
+		"own jobs":     {pgCron + "; ALTER TABLE cron.job ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON cron.job USING (username = CURRENT_USER); UPDATE cron.job SET username = 'purge_check'; " + jobs, "other-cleaner", "pg_cron job 1. ", "no-other-cleaner"},
 	} {
 		db := s.create(t)
 		before := check(t, s, db.name)

@@ -82,7 +82,7 @@ func (c *conn) examine(ctx context.Context, session uint32, lock bool) error {
 	batch.Queue(sqlWrites)
 	batch.Queue(sqlFacts, f.table.Schema, names(c.table.Relation, f.table.Relation), names(c.table.Expiration, f.table.Expiration))
 	if c.table.Local {
-		batch.Queue(sqlLocalClock)
+		batch.Queue(sqlLocalClock, c.table.Grace.Seconds())
 	}
 	if lock {
 		batch.Queue(sqlLock, int64(session))

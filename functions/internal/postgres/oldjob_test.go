@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/testing/docs"
 	"edfi-token-purge/functions/internal/testing/edfi"
 )
@@ -144,6 +146,48 @@ func TestTheOldJobsStopAndNoOthers(t *testing.T) {
 				"delete f, tokens f, vacuum t, psql f, count t, other t, delete t")
 		}
 		expectText(t, conn, `SELECT string_agg(format('%s %s %s', jobid, active::text, nodename), ', ' ORDER BY jobid) FROM cron.job`, c.cron)
+	}
+}
+
+// Each table has its own, and a check of one finds no other's.
+func TestACheckFindsTheCleanersOfItsTable(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "purge_cleaners", "")
+	db := estate(t, s, purge.Tables()...)
+	must(t, db.conn, pgAgent+";"+pgCron+";"+alterJob+`;
+GRANT USAGE ON SCHEMA pgagent, cron TO purge_cleaners; GRANT SELECT ON ALL TABLES IN SCHEMA pgagent, cron TO purge_cleaners;
+INSERT INTO pgagent.pga_job (jobname) VALUES ('admin'), ('path'), ('another schema'), ('other tokens');
+INSERT INTO pgagent.pga_jobstep (jstjobid, jstname, jstkind, jstcode) VALUES
+    (6, 'a', 's', 'DELETE FROM adminapi."tokens" WHERE expirationdate < now()'),
+    (7, 'b', 's', E'SET search_path = adminapi;\nDelete from Tokens where ExpirationDate < now()'),
+    (8, 'c', 's', 'DELETE FROM other.tokens'),
+    (9, 'd', 's', 'DELETE FROM adminapi.tokens_old; SELECT count(*) FROM adminapi.tokens_new');
+INSERT INTO cron.job (schedule, command) VALUES
+    ('0 * * * *', 'DELETE FROM "dmscs"."OpenIddictToken" WHERE "ExpirationDate" < now()'),
+    ('0 * * * *', 'DELETE FROM dbo.clientaccesstokenlogs WHERE accesstime < now() - make_interval(days => 90)')`)
+	const own = "deletes too shows in no database"
+	for _, c := range []struct {
+		table        purge.Table
+		jobs, mended string // what is found, and what then
+	}{
+		{purge.ClientAccessTokens, "pgAgent job expired, pgAgent job nightly, pgAgent job shell, pg_cron job 1. ", "DeleteExpiredTokens, " + own},
+		{purge.AdminTokens, "pgAgent job admin, pgAgent job path. ", "often postgres"},
+		{purge.ConfigurationTokens, "pg_cron job 3. ", "IdentitySettings:TokenCleanupEnabled turns off, " + own},
+		{purge.ClientAccessTokenLogs, "pg_cron job 4. ", "often postgres"},
+	} {
+		p := policy
+		p.Action = purge.Check
+		found := text(runTables(t, s.server(), db, p, c.table).Findings)
+		if !strings.Contains(found, "warning other-cleaner: rows are also deleted by "+c.jobs) {
+			t.Errorf("%s: %s", c.table, found)
+		}
+		for _, mend := range regexp.MustCompile(`(UPDATE|SELECT) [^;]*;`).FindAllString(found, -1) {
+			must(t, db.conn, mend)
+		}
+		found = text(runTables(t, s.server(), db, p, c.table).Findings)
+		if !strings.Contains(found, "info no-other-cleaner") || !strings.Contains(found, c.mended) {
+			t.Errorf("%s, mended: %s", c.table, found)
+		}
 	}
 }
 

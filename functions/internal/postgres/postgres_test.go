@@ -65,6 +65,12 @@ func TestConformance(t *testing.T) {
 		s.through = &through
 		purgetest.Run(t, s)
 	})
+	for _, table := range purge.Tables()[1:] {
+		t.Run(table.Name, func(t *testing.T) {
+			t.Parallel()
+			purgetest.RunTable(t, newStage(t, "purge_"+strings.ToLower(table.Relation), ""), table)
+		})
+	}
 }
 
 // stage implements [purgetest.Server] for one role.
@@ -103,16 +109,31 @@ func (s stage) server() Server {
 	}
 }
 
-func (s stage) Tick() time.Duration { return time.Microsecond }
+func (s stage) Tick(purge.Table) time.Duration { return time.Microsecond }
 
 var created atomic.Int64
 
 // Two at once can't create or grant one role.
 var granting sync.Mutex
 
-func (s stage) Create(t testing.TB) purgetest.Database { return s.create(t) }
+func (s stage) Create(t testing.TB, table purge.Table) purgetest.Database {
+	if table.Name == purge.ClientAccessTokens.Name {
+		return s.create(t)
+	}
+	return estate(t, s, table)
+}
 
+// create makes a database that has ClientAccessTokens alone.
 func (s stage) create(t testing.TB) database {
+	t.Helper()
+	db := s.createEmpty(t)
+	grant(t, db)
+	must(t, db.conn, strings.ReplaceAll(s.extra, "{role}", s.role))
+	return db
+}
+
+// createEmpty makes one in which the login has no rights yet.
+func (s stage) createEmpty(t testing.TB) database {
 	t.Helper()
 	name := fmt.Sprintf("EdFi_Admin_%s_%d", s.role, created.Add(1))
 	if err := edfi.CreateDatabase(t.Context(), server.URL("postgres"), name); err != nil {
@@ -122,12 +143,10 @@ func (s stage) create(t testing.TB) database {
 		admin := connect(t, "postgres")
 		must(t, admin, "DROP DATABASE "+pgx.Identifier{name}.Sanitize()+" WITH (FORCE)")
 	})
-	db := database{name: name, role: s.role, conn: connect(t, name)}
+	db := database{name: name, role: s.role, conn: connect(t, name), table: purge.ClientAccessTokens}
 	if err := edfi.CreateSchema(t.Context(), db.conn); err != nil {
 		t.Fatal(err)
 	}
-	grant(t, db)
-	must(t, db.conn, strings.ReplaceAll(s.extra, "{role}", s.role))
 	return db
 }
 
@@ -149,22 +168,27 @@ func grant(t testing.TB, db database) {
 type database struct {
 	name, role string
 	conn       *pgx.Conn
+	table      purge.Table
+}
+
+// on returns sql for the database's table.
+func (d database) on(sql string) string {
+	its := relations[d.table.Name]
+	return strings.NewReplacer("{table}", its.table, "{column}", its.column).Replace(sql)
 }
 
 func (d database) Name() string { return d.name }
 
 func (d database) Insert(t testing.TB, expirations ...time.Time) {
 	t.Helper()
-	if _, err := d.conn.Exec(t.Context(), `
-INSERT INTO dbo.clientaccesstokens (id, expiration)
-SELECT gen_random_uuid(), expiration FROM unnest($1::timestamp[]) AS expiration`, expirations); err != nil {
+	if _, err := d.conn.Exec(t.Context(), into(d.table)+"unnest($1::timestamp[]) AS at", expirations); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func (d database) Expirations(t testing.TB) []time.Time {
 	t.Helper()
-	rows, _ := d.conn.Query(t.Context(), "SELECT expiration FROM dbo.clientaccesstokens ORDER BY expiration")
+	rows, _ := d.conn.Query(t.Context(), d.on("SELECT {column} FROM {table} ORDER BY {column}"))
 	times, err := pgx.CollectRows(rows, pgx.RowTo[time.Time])
 	if err != nil {
 		t.Fatal(err)
@@ -182,22 +206,24 @@ func (d database) SetTimeZone(t testing.TB, zone string) bool {
 }
 
 func (d database) DropIndex(t testing.TB) {
-	must(t, d.conn, "DROP INDEX dbo.ix_clientaccesstokens_expiration")
+	if index := relations[d.table.Name].index; index != "" {
+		must(t, d.conn, "DROP INDEX "+index)
+	}
 }
-func (d database) DropTable(t testing.TB) { must(t, d.conn, "DROP TABLE dbo.clientaccesstokens") }
+func (d database) DropTable(t testing.TB) { must(t, d.conn, d.on("DROP TABLE {table}")) }
 
 func (d database) Revoke(t testing.TB, right string) (code string) {
-	must(t, d.conn, fmt.Sprintf("REVOKE %s ON dbo.clientaccesstokens FROM %s, %[2]s_rights", right, d.role))
+	must(t, d.conn, fmt.Sprintf(d.on("REVOKE %s ON {table} FROM %s, %[2]s_rights"), right, d.role))
 	return "no-" + strings.ToLower(right) + "-right"
 }
 
 func (d database) Record(t testing.TB) func() []int {
-	must(t, d.conn, `
+	must(t, d.conn, d.on(`
 CREATE TABLE dbo.statements (deleted int);
 CREATE FUNCTION dbo.record() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN INSERT INTO dbo.statements SELECT count(*) FROM gone; RETURN NULL; END $$;
-CREATE TRIGGER record AFTER DELETE ON dbo.clientaccesstokens
-REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION dbo.record()`)
+CREATE TRIGGER record AFTER DELETE ON {table}
+REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION dbo.record()`))
 	return func() []int {
 		rows, _ := d.conn.Query(t.Context(), "SELECT deleted FROM dbo.statements")
 		deleted, err := pgx.CollectRows(rows, pgx.RowTo[int])
@@ -214,7 +240,7 @@ func (d database) Lock(t testing.TB, expiration time.Time) func() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if tag, err := tx.Exec(t.Context(), "SELECT FROM dbo.clientaccesstokens WHERE expiration = $1 FOR UPDATE", expiration); err != nil || tag.RowsAffected() == 0 {
+	if tag, err := tx.Exec(t.Context(), d.on("SELECT FROM {table} WHERE {column} = $1 FOR UPDATE"), expiration); err != nil || tag.RowsAffected() == 0 {
 		t.Fatalf("%d rows locked: %v", tag.RowsAffected(), err)
 	}
 	return func() { tx.Rollback(t.Context()) } //nolint:errcheck // once is enough
@@ -227,9 +253,9 @@ func (d database) Delay(t testing.TB, perRow time.Duration) {
 func (d database) Keep(t testing.TB) { d.beforeDelete(t, "RETURN NULL") }
 
 func (d database) beforeDelete(t testing.TB, body string) {
-	must(t, d.conn, `
+	must(t, d.conn, d.on(`
 CREATE FUNCTION dbo.before_delete() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN `+body+`; END $$;
-CREATE TRIGGER before_delete BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION dbo.before_delete()`)
+CREATE TRIGGER before_delete BEFORE DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION dbo.before_delete()`))
 }
 
 func (d database) Disconnect(t testing.TB) {

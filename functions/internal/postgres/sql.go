@@ -273,19 +273,24 @@ LEFT JOIN LATERAL (
 	// The earliest of the clocks that may have written expirations of a table in which
 	// their zone is not certain: UTC, the server's, and what roles and this database have
 	// set. Where this role's own setting hides the server's, it is the earliest that
-	// there is. When a clock is about to be put back, it is what it will show then.
+	// there is. A zone is set, until the transaction ends, for AT TIME ZONE reads some
+	// otherwise: -7 is Denver in a setting, and east of Greenwich there. When a clock is
+	// about to be put back, it is what it will show then; when it was put forward while
+	// tokens that expired before, $1 seconds ago at most, are still accepted, it is what it
+	// would have shown.
 	sqlLocalClock = `
-SELECT min(instant AT TIME ZONE zone)
+SELECT min(CASE WHEN set_config('TimeZone', zone, true) <> '' THEN instant::timestamp + since END)
 FROM (SELECT 'UTC' AS zone
       UNION SELECT reset_val FROM pg_settings WHERE name = 'TimeZone'
-      UNION SELECT split_part(setting, '=', 2)
+      UNION SELECT substring(setting FROM '=(.*)')
             FROM pg_db_role_setting JOIN pg_database ON datname = current_database(), unnest(setconfig) AS setting
             WHERE setdatabase IN (0, pg_database.oid) AND lower(setting) LIKE 'timezone=%'
       UNION SELECT 'Etc/GMT+12'
             FROM pg_db_role_setting JOIN pg_roles ON pg_roles.oid = setrole AND rolname = session_user, unnest(setconfig) AS setting
             WHERE lower(setting) LIKE 'timezone=%') AS zones,
-     (SELECT clock_timestamp() AS instant
-      UNION SELECT to_timestamp((ceil(extract(epoch FROM clock_timestamp()) / 900) + quarter) * 900) FROM generate_series(0, 12) AS quarter) AS instants`
+     (SELECT clock_timestamp() AS instant, interval '0' AS since
+      UNION SELECT clock_timestamp() - make_interval(secs => $1), make_interval(secs => $1)
+      UNION SELECT to_timestamp((ceil(extract(epoch FROM clock_timestamp()) / 900) + quarter) * 900), interval '0' FROM generate_series(0, 12) AS quarter) AS instants`
 
 	// What acts on deletes, as the statements that end it: triggers of the table and of
 	// its parts, rules, and foreign keys that lead there.
@@ -336,16 +341,20 @@ FROM pg_class c
 LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid
 WHERE c.oid = $1`
 
-	// Enabled jobs that delete tokens, where their schedulers are in this database.
+	// Enabled jobs that delete from the table, where their schedulers are in this
+	// database, and the statements that end that.
 	sqlJobsOfPgAgent = `
-SELECT DISTINCT 'pgAgent job ' || j.jobname
+SELECT 'pgAgent job ' || j.jobname, format('UPDATE pgagent.pga_jobstep SET jstenabled = false WHERE jstid = %s;', s.jstid)
 FROM pgagent.pga_job j
 JOIN pgagent.pga_jobstep s ON s.jstjobid = j.jobid
-WHERE j.jobenabled AND s.jstenabled AND s.jstcode ~* $1`
+WHERE j.jobenabled AND s.jstenabled AND s.jstcode ~* $1
+ORDER BY 1, s.jstid`
 
 	sqlJobsOfPgCron = `
-SELECT 'pg_cron job ' || jobid FROM cron.job
-WHERE active AND command ~* $1`
+SELECT 'pg_cron job ' || jobid, format('SELECT cron.alter_job(job_id := %s, active := false);', jobid)
+FROM cron.job
+WHERE active AND command ~* $1
+ORDER BY jobid`
 
 	// One run at a time for each database. The numbers spell EdFi and Purg. The
 	// server lets the lock go when the connection ends, however it ends.

@@ -2,53 +2,65 @@ package postgres
 
 import (
 	"fmt"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 
 	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/testing/edfi"
 )
 
-// columns are where the tables of tables.sql keep the time.
-var columns = map[string]struct{ table, column string }{
-	purge.ClientAccessTokens.Name:    {"dbo.clientaccesstokens", "expiration"},
-	purge.AdminTokens.Name:           {"adminapi.tokens", "expirationdate"},
-	purge.ConfigurationTokens.Name:   {`dmscs."OpenIddictToken"`, `"ExpirationDate"`},
-	purge.ClientAccessTokenLogs.Name: {"dbo.clientaccesstokenlogs", "accesstime"},
+// relations are the tables of tables.sql and schema.sql as SQL writes them: the table, its
+// column of expirations, its key, and the index on expirations; "" is none.
+var relations = map[string]struct{ table, column, key, index string }{
+	purge.ClientAccessTokens.Name:    {"dbo.clientaccesstokens", "expiration", "id", "dbo.ix_clientaccesstokens_expiration"},
+	purge.AdminTokens.Name:           {"adminapi.tokens", "expirationdate", "id", ""},
+	purge.ConfigurationTokens.Name:   {`dmscs."OpenIddictToken"`, `"ExpirationDate"`, `"Id"`, `dmscs."IX_OpenIddictToken_ExpirationDate"`},
+	purge.ClientAccessTokenLogs.Name: {"dbo.clientaccesstokenlogs", "accesstime", "logid", "dbo.ix_clientaccesstokenlogs_accesstime"},
 }
 
-// estate is a database with all tables, of which the login has rights on those named.
-func estate(t *testing.T, s stage, tables ...string) database {
+// estate is a database with all tables, of which the login has rights on those given. It
+// stands for the first of them. Its clock is in UTC, whatever the server's is.
+func estate(t testing.TB, s stage, tables ...purge.Table) database {
 	t.Helper()
-	db := s.create(t)
+	db := s.createEmpty(t)
 	if err := edfi.CreateOtherTables(t.Context(), db.conn); err != nil {
 		t.Fatal(err)
 	}
-	must(t, db.conn, "SET "+s.role+".tables = "+quote(strings.Join(tables, ",")))
+	var names []string
+	for _, table := range tables {
+		names = append(names, table.Name)
+	}
+	must(t, db.conn, "SET "+s.role+".tables = "+quote(strings.Join(names, ",")))
 	grant(t, db)
+	db.SetTimeZone(t, "UTC")
+	db.table = tables[0]
 	return db
+}
+
+// into begins an INSERT of rows for all times that a FROM has as at.
+func into(table purge.Table) string {
+	its := relations[table.Name]
+	if table.Name == purge.ClientAccessTokens.Name { // its key has no default
+		return fmt.Sprintf("INSERT INTO %s (id, %s) SELECT gen_random_uuid(), at FROM ", its.table, its.column)
+	}
+	return fmt.Sprintf("INSERT INTO %s (%s) SELECT at FROM ", its.table, its.column)
 }
 
 // insertAt adds rows to a table, whose times are what the server's clock in a zone shows,
 // and so long after.
 func insertAt(t *testing.T, db database, table purge.Table, zone string, after ...time.Duration) {
 	t.Helper()
-	to := columns[table.Name]
 	for _, d := range after {
-		row := fmt.Sprintf("INSERT INTO %s (%s) VALUES (now() AT TIME ZONE %s + interval '%d s')", to.table, to.column, quote(zone), int(d.Seconds()))
-		if table.Name == purge.ClientAccessTokens.Name {
-			row = fmt.Sprintf("INSERT INTO %s (id, %s) VALUES (gen_random_uuid(), now() AT TIME ZONE %s + interval '%d s')", to.table, to.column, quote(zone), int(d.Seconds()))
-		}
-		must(t, db.conn, row)
+		must(t, db.conn, into(table)+fmt.Sprintf("(VALUES (now() AT TIME ZONE %s + interval '%d s')) AS row (at)", quote(zone), int(d.Seconds())))
 	}
 }
 
 func left(t *testing.T, db database, table purge.Table) int {
 	t.Helper()
-	return one[int](t, db.conn, "SELECT count(*) FROM "+columns[table.Name].table)
+	return one[int](t, db.conn, "SELECT count(*) FROM "+relations[table.Name].table)
 }
 
 // runTables purges tables of a database.
@@ -62,17 +74,17 @@ func runTables(t *testing.T, s Server, db database, p purge.Policy, tables ...pu
 func TestEachTableIsPurgedByItsOwnRuleAndNoOtherIsTouched(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, "purge_tables", "")
-	goes := map[string][]time.Duration{ // before, and after, the latest that goes
-		purge.ClientAccessTokens.Name:    {-10 * time.Second, 10 * time.Second},
-		purge.AdminTokens.Name:           {-310 * time.Second, -290 * time.Second},
-		purge.ConfigurationTokens.Name:   {-310 * time.Second, -290 * time.Second},
-		purge.ClientAccessTokenLogs.Name: {-purge.DefaultRetention - 10*time.Second, -purge.DefaultRetention + 10*time.Second},
+	const days = 24 * time.Hour
+	keeps := map[string]time.Duration{ // after the time in the column
+		purge.ClientAccessTokens.Name:    0,
+		purge.AdminTokens.Name:           5 * time.Minute,
+		purge.ConfigurationTokens.Name:   5 * time.Minute,
+		purge.ClientAccessTokenLogs.Name: 90 * days,
 	}
 	for _, table := range purge.Tables() {
-		db := estate(t, s, table.Name)
+		db := estate(t, s, table)
 		for _, other := range purge.Tables() {
-			insertAt(t, db, other, "UTC", goes[other.Name]...)
-			insertAt(t, db, other, "UTC", -5*365*24*time.Hour, 24*time.Hour)
+			insertAt(t, db, other, "UTC", -keeps[other.Name]-time.Second, -keeps[other.Name]/2+time.Hour, -5*365*days, days)
 		}
 		must(t, db.conn, "UPDATE adminapi.tokens SET expirationdate = NULL WHERE expirationdate > now() + interval '1 h'") // never goes
 		p := policy
@@ -80,8 +92,13 @@ func TestEachTableIsPurgedByItsOwnRuleAndNoOtherIsTouched(t *testing.T) {
 		if r := runTables(t, s.server(), db, p, table); r.ExpiredRows == nil || *r.ExpiredRows != 2 {
 			t.Errorf("%s: %+v", table, r)
 		}
-		if r := runTables(t, s.server(), db, policy, table); r.Status != purge.Complete || r.DeletedRows != 2 || r.Tables != nil {
+		before := db.Now(t)
+		r := runTables(t, s.server(), db, policy, table)
+		if r.Status != purge.Complete || r.DeletedRows != 2 || r.Tables != nil {
 			t.Errorf("%s: %+v", table, r)
+		}
+		if clock := r.Cutoff.Add(keeps[table.Name]); clock.Before(before) || clock.After(db.Now(t)) {
+			t.Errorf("%s, between %s and %s: a cut-off of %s", table, before, db.Now(t), r.Cutoff)
 		}
 		for _, other := range purge.Tables() {
 			want := 4
@@ -99,10 +116,81 @@ func TestEachTableIsPurgedByItsOwnRuleAndNoOtherIsTouched(t *testing.T) {
 	}
 }
 
+// TABLE_ROWS in each table, half of which have expired: first ClientAccessTokens is purged,
+// and the three others are left alone, then all of them.
+func TestEachOfManyRowsGoesOrStaysAsItsTableSays(t *testing.T) {
+	t.Parallel()
+	rows := 2000
+	if text := os.Getenv("TABLE_ROWS"); text != "" {
+		var err error
+		if rows, err = strconv.Atoi(text); err != nil || rows < 1 {
+			t.Fatal("TABLE_ROWS: must be a number of rows")
+		}
+	}
+	s := newStage(t, "purge_rows", "")
+	db := estate(t, s, purge.Tables()...)
+	for _, table := range purge.Tables() { // a second apart, and some that never go
+		its := relations[table.Name]
+		if _, err := db.conn.Exec(t.Context(), into(table)+"(SELECT $1::timestamp + n * interval '1 s' AS at FROM generate_series(-$2::int / 2 + 1, $2::int / 2) AS n) AS row", table.Cutoff(db.Now(t), 0), rows); err != nil {
+			t.Fatal(err)
+		}
+		if table.Name == purge.AdminTokens.Name || table.Name == purge.ConfigurationTokens.Name {
+			must(t, db.conn, into(table)+"(SELECT NULL::timestamp AS at FROM generate_series(1, 10)) AS row")
+		}
+		must(t, db.conn, fmt.Sprintf("CREATE TABLE public.%s AS SELECT %s AS key, %s AS at FROM %s; ANALYZE %[4]s", copied(table), its.key, its.column, its.table))
+	}
+	p := purge.Policy{Action: purge.Purge, BatchSize: DefaultBatch, BatchTarget: 50 * time.Millisecond}
+	deleted := map[string]int64{}
+	for _, asked := range [][]purge.Table{{purge.ClientAccessTokens}, purge.Tables()} {
+		r := runTables(t, s.server(), db, p, asked...)
+		results := r.Tables
+		if results == nil {
+			r.Table = asked[0].Name
+			results = []purge.DatabaseResult{r}
+		}
+		if r.Status != purge.Complete || len(results) != len(asked) {
+			t.Fatalf("%+v", r)
+		}
+		cutoffs := map[string]time.Time{}
+		for _, its := range results {
+			t.Logf("%s: %s rows in %d ms, %d batches", its.Table, purge.Grouped(its.DeletedRows), its.DurationMs, its.Batches)
+			deleted[its.Table] += its.DeletedRows
+			cutoffs[its.Table] = its.Cutoff.Time
+		}
+		for _, table := range purge.Tables() {
+			if expired, wrong := compare(t, db, table, cutoffs[table.Name]); expired != deleted[table.Name] || wrong != 0 {
+				t.Errorf("%s, with %d tables asked for: %d rows had expired, %d deleted, %d are wrong", table, len(asked), expired, deleted[table.Name], wrong)
+			}
+		}
+		if deleted[asked[len(asked)-1].Name] < int64(rows)/2 {
+			t.Errorf("%v deleted", deleted)
+		}
+	}
+}
+
+// copied is the name of a copy of a table.
+func copied(table purge.Table) string { return "copy_" + strings.ToLower(table.Relation) }
+
+// compare returns how many rows of the copy had expired at a cut-off, zero for none, and
+// how many are there that should not be, or not there that should.
+func compare(t *testing.T, db database, table purge.Table, cutoff time.Time) (expired, wrong int64) {
+	t.Helper()
+	its := relations[table.Name]
+	err := db.conn.QueryRow(t.Context(), fmt.Sprintf(`
+SELECT count(*) FILTER (WHERE at <= $1::timestamp),
+       count(*) FILTER (WHERE key IS NULL OR coalesce(at <= $1::timestamp, false) = (there IS NOT NULL))
+FROM (SELECT copy.key, copy.at, its.%s AS there FROM public.%s AS copy FULL JOIN %s AS its ON its.%[1]s = copy.key) AS compared`,
+		its.key, copied(table), its.table), cutoff).Scan(&expired, &wrong)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return expired, wrong
+}
+
 func TestTheTablesOfADatabaseShareItsResult(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, "purge_estate", "")
-	db := estate(t, s, purge.TableNames()...)
+	db := estate(t, s, purge.Tables()...)
 	for _, table := range purge.Tables() {
 		insertAt(t, db, table, "UTC", -purge.DefaultRetention-time.Hour, -purge.DefaultRetention-2*time.Hour)
 	}
@@ -126,38 +214,10 @@ func TestTheTablesOfADatabaseShareItsResult(t *testing.T) {
 	}
 }
 
-// A token of a table whose zone is not certain goes when nobody accepts it any more,
-// whichever clock wrote it.
-func TestNoTokenGoesThatItsOwnClockStillAccepts(t *testing.T) {
-	t.Parallel()
-	s := newStage(t, "purge_zones", "")
-	for _, zone := range []string{"UTC", "America/Chicago", "Pacific/Honolulu", "Asia/Tokyo", "Pacific/Kiritimati", "America/St_Johns"} {
-		db := estate(t, s, purge.AdminTokens.Name, purge.ConfigurationTokens.Name)
-		must(t, db.conn, "ALTER DATABASE "+pgx.Identifier{db.name}.Sanitize()+" SET timezone = "+quote(zone))
-		for _, table := range []purge.Table{purge.AdminTokens, purge.ConfigurationTokens} {
-			insertAt(t, db, table, "UTC", time.Minute, -4*time.Minute)
-			insertAt(t, db, table, zone, time.Minute, -4*time.Minute)
-			insertAt(t, db, table, zone, -27*time.Hour) // dead by any clock
-			r := runTables(t, s.server(), db, policy, table)
-			if r.Status != purge.Complete || r.DeletedRows != 1 || left(t, db, table) != 4 {
-				t.Errorf("%s in %s: %+v, %d left", table, zone, r, left(t, db, table))
-			}
-		}
-
-		// With a zone in the column each row is an instant, whatever the server's clock.
-		must(t, db.conn, `ALTER TABLE dmscs."OpenIddictToken" ALTER "ExpirationDate" TYPE timestamptz; DELETE FROM dmscs."OpenIddictToken"`)
-		must(t, db.conn, `INSERT INTO dmscs."OpenIddictToken" ("ExpirationDate") SELECT now() + m * interval '1 m' FROM unnest(ARRAY[-6, -4, 1]) AS m`)
-		r := runTables(t, s.server(), db, policy, purge.ConfigurationTokens)
-		if r.Status != purge.Complete || r.DeletedRows != 1 || left(t, db, purge.ConfigurationTokens) != 2 {
-			t.Errorf("with a zone, %s: %+v", zone, r)
-		}
-	}
-}
-
 func TestACheckTellsOfTablesThatNobodyAskedFor(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, "purge_survey", "")
-	db := estate(t, s, purge.ClientAccessTokens.Name, purge.ConfigurationTokens.Name)
+	db := estate(t, s, purge.ClientAccessTokens, purge.ConfigurationTokens)
 	must(t, db.conn, "INSERT INTO adminapi.tokens (expirationdate) SELECT now() FROM generate_series(1, 150000); ANALYZE adminapi.tokens")
 	must(t, db.conn, `INSERT INTO dmscs."OpenIddictToken" ("ExpirationDate") VALUES ('2024-05-06')`)
 	p := policy
@@ -190,7 +250,7 @@ func TestTheConfigurationServicesTableMayHaveFoldedNames(t *testing.T) {
 func TestManyTokensWithoutAnIndexGoInLinearTime(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, "purge_admin_tokens", "")
-	db := estate(t, s, purge.AdminTokens.Name)
+	db := estate(t, s, purge.AdminTokens)
 	must(t, db.conn, "INSERT INTO adminapi.tokens (expirationdate, payload) SELECT now() - interval '2 d' + n * interval '1 s', repeat('x', 2000) FROM generate_series(1, 60000) AS n")
 	r := runTables(t, s.server(), db, policy, purge.AdminTokens)
 	if r.Status != purge.Complete || r.DeletedRows != 60000 || !strings.Contains(text(r.Findings), "missing-expiration-index") || !strings.Contains(text(r.Findings), "adminapi.tokens") {

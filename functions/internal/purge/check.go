@@ -202,6 +202,23 @@ func skew(database time.Time) (text string, ok bool) {
 	return text, true
 }
 
+// Cleaners returns the finding on who else deletes from a table: jobs of the server's
+// schedulers, and the statements that end them. unseen, where it is not "", says why there
+// may be more, and nowhere where else to look.
+func Cleaners(t Table, jobs, ends []string, unseen, nowhere string) Finding {
+	text, kind := nowhere, NoOtherCleaner
+	switch {
+	case jobs != nil:
+		kind, text = OtherCleaner, fmt.Sprintf("rows are also deleted by %s. To end that: %s", strings.Join(jobs, ", "), strings.Join(ends, " "))
+	case unseen != "":
+		kind, text = OtherCleanerUnseen, unseen
+	}
+	if t.Cleaner != "" && jobs == nil {
+		text += fmt.Sprintf("; whether %s deletes too shows in no database", t.Cleaner)
+	}
+	return kind.Found(text)
+}
+
 // LocalTime says why the table of an old Ed-Fi version is not purged.
 func LocalTime(t Table) string {
 	return fmt.Sprintf("%s.AccessTokenIsValid is there, so this is a database of Ed-Fi ODS/API 2.x, which writes expirations in local time: live tokens would go. The oldest version that can be purged is 3.0", t.Schema)

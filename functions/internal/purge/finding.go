@@ -189,7 +189,7 @@ var (
 	})
 	OtherCleaner = kind(Kind{
 		Code: "other-cleaner", Level: LevelWarning, Check: true,
-		Mend: "an enabled job of pgAgent, pg_cron or SQL Server Agent deletes tokens too: stop it, as [moving over](moving-over.md) says",
+		Mend: "an enabled job of pgAgent, pg_cron or SQL Server Agent deletes from the table too: run the statements in the message, or stop it as [moving over](moving-over.md) says",
 	})
 	NoTLS = kind(Kind{
 		Code: "no-tls", Level: LevelWarning, Check: true,
@@ -255,7 +255,10 @@ var (
 	RCSI            = kind(Kind{Code: "rcsi", Level: LevelInfo, Check: true, Mend: asItIs})
 	Size            = kind(Kind{Code: "size", Level: LevelInfo, Check: true, Mend: asItIs})
 	ExpiredRows     = kind(Kind{Code: "expired-rows", Level: LevelInfo, Check: true, Mend: asItIs})
-	NoOtherCleaner  = kind(Kind{Code: "no-other-cleaner", Level: LevelInfo, Check: true, Mend: asItIs})
+	NoOtherCleaner  = kind(Kind{
+		Code: "no-other-cleaner", Level: LevelInfo, Check: true,
+		Mend: "no job that the login may see deletes from the table; where its product has a task of its own, which shows in no database, the message names that: look there, as [moving over](moving-over.md) says",
+	})
 )
 
 // What several kinds say. They share a row of the table.

@@ -24,6 +24,8 @@ type Table struct {
 	Grace time.Duration
 	// Retention is how long after the time in the column a row expires.
 	Retention time.Duration
+	// Cleaner is a task of its product that cleans it too, and shows in no database.
+	Cleaner string
 }
 
 // acceptedAfter is for how long tokens are accepted by the Admin API and the
@@ -45,6 +47,7 @@ var (
 		Key:        "Id",
 		Expiration: "Expiration",
 		Secret:     true,
+		Cleaner:    "the API's own job, DeleteExpiredTokens,",
 	}
 	// AdminTokens is the tokens of the Admin API 2. It has no index but its key's.
 	AdminTokens = Table{
@@ -67,6 +70,7 @@ var (
 		Expiration: "ExpirationDate",
 		Local:      true,
 		Grace:      acceptedAfter,
+		Cleaner:    "the configuration service's own task, which IdentitySettings:TokenCleanupEnabled turns off,",
 	}
 	// ClientAccessTokenLogs is what a trigger of the ODS/API's how-to on monitoring
 	// notes of each token that is issued.

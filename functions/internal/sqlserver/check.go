@@ -229,30 +229,37 @@ func (c *conn) size(ctx context.Context) purge.Finding {
 	return purge.Size.Found(text)
 }
 
-// jobs tells who else deletes tokens.
+// jobs tells who else deletes from the table.
 func (c *conn) jobs(ctx context.Context) purge.Finding {
-	unseen := purge.OtherCleanerUnseen.Found("the login may not see SQL Server Agent's jobs; as an administrator, infra/sqlserver/stop-old-job.sql finds and stops those that delete tokens")
+	jobs, ends, err := c.agentJobs(ctx)
+	unseen := ""
+	if err != nil {
+		jobs = nil
+		unseen = fmt.Sprintf("the login may not see SQL Server Agent's jobs; as an administrator, look for those that delete from %s", c.table)
+		if c.table.Name == purge.ClientAccessTokens.Name {
+			unseen += ": infra/sqlserver/stop-old-job.sql finds and stops them"
+		}
+	}
+	return purge.Cleaners(c.table, jobs, ends, unseen, "no job of SQL Server Agent deletes rows")
+}
+
+// agentJobs returns the jobs of SQL Server Agent that delete from the table, and the
+// statements that end them.
+func (c *conn) agentJobs(ctx context.Context) (jobs, ends []string, err error) {
 	read, err := c.session.QueryContext(ctx, sqlJobs, sql.Named("pattern", cleans(c.table)))
 	if err != nil {
-		return unseen
+		return nil, nil, err
 	}
 	defer read.Close()
-	var jobs []string
 	for read.Next() {
 		var name string
-		if read.Scan(&name) != nil {
-			return unseen
+		if err := read.Scan(&name); err != nil {
+			return nil, nil, err
 		}
 		jobs = append(jobs, "SQL Server Agent job "+name)
+		ends = append(ends, fmt.Sprintf("EXEC msdb.dbo.sp_update_job @job_name = N'%s', @enabled = 0;", strings.ReplaceAll(name, "'", "''")))
 	}
-	switch {
-	case read.Err() != nil:
-		return unseen
-	case jobs != nil:
-		return purge.OtherCleaner.Found("tokens are also deleted by " + strings.Join(jobs, ", ") + "; infra/sqlserver/stop-old-job.sql stops that")
-	default:
-		return purge.NoOtherCleaner.Found("no job of SQL Server Agent deletes tokens")
-	}
+	return jobs, ends, read.Err()
 }
 
 func quoteName(name string) string { return "[" + strings.ReplaceAll(name, "]", "]]") + "]" }

@@ -2,12 +2,14 @@ package sqlserver
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
 	"testing"
 
+	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/testing/edfi"
 )
 
@@ -43,6 +45,10 @@ func TestTheOldJobsStopAndNoOthers(t *testing.T) {
 		{"b backup", "BACKUP DATABASE EdFi_Admin TO DISK = N'nul'", 1},
 		{"c off", "delete from [dbo].[clientaccesstokens]", 0},
 		{"d small", "delete from [dbo].[clientaccesstokens]", 1},
+		{"f admin", "DELETE FROM [adminapi].[Tokens] WHERE ExpirationDate < GETUTCDATE()", 1},
+		{"g configuration", "DELETE FROM dmscs.OpenIddictToken WHERE ExpirationDate < GETUTCDATE()", 1},
+		{"h logs", "DELETE FROM dbo.ClientAccessTokenLogs WHERE AccessTime < DATEADD(day, -90, GETUTCDATE())", 1},
+		{"i other", "DELETE FROM adminapi.Applications; DELETE FROM other.Tokens", 1},
 	} {
 		must(t, msdb, "EXEC msdb.dbo.sp_add_job @job_name = @p1, @enabled = @p2", prefix+job.name, job.enabled)
 		must(t, msdb, "EXEC msdb.dbo.sp_add_jobstep @job_name = @p1, @step_name = N'step', @command = @p2", prefix+job.name, job.command)
@@ -51,14 +57,22 @@ func TestTheOldJobsStopAndNoOthers(t *testing.T) {
 	seen := func() []string {
 		return column[string](t, msdb, "SELECT name FROM msdb.dbo.sysjobs WHERE enabled = 1 AND name LIKE "+quote(prefix+"%")+" ORDER BY name")
 	}
-	if jobs := column[string](t, msdb, sqlJobs); !slices.Contains(jobs, prefix+"a purge") || !slices.Contains(jobs, prefix+"d small") || slices.Contains(jobs, prefix+"b backup") || slices.Contains(jobs, prefix+"c off") {
-		t.Errorf("a check sees %q", jobs)
+	for i, want := range [][]string{{"a purge", "d small"}, {"f admin"}, {"g configuration"}, {"h logs"}} {
+		jobs := column[string](t, msdb, sqlJobs, sql.Named("pattern", cleans(purge.Tables()[i])))
+		jobs = slices.DeleteFunc(jobs, func(job string) bool { return !strings.HasPrefix(job, prefix) })
+		for j := range jobs {
+			jobs[j] = strings.TrimPrefix(jobs[j], prefix)
+		}
+		if !slices.Equal(jobs, want) {
+			t.Errorf("a check of %s sees %q", purge.Tables()[i], jobs)
+		}
 	}
+	others := []string{prefix + "b backup", prefix + "f admin", prefix + "g configuration", prefix + "h logs", prefix + "i other"}
 	for range 2 { // it can be run again
 		if err := edfi.ExecBatches(context.Background(), msdb, string(script)); err != nil {
 			t.Fatal(err)
 		}
-		if left := seen(); !slices.Equal(left, []string{prefix + "b backup"}) {
+		if left := seen(); !slices.Equal(left, others) {
 			t.Errorf("enabled: %q", left)
 		}
 	}

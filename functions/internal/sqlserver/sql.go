@@ -57,7 +57,9 @@ IF OBJECT_ID('sys.security_predicates') IS NOT NULL
     WHERE p.target_object_id = OBJECT_ID('{table}', 'U') AND p.predicate_type = 0 AND s.is_enabled = 1;`
 
 	// What must be known before anything is deleted, in one round trip with the
-	// settings.
+	// settings. Its last column is the earlier of the server's clocks in UTC and in local
+	// time; where that is behind UTC an hour less, as it may be about to be put back, or to
+	// have been put forward just now. Two readings of one clock differ a little.
 	sqlFacts = sqlFiltered + `
 SELECT GETUTCDATE(),
        DB_NAME(),
@@ -84,7 +86,7 @@ SELECT GETUTCDATE(),
                              WHEN t.is_memory_optimized = 1 THEN 'memory-optimized'
                              WHEN t.temporal_type = 1 THEN 'the history of a temporal table' ELSE '' END
                  FROM sys.tables AS t WHERE t.object_id = OBJECT_ID('{table}', 'U')), 'a view'),
-       CASE WHEN GETDATE() < GETUTCDATE() THEN GETDATE() ELSE GETUTCDATE() END`
+       CASE WHEN DATEDIFF(minute, GETUTCDATE(), GETDATE()) < -10 THEN DATEADD(hour, -1, GETDATE()) ELSE GETUTCDATE() END`
 
 	// Fails with 229 where the table is there and the login may not read it, with 208
 	// where there is none. OBJECT_ID hides the one like the other.
@@ -190,12 +192,15 @@ FROM sys.partitions AS p
 JOIN sys.allocation_units AS a ON a.container_id = p.partition_id
 WHERE p.object_id = OBJECT_ID('{table}', 'U')`
 
-	// Enabled jobs of SQL Server Agent that delete tokens, in any letter case.
+	// Enabled jobs of SQL Server Agent that delete from the table, in any letter case and
+	// with any quotes.
 	sqlJobs = `
 SELECT DISTINCT j.name
 FROM msdb.dbo.sysjobs AS j
 JOIN msdb.dbo.sysjobsteps AS s ON s.job_id = j.job_id
-WHERE j.enabled = 1 AND s.command COLLATE Latin1_General_CI_AS LIKE @pattern`
+WHERE j.enabled = 1
+  AND REPLACE(REPLACE(REPLACE(s.command, '[', ''), ']', ''), '"', '') COLLATE Latin1_General_CI_AS LIKE @pattern
+ORDER BY j.name`
 
 	// One run at a time for each database; on Babelfish all of them share the
 	// names of locks. The server lets the lock go when the connection ends,

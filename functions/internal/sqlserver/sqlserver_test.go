@@ -17,7 +17,6 @@ import (
 	"testing"
 	"time"
 
-	mssql "github.com/microsoft/go-mssqldb"
 	"github.com/microsoft/go-mssqldb/msdsn"
 
 	"edfi-token-purge/functions/internal/purge"
@@ -46,6 +45,9 @@ func TestConformance(t *testing.T) {
 	s := newStage(t, "edfi_token_purge")
 	s.create(t) // and with it the login, for the case that needs no database
 	purgetest.Run(t, s)
+	for _, table := range purge.Tables()[1:] {
+		t.Run(table.Name, func(t *testing.T) { purgetest.RunTable(t, s, table) })
+	}
 }
 
 func TestTheRoleIsEnoughAndCanBeRunAgain(t *testing.T) {
@@ -162,8 +164,14 @@ func (s stage) admin() Server {
 	return there
 }
 
-// Tick is what lies between a full second and the next datetime.
-func (s stage) Tick() time.Duration { return 3 * time.Millisecond }
+// Tick is what lies between a full second and the next datetime, or datetime2 on any
+// server.
+func (s stage) Tick(table purge.Table) time.Duration {
+	if columns[table.Name].typeName == typeDatetime2 {
+		return babelfishTick
+	}
+	return 3 * time.Millisecond
+}
 
 var (
 	started = time.Now().UnixMilli() // what an earlier run left behind has another name
@@ -172,7 +180,12 @@ var (
 	creating sync.Mutex
 )
 
-func (s stage) Create(t testing.TB) purgetest.Database { return s.create(t) }
+func (s stage) Create(t testing.TB, table purge.Table) purgetest.Database {
+	if table.Name == purge.ClientAccessTokens.Name {
+		return s.create(t)
+	}
+	return estate(t, s, table)
+}
 
 func (s stage) create(t testing.TB) database {
 	t.Helper()
@@ -191,7 +204,7 @@ func (s stage) create(t testing.TB) database {
 			t.Error(err)
 		}
 	})
-	db := database{name: name, login: s.login, conn: conn}
+	db := database{name: name, login: s.login, conn: conn, table: purge.ClientAccessTokens}
 	db.grant(t)
 	return db
 }
@@ -213,7 +226,16 @@ func (d database) grant(t testing.TB) {
 type database struct {
 	name, login string
 	conn        *sql.DB
+	table       purge.Table
 }
+
+// facts are those of its table that matter to a statement.
+func (d database) facts() facts {
+	return facts{table: d.table, typeName: columns[d.table.Name].typeName}
+}
+
+// on returns sql for the database's table.
+func (d database) on(statement string) string { return d.facts().on(statement) }
 
 func (d database) Name() string { return d.name }
 
@@ -223,16 +245,16 @@ func (d database) Insert(t testing.TB, expirations ...time.Time) {
 		n := min(len(expirations), 1000)
 		values, args := make([]string, n), make([]any, n)
 		for i, at := range expirations[:n] {
-			values[i], args[i] = fmt.Sprintf("(NEWID(), @p%d)", i+1), mssql.DateTime1(at.UTC())
+			values[i], args[i] = fmt.Sprintf("(@p%d)", i+1), d.facts().instant(at.UTC())
 		}
-		must(t, d.conn, "INSERT INTO dbo.ClientAccessTokens (Id, Expiration) VALUES "+strings.Join(values, ", "), args...)
+		must(t, d.conn, into(d.table)+"(VALUES "+strings.Join(values, ", ")+") AS given (moment)", args...)
 		expirations = expirations[n:]
 	}
 }
 
 func (d database) Expirations(t testing.TB) []time.Time {
 	t.Helper()
-	return column[time.Time](t, d.conn, "SELECT Expiration FROM dbo.ClientAccessTokens ORDER BY Expiration")
+	return column[time.Time](t, d.conn, d.on("SELECT {expiration} FROM {table} ORDER BY {expiration}"))
 }
 
 func (d database) Now(t testing.TB) time.Time {
@@ -242,12 +264,14 @@ func (d database) Now(t testing.TB) time.Time {
 func (d database) SetTimeZone(testing.TB, string) bool { return false }
 
 func (d database) DropIndex(t testing.TB) {
-	must(t, d.conn, "DROP INDEX IX_ClientAccessTokens_Expiration ON dbo.ClientAccessTokens")
+	if d.table.Name != purge.AdminTokens.Name { // which has none
+		must(t, d.conn, d.on("DROP INDEX IX_{relation}_{expiration} ON {table}"))
+	}
 }
-func (d database) DropTable(t testing.TB) { must(t, d.conn, "DROP TABLE dbo.ClientAccessTokens") }
+func (d database) DropTable(t testing.TB) { must(t, d.conn, d.on("DROP TABLE {table}")) }
 
 func (d database) Revoke(t testing.TB, right string) (code string) {
-	must(t, d.conn, "REVOKE "+right+" ON dbo.ClientAccessTokens FROM "+d.login+"r") // the role's
+	must(t, d.conn, d.on("REVOKE "+right+" ON {table} FROM ")+d.login+"r") // the role's
 	return "no-" + strings.ToLower(right) + "-right"
 }
 
@@ -255,13 +279,13 @@ func (d database) Record(t testing.TB) func() []int {
 	must(t, d.conn, "CREATE TABLE dbo.Statements (deleted int)")
 	must(t, d.conn, "GRANT INSERT ON dbo.Statements TO "+d.login)
 	// With counts and results of its own, which must not be taken for the batch's.
-	must(t, d.conn, `
-CREATE TRIGGER dbo.Record ON dbo.ClientAccessTokens AFTER DELETE AS
+	must(t, d.conn, d.on(`
+CREATE TRIGGER {schema}.Record ON {table} AFTER DELETE AS
 BEGIN
     SET NOCOUNT OFF;
     INSERT INTO dbo.Statements SELECT COUNT(*) FROM deleted;
     SELECT 4711 AS deleted UNION ALL SELECT 4712;
-END`)
+END`))
 	return func() []int { return column[int](t, d.conn, "SELECT deleted FROM dbo.Statements") }
 }
 
@@ -270,7 +294,7 @@ func (d database) Lock(t testing.TB, expiration time.Time) func() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	locked, err := tx.Exec("UPDATE dbo.ClientAccessTokens SET Scope = N'locked' WHERE Expiration = @p1", mssql.DateTime1(expiration.UTC()))
+	locked, err := tx.Exec(d.on("UPDATE {table} SET "+columns[d.table.Name].other+" WHERE {expiration} = @p1"), d.facts().instant(expiration.UTC()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -285,12 +309,12 @@ func (d database) Delay(t testing.TB, perRow time.Duration) {
 	if d.onBabelfish(t) { // it knows no WAITFOR
 		wait = `DECLARE @x int; SELECT @x = 1 FROM pg_sleep(@ms / 1000.0)`
 	}
-	must(t, d.conn, fmt.Sprintf(`
-CREATE TRIGGER dbo.Delay ON dbo.ClientAccessTokens AFTER DELETE AS
+	must(t, d.conn, fmt.Sprintf(d.on(`
+CREATE TRIGGER {schema}.Delay ON {table} AFTER DELETE AS
 BEGIN
     DECLARE @ms int = %d * (SELECT COUNT(*) FROM deleted);
     %s;
-END`, perRow.Milliseconds(), wait))
+END`), perRow.Milliseconds(), wait))
 }
 
 func (d database) onBabelfish(t testing.TB) bool {
@@ -298,7 +322,7 @@ func (d database) onBabelfish(t testing.TB) bool {
 }
 
 func (d database) Keep(t testing.TB) {
-	must(t, d.conn, "CREATE TRIGGER dbo.Keep ON dbo.ClientAccessTokens INSTEAD OF DELETE AS BEGIN DECLARE @x int END")
+	must(t, d.conn, d.on("CREATE TRIGGER {schema}.Keep ON {table} INSTEAD OF DELETE AS BEGIN DECLARE @x int END"))
 }
 
 func (d database) Disconnect(t testing.TB) {
@@ -335,9 +359,9 @@ func one[T any](t testing.TB, db *sql.DB, query string) T {
 	return v
 }
 
-func column[T any](t testing.TB, db *sql.DB, query string) (all []T) {
+func column[T any](t testing.TB, db *sql.DB, query string, args ...any) (all []T) {
 	t.Helper()
-	rows, err := db.Query(query)
+	rows, err := db.Query(query, args...)
 	if err != nil {
 		t.Fatalf("%s: %v", query, err)
 	}

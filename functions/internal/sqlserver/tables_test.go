@@ -22,32 +22,52 @@ var otherTables = []string{
 	"CREATE INDEX IX_ClientAccessTokenLogs_AccessTime ON dbo.ClientAccessTokenLogs (AccessTime)",
 }
 
-// estate is a database with all tables, of which the login has rights on those named.
-func estate(t *testing.T, s stage, tables ...string) database {
+// columns are the types of their columns of expirations, and what an UPDATE may change to
+// lock a row.
+var columns = map[string]struct{ typeName, other string }{
+	purge.ClientAccessTokens.Name:    {typeDatetime, "Scope = N'locked'"},
+	purge.AdminTokens.Name:           {typeDatetime, "Payload = N'locked'"},
+	purge.ConfigurationTokens.Name:   {typeDatetime2, "Payload = N'locked'"},
+	purge.ClientAccessTokenLogs.Name: {typeDatetime2, "TokenId = NEWID()"},
+}
+
+// estate is a database with all tables, of which the login has rights on those given. It
+// stands for the first of them.
+func estate(t testing.TB, s stage, tables ...purge.Table) database {
 	t.Helper()
 	db := s.create(t)
 	for _, create := range otherTables {
 		must(t, db.conn, create)
 	}
+	must(t, db.conn, "REVOKE SELECT, DELETE ON dbo.ClientAccessTokens FROM "+s.login+"r")
 	script, err := os.ReadFile("../../../infra/sqlserver/tables.sql")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := edfi.ExecBatches(t.Context(), db.conn, strings.NewReplacer("edfi_token_purge", s.login, "$(TABLES)", strings.Join(tables, ",")).Replace(string(script))); err != nil {
+	var names []string
+	for _, table := range tables {
+		names = append(names, table.Name)
+	}
+	if err := edfi.ExecBatches(t.Context(), db.conn, strings.NewReplacer("edfi_token_purge", s.login, "$(TABLES)", strings.Join(names, ",")).Replace(string(script))); err != nil {
 		t.Fatal(err)
 	}
+	db.table = tables[0]
 	return db
+}
+
+// into begins an INSERT of rows for all times that a FROM has as moment.
+func into(table purge.Table) string {
+	if table.Name == purge.ClientAccessTokens.Name { // its key has no default
+		return fmt.Sprintf("INSERT INTO %s (Id, %s) SELECT NEWID(), moment FROM ", table, table.Expiration)
+	}
+	return fmt.Sprintf("INSERT INTO %s (%s) SELECT moment FROM ", table, table.Expiration)
 }
 
 // insertAt adds rows whose times lie so long after the server's clock.
 func insertAt(t *testing.T, db database, table purge.Table, after ...time.Duration) {
 	t.Helper()
 	for _, d := range after {
-		key, value := "", ""
-		if table.Name == purge.ClientAccessTokens.Name {
-			key, value = "Id, ", "NEWID(), "
-		}
-		must(t, db.conn, fmt.Sprintf("INSERT INTO %s (%s%s) VALUES (%sDATEADD(second, %d, GETUTCDATE()))", table, key, table.Expiration, value, int(d.Seconds())))
+		must(t, db.conn, fmt.Sprintf("%s(VALUES (DATEADD(second, %d, GETUTCDATE()))) AS given (moment)", into(table), int(d.Seconds())))
 	}
 }
 
@@ -60,21 +80,27 @@ func runTables(t *testing.T, s Server, db database, tables ...purge.Table) purge
 
 func TestEachTableIsPurgedByItsOwnRuleAndNoOtherIsTouched(t *testing.T) {
 	s := newStage(t, "purge_tables")
-	goes := map[string][]time.Duration{ // before, and after, the latest that goes
-		purge.ClientAccessTokens.Name:    {-10 * time.Second, 10 * time.Second},
-		purge.AdminTokens.Name:           {-310 * time.Second, -290 * time.Second},
-		purge.ConfigurationTokens.Name:   {-310 * time.Second, -290 * time.Second},
-		purge.ClientAccessTokenLogs.Name: {-purge.DefaultRetention - 10*time.Second, -purge.DefaultRetention + 10*time.Second},
+	const days = 24 * time.Hour
+	keeps := map[string]time.Duration{ // after the time in the column
+		purge.ClientAccessTokens.Name:    0,
+		purge.AdminTokens.Name:           5 * time.Minute,
+		purge.ConfigurationTokens.Name:   5 * time.Minute,
+		purge.ClientAccessTokenLogs.Name: 90 * days,
 	}
-	db := estate(t, s, purge.TableNames()...)
+	db := estate(t, s, purge.Tables()...)
 	for _, table := range purge.Tables() {
-		insertAt(t, db, table, goes[table.Name]...)
-		insertAt(t, db, table, -5*365*24*time.Hour, 24*time.Hour)
+		insertAt(t, db, table, -keeps[table.Name]-time.Second, -keeps[table.Name]/2+time.Hour, -5*365*days, days)
 	}
 	must(t, db.conn, "UPDATE adminapi.Tokens SET ExpirationDate = NULL WHERE ExpirationDate > DATEADD(hour, 1, GETUTCDATE())") // never goes
 	for i, table := range purge.Tables() {
-		if r := runTables(t, s.server(), db, table); r.Status != purge.Complete || r.DeletedRows != 2 {
+		before := db.Now(t)
+		r := runTables(t, s.server(), db, table)
+		if r.Status != purge.Complete || r.DeletedRows != 2 {
 			t.Errorf("%s: %+v", table, r)
+		}
+		const rounding = 10 * time.Millisecond
+		if clock := r.Cutoff.Add(keeps[table.Name]); clock.Before(before.Add(-rounding)) || clock.After(db.Now(t).Add(rounding)) {
+			t.Errorf("%s, between %s and %s: a cut-off of %s", table, before, db.Now(t), r.Cutoff)
 		}
 		for j, other := range purge.Tables() {
 			want := 4
@@ -90,7 +116,7 @@ func TestEachTableIsPurgedByItsOwnRuleAndNoOtherIsTouched(t *testing.T) {
 
 func TestTheTablesOfADatabaseShareItsResult(t *testing.T) {
 	s := newStage(t, "purge_estate")
-	db := estate(t, s, purge.TableNames()...)
+	db := estate(t, s, purge.Tables()...)
 	for _, table := range purge.Tables() {
 		insertAt(t, db, table, -purge.DefaultRetention-time.Hour, -purge.DefaultRetention-2*time.Hour)
 	}
@@ -111,7 +137,7 @@ func TestTheTablesOfADatabaseShareItsResult(t *testing.T) {
 
 func TestACheckTellsOfTablesThatNobodyAskedFor(t *testing.T) {
 	s := newStage(t, "purge_survey")
-	db := estate(t, s, purge.ClientAccessTokens.Name, purge.AdminTokens.Name)
+	db := estate(t, s, purge.ClientAccessTokens, purge.AdminTokens)
 	must(t, db.conn, "INSERT INTO adminapi.Tokens (ExpirationDate) VALUES ('2024-05-06')")
 	to, p := target(s.server(), db.name), policy
 	p.Action = purge.Check
@@ -124,7 +150,7 @@ func TestACheckTellsOfTablesThatNobodyAskedFor(t *testing.T) {
 // Keys that are numbers tell rows apart where no index finds expirations.
 func TestManyTokensWithoutAnIndexGoByRangesOfTheirKey(t *testing.T) {
 	s := newStage(t, "purge_numbers")
-	db := estate(t, s, purge.AdminTokens.Name)
+	db := estate(t, s, purge.AdminTokens)
 	must(t, db.conn, `INSERT INTO adminapi.Tokens (ExpirationDate, Payload)
 SELECT TOP (20000) DATEADD(second, -400 - ROW_NUMBER() OVER (ORDER BY a.name), GETUTCDATE()), REPLICATE(N'x', 100)
 FROM sys.all_columns AS a CROSS JOIN sys.all_columns AS b`)

@@ -172,8 +172,8 @@ func (f facts) on(sql string) string {
 // common as the Admin API's for its table counts together with its schema alone.
 func cleans(t purge.Table) string {
 	name := t.Relation
-	if t.Schema != purge.ClientAccessTokens.Schema {
-		name = t.Schema + "%" + name
+	if t.Name == purge.AdminTokens.Name {
+		name = t.String()
 	}
 	return fmt.Sprintf("%%DELETE%%%s%%", name)
 }

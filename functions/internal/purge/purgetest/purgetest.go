@@ -1,5 +1,6 @@
 // Package purgetest is the suite that every adapter of package purge must pass,
-// on a real server. [Run] is called from the adapter's own tests.
+// on a real server. [Run] and, for the other tables, [RunTable] are called from the
+// adapter's own tests.
 package purgetest
 
 import (
@@ -16,36 +17,37 @@ import (
 type Server interface {
 	// Engine logs in with the rights of a purge.
 	Engine() purge.Engine
-	// Create makes a fresh database with Ed-Fi's token table, empty, and drops
-	// it when the test ends.
-	Create(t testing.TB) Database
-	// Tick is the step of the expiration column: the least time between two
-	// expirations that differ.
-	Tick() time.Duration
+	// Create makes a fresh database with that table as its product has it, empty, and
+	// drops it when the test ends. Its zone is UTC, and the login has its rights on that
+	// table alone.
+	Create(t testing.TB, table purge.Table) Database
+	// Tick is the step of the table's column of expirations: the least time between two
+	// that differ.
+	Tick(table purge.Table) time.Duration
 }
 
-// Database is one database of the stage. Its methods act as an administrator,
-// past the engine.
+// Database is one database of the stage, and in it the table that it was created for.
+// Its methods act as an administrator, past the engine.
 type Database interface {
 	Name() string
 	// Insert adds one row for each expiration, given as UTC.
 	Insert(t testing.TB, expirations ...time.Time)
-	// Expirations answers those of all rows, ascending.
+	// Expirations returns those of all rows, ascending.
 	Expirations(t testing.TB) []time.Time
 	// Now reads the database's clock as UTC.
 	Now(t testing.TB) time.Time
 	// SetTimeZone sets the zone of the sessions to come; false where the engine
 	// has none.
 	SetTimeZone(t testing.TB, zone string) bool
-	// DropIndex drops the index on expirations.
+	// DropIndex drops the index on expirations, where the table has one.
 	DropIndex(t testing.TB)
-	// DropTable drops the token table.
+	// DropTable drops the table.
 	DropTable(t testing.TB)
 	// Revoke takes a right on the table, SELECT or DELETE, from the purge's login,
-	// and answers the code of what a purge then finds.
+	// and returns the code of what a purge then finds.
 	Revoke(t testing.TB, right string) (code string)
 	// Record makes the server note how many rows each statement deletes; the
-	// function answers the numbers noted so far.
+	// function returns the numbers noted so far.
 	Record(t testing.TB) func() []int
 	// Lock locks the rows with the given expiration, until release is called.
 	Lock(t testing.TB, expiration time.Time) (release func())
@@ -67,16 +69,62 @@ func policy() purge.Policy {
 	return purge.Policy{Action: purge.Purge, BatchSize: batch, StopBefore: 500 * time.Millisecond}
 }
 
-// do runs p in one database, named outright, and answers its result.
-func do(ctx context.Context, t testing.TB, engine purge.Engine, database string, p purge.Policy) purge.DatabaseResult {
-	t.Helper()
-	return doIn(ctx, t, engine, purge.Database{Name: database}, p)
+// suite is a table on a server.
+type suite struct {
+	Server
+	table purge.Table
 }
 
-func doIn(ctx context.Context, t testing.TB, engine purge.Engine, database purge.Database, p purge.Policy) purge.DatabaseResult {
+func (s suite) Create(t testing.TB) Database {
+	t.Helper()
+	return due{s.Server.Create(t, s.table), s.table}
+}
+
+func (s suite) Tick() time.Duration { return s.Server.Tick(s.table) }
+
+// indexed tells whether the table has an index on expirations, as its product ships it.
+func (s suite) indexed() bool { return s.table.Name != purge.AdminTokens.Name }
+
+// due is a Database whose times are those from which on rows may go, by the rule of its
+// table, and not those in the column.
+type due struct {
+	Database
+	table purge.Table
+}
+
+func (d due) Insert(t testing.TB, times ...time.Time) {
+	t.Helper()
+	columns := make([]time.Time, len(times))
+	for i, at := range times {
+		columns[i] = d.table.Cutoff(at, 0)
+	}
+	d.Database.Insert(t, columns...)
+}
+
+func (d due) Expirations(t testing.TB) []time.Time {
+	t.Helper()
+	times := d.Database.Expirations(t)
+	for i := range times {
+		times[i] = times[i].Add(d.table.Grace + d.table.Retention)
+	}
+	return times
+}
+
+func (d due) Lock(t testing.TB, at time.Time) func() {
+	t.Helper()
+	return d.Database.Lock(t, d.table.Cutoff(at, 0))
+}
+
+// do runs p in one database, named outright, and returns its result.
+func (s suite) do(ctx context.Context, t testing.TB, engine purge.Engine, database string, p purge.Policy) purge.DatabaseResult {
+	t.Helper()
+	return s.doIn(ctx, t, engine, purge.Database{Name: database}, p)
+}
+
+func (s suite) doIn(ctx context.Context, t testing.TB, engine purge.Engine, database purge.Database, p purge.Policy) purge.DatabaseResult {
 	t.Helper()
 	reports := 0
-	target := purge.Target{Engine: engine, Tables: []purge.Table{purge.ClientAccessTokens}, Name: "engine", Server: "server:1", Databases: []purge.Database{database}, Log: quiet}
+	target := purge.Target{Engine: engine, Tables: []purge.Table{s.table}, Name: "engine", Server: "server:1", Databases: []purge.Database{database}, Log: quiet}
 	result := purge.Run(ctx, target, p, func(purge.DatabaseResult) { reports++ })
 	if reports != 1 || len(result.Databases) != 1 {
 		t.Fatalf("%d reports, %d results; want one each", reports, len(result.Databases))
@@ -92,12 +140,12 @@ func doIn(ctx context.Context, t testing.TB, engine purge.Engine, database purge
 	return one
 }
 
-// opening answers how long it takes to open db: seconds, where a busy server
+// opening returns how long it takes to open db: seconds, where a busy server
 // compiles the first statements of each session.
-func opening(t testing.TB, s Server, db Database) time.Duration {
+func opening(t testing.TB, s suite, db Database) time.Duration {
 	t.Helper()
 	start := time.Now()
-	table, err := s.Engine().Open(t.Context(), db.Name(), purge.ClientAccessTokens, true)
+	table, err := s.Engine().Open(t.Context(), db.Name(), s.table, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +180,7 @@ func finding(r purge.DatabaseResult, code string) bool {
 	return slices.ContainsFunc(r.Findings, func(f purge.Finding) bool { return f.Code == code })
 }
 
-// spread answers n instants, step apart, the first at from.
+// spread returns n instants, step apart, the first at from.
 func spread(n int, from time.Time, step time.Duration) []time.Time {
 	times := make([]time.Time, n)
 	for i := range times {

@@ -24,17 +24,25 @@ import (
 	"edfi-token-purge/functions/internal/testing/rig"
 )
 
-// tenants are the databases of the demonstration. Each holds that many expired
-// tokens, and as many live ones. The template is excluded. On a server in
+// tenants are the databases of the demonstration. Each table of one holds that many
+// expired tokens, and as many live ones. The template is excluded. On a server in
 // DATABASE_URL there may be real ones, so no name or pattern is like theirs.
 var tenants = []struct {
-	name string
-	rows int
+	name            string
+	rows, adminRows int
 }{
-	{"EdFi_AdminDemo_Tenant1", 30_000},
-	{"EdFi_AdminDemo_Tenant2", 15_000},
-	{"EdFi_AdminDemo_Tenant3", 4_000},
-	{"EdFi_AdminDemo_Template", 1_000},
+	{"EdFi_AdminDemo_Tenant1", 30_000, 6_000},
+	{"EdFi_AdminDemo_Tenant2", 15_000, 3_000},
+	{"EdFi_AdminDemo_Template", 1_000, 500},
+}
+
+// shown are the tables that it purges.
+var shown = []struct {
+	table purge.Table
+	count func(context.Context, *pgx.Conn) (expired, live int64, err error)
+}{
+	{purge.ClientAccessTokens, edfi.Counts},
+	{purge.AdminTokens, edfi.AdminCounts},
 }
 
 const (
@@ -82,7 +90,7 @@ func run(ctx context.Context, bootstrap, logPath string) (err error) {
 	step("PostgreSQL", "%s:%d, %s", r.Postgres.Host, r.Postgres.Port, kind)
 	step("Secret", "%s, from a stand-in for Secrets Manager", rig.SecretID)
 	var conns []*pgx.Conn
-	var before [][2]int64
+	var before []count
 	for _, tenant := range tenants {
 		progress("filling " + tenant.name)
 		conn, err := create(context.WithoutCancel(ctx), r, tenant.name) // to its mark, whatever happens
@@ -90,21 +98,22 @@ func run(ctx context.Context, bootstrap, logPath string) (err error) {
 			return err
 		}
 		defer conn.Close(context.Background()) //nolint:errcheck // its database goes
-		if err := edfi.Fill(ctx, conn, edfi.FillOptions{Expired: tenant.rows, Live: tenant.rows}, nil); err != nil {
+		conns = append(conns, conn)
+		if err := fill(ctx, conn, tenant.rows, tenant.adminRows); err != nil {
 			return err
 		}
-		expired, live, err := edfi.Counts(ctx, conn)
-		if err != nil {
+		if before, err = counted(ctx, conn, before); err != nil {
 			return err
 		}
-		conns, before = append(conns, conn), append(before, [2]int64{expired, live})
 	}
-	function, err := r.Start(ctx, "DATABASES="+databases)
+	tables := purge.ClientAccessTokens.Name + "," + purge.AdminTokens.Name
+	function, err := r.Start(ctx, "DATABASES="+databases, "TABLES="+tables)
 	if err != nil {
 		return err
 	}
 	step("Function", "%s, on a stand-in for the Lambda runtime", bootstrap)
 	step("DATABASES", "%s", databases)
+	step("TABLES", "%s", tables)
 	log, err := os.Create(logPath)
 	if err != nil {
 		return err
@@ -121,16 +130,53 @@ func run(ctx context.Context, bootstrap, logPath string) (err error) {
 		}
 	}
 	step("Log", "%s has log, metric lines and results", logPath)
-	fmt.Printf("\n%-24s %17s    %17s\n", "TOKENS", "BEFORE", "AFTER")
-	fmt.Printf("%-24s %8s %8s    %8s %8s\n", "", "expired", "live", "expired", "live")
-	for i, tenant := range tenants {
-		expired, live, err := edfi.Counts(ctx, conns[i])
-		if err != nil {
+	var after []count
+	for _, conn := range conns {
+		if after, err = counted(ctx, conn, after); err != nil {
 			return err
 		}
-		fmt.Printf("%-24s %8s %8s    %8s %8s\n", tenant.name, purge.Grouped(before[i][0]), purge.Grouped(before[i][1]), purge.Grouped(expired), purge.Grouped(live))
 	}
+	show(before, after)
 	return nil
+}
+
+// count is of one table of a database.
+type count struct{ expired, live int64 }
+
+// counted appends the counts of all tables of a database.
+func counted(ctx context.Context, conn *pgx.Conn, counts []count) ([]count, error) {
+	for _, s := range shown {
+		expired, live, err := s.count(ctx, conn)
+		if err != nil {
+			return nil, err
+		}
+		counts = append(counts, count{expired, live})
+	}
+	return counts, nil
+}
+
+func fill(ctx context.Context, conn *pgx.Conn, rows, adminRows int) error {
+	if err := edfi.CreateOtherTables(ctx, conn); err != nil {
+		return err
+	}
+	if err := edfi.Fill(ctx, conn, edfi.FillOptions{Expired: rows, Live: rows}, nil); err != nil {
+		return err
+	}
+	return edfi.FillAdminTokens(ctx, conn, adminRows, adminRows)
+}
+
+// show writes the counts of each table of each tenant, before and after.
+func show(before, after []count) {
+	fmt.Printf("\n%-42s %15s   %15s\n", "TOKENS", "BEFORE", "AFTER")
+	fmt.Printf("%-42s %7s %7s   %7s %7s\n", "", "expired", "live", "expired", "live")
+	for i := range before {
+		name := tenants[i/len(shown)].name
+		if i%len(shown) > 0 {
+			name = ""
+		}
+		fmt.Printf("%-23s %-18s %7s %7s   %7s %7s\n", name, shown[i%len(shown)].table.Name,
+			purge.Grouped(before[i].expired), purge.Grouped(before[i].live), purge.Grouped(after[i].expired), purge.Grouped(after[i].live))
+	}
 }
 
 // invoke has the function run as the schedule does, logs all of it, and returns

@@ -123,13 +123,32 @@ func Fill(ctx context.Context, conn *pgx.Conn, o FillOptions, progress func(done
 	return nil
 }
 
+// FillAdminTokens writes tokens of the Admin API: so many that expired two days ago or
+// less, but more than a day, which is long enough for any zone, and so many that expire
+// 5 minutes to two days from now.
+func FillAdminTokens(ctx context.Context, conn *pgx.Conn, expired, live int) error {
+	if _, err := conn.Exec(ctx, insertAdminTokens, expired, live); err != nil {
+		return fmt.Errorf("fill tokens of the Admin API: %w", err)
+	}
+	return nil
+}
+
 // Counts returns how many tokens have expired by the server's clock, and how
 // many have not.
 func Counts(ctx context.Context, conn *pgx.Conn) (expired, live int64, err error) {
-	err = conn.QueryRow(ctx, `
-		SELECT count(*) FILTER (WHERE expiration <= now() AT TIME ZONE 'utc'),
-		       count(*) FILTER (WHERE expiration > now() AT TIME ZONE 'utc')
-		FROM dbo.clientaccesstokens`).Scan(&expired, &live)
+	return counts(ctx, conn, "dbo.clientaccesstokens", "expiration")
+}
+
+// AdminCounts returns the same of the tokens of the Admin API.
+func AdminCounts(ctx context.Context, conn *pgx.Conn) (expired, live int64, err error) {
+	return counts(ctx, conn, "adminapi.tokens", "expirationdate")
+}
+
+func counts(ctx context.Context, conn *pgx.Conn, table, column string) (expired, live int64, err error) {
+	err = conn.QueryRow(ctx, fmt.Sprintf(`
+		SELECT count(*) FILTER (WHERE %[1]s <= now() AT TIME ZONE 'utc'),
+		       count(*) FILTER (WHERE %[1]s > now() AT TIME ZONE 'utc')
+		FROM %[2]s`, column, table)).Scan(&expired, &live)
 	if err != nil {
 		return 0, 0, fmt.Errorf("count tokens: %w", err)
 	}
@@ -151,3 +170,10 @@ const insertTokens = `
 	       1 + i % $6::int
 	FROM generate_series($4::int, $5::int) AS i
 	ORDER BY i`
+
+// The expired ones from 48 to 28 hours ago, and the live ones.
+const insertAdminTokens = `
+	INSERT INTO adminapi.tokens (expirationdate, payload, status, type)
+	SELECT now() AT TIME ZONE 'utc' + lifetime, repeat('x', 200), 'valid', 'access_token'
+	FROM (SELECT interval '20 hours' * i / $1::int - interval '48 hours' AS lifetime FROM generate_series(1, $1::int) AS i
+	      UNION ALL SELECT interval '5 minutes' + interval '47 hours' * i / $2::int FROM generate_series(1, $2::int) AS i) AS token`
