@@ -3,6 +3,7 @@
 // file by file:
 //
 //	conn.go       opens and closes a connection
+//	names.go      which names of databases are one to the server
 //	cut.go        windows: looks for expired rows, counts them, cuts batches
 //	delete.go     deletes a batch
 //	limits.go     how long the server lets a statement wait, and when it is given up

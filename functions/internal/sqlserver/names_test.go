@@ -1,0 +1,95 @@
+package sqlserver
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+)
+
+func TestTheServerComparesNamesByItsOwnCollation(t *testing.T) {
+	t.Parallel()
+	var names, patterns []string
+	for i := range 2*mostCompared + 1 {
+		names, patterns = append(names, fmt.Sprint("ü", i)), append(patterns, fmt.Sprint("ü*", i))
+	}
+	var asked atomic.Int32
+	s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+		switch kind {
+		case "collation":
+			return row("Latin1_General_CI_AI")
+		case "matching":
+			switch asked.Add(1) { // three parts of the names against three of the patterns
+			case 2:
+				return row(7)
+			case 9:
+				return row(0)
+			}
+			return rowless()
+		}
+		return nil
+	}})
+	got, err := s.server().Matching(t.Context(), "master", names, patterns)
+	if err != nil || !slices.Equal(got, []string{"ü7", "ü1000"}) || asked.Load() != 9 {
+		t.Errorf("%q after %d statements, %v", got, asked.Load(), err)
+	}
+}
+
+// A server that can't say it is no server without such names.
+func TestAServerThatCannotCompareNamesIsAnError(t *testing.T) {
+	t.Parallel()
+	for name, answers := range map[string]map[string][]byte{
+		"no collation":     {"collation": row("")},
+		"no name of one":   {"collation": row("C; DROP DATABASE EdFi_Admin")},
+		"refuses":          {"collation": failure(229, 14, "denied")},
+		"knows no LIKE":    {"collation": row("German_CI_AI"), "matching": failure(40000, 16, "LIKE is not supported for this collation")},
+		"ends meanwhile":   {"collation": row("German_CI_AI"), "matching": hangUp},
+		"returns no place": {"collation": row("German_CI_AI"), "matching": row("x")},
+	} {
+		s := newStandIn(t, &standIn{answer: func(kind string) []byte { return answers[kind] }})
+		if got, err := s.server().Matching(t.Context(), "master", []string{"ü"}, []string{"u"}); err == nil || got != nil || !strings.Contains(err.Error(), "compare names of databases") {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+}
+
+func TestAPatternIsThatOfLIKE(t *testing.T) {
+	for pattern, want := range map[string]string{`a*b?c`: `a%b_c`, `100%_[x]`: `100\%\_\[x]`, `a\*`: `a\\%`} {
+		if got := likePattern.Replace(pattern); got != want {
+			t.Errorf("%s: %s, want %s", pattern, got, want)
+		}
+	}
+}
+
+// On a real server: what it takes for one name is one, and nothing else is.
+func TestNamesAreComparedAsTheServerDoes(t *testing.T) {
+	needServer(t)
+	master := connect(t, "master")
+	collation := strings.ToUpper(one[string](t, master, "SELECT CAST(SERVERPROPERTY('Collation') AS nvarchar(128))"))
+	login := stage{}.admin()
+	ignores := func(sign string) bool { return strings.Contains(collation, sign) }
+	for _, c := range []struct {
+		name, pattern string
+		want          bool
+	}{
+		{"EdFi_Admin", "EdFi_Admin", true},
+		{"EdFi_Admin  ", "EdFi_Admin", true},
+		{"EDFI_ADMIN", "edfi_admin", ignores("_CI")},
+		{"EdFi_Zürich", "EdFi_Zurich", ignores("_AI")},
+		{"EdFi_Zürich_1", "*_Zurich*", ignores("_AI")},
+		{"EdFi_Zürich_1", "EdFi?Zürich*", true},
+		{"EdFiXZürich_1", "EdFi_Zürich*", false},
+		{"EdFi_100%ü", "*100%ü", true},
+		{"EdFi_100xü", "*100%ü", false},
+		{"EdFi_[ü]", "EdFi_[ü]", true},
+		{"EdFi_ü", "EdFi_[ü]", false},
+		{`EdFi_\ü`, `EdFi_\*`, true},
+		{"EdFi_Gen", "EdFi_Genf", false},
+	} {
+		got, err := login.Matching(t.Context(), "master", []string{"other", c.name}, []string{"nothing", c.pattern})
+		if err != nil || (len(got) == 1 && got[0] == c.name) != c.want || len(got) > 1 {
+			t.Errorf("%s: %q and %q: %q, %v, want %t", collation, c.name, c.pattern, got, err, c.want)
+		}
+	}
+}
