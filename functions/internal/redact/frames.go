@@ -293,10 +293,13 @@ func (n named) value(quotes, blanks int) (start, end int) {
 	return 0, 0
 }
 
+// nextFlag is a flag of one letter in the place of a value.
+var nextFlag = regexp.MustCompile(`^-[A-Za-z](?:\s|$)`)
+
 // behindBlanks returns where the value stands of a flag, or of a password in a statement.
 func (n named) behindBlanks(blanks int) (start, end int) {
 	switch rest := n.s[blanks:]; {
-	case strings.HasPrefix(n.name, "-"):
+	case strings.HasPrefix(n.name, "-") && !nextFlag.MatchString(rest):
 		return n.assigned(blanks)
 	case n.isPassword() && isQuote(rest):
 		return blanks, quotedEnd(n.s, blanks)

@@ -67,6 +67,7 @@ var texts = [][2]string{
 	{`mysql -u root -phunter2 -h h EdFi_Admin`, `mysql -u root -p~ -h h EdFi_Admin`},
 	{`mysqldump.exe -h h -p'a hunter2' d`, `mysqldump.exe -h h -p~ d`},
 	{`mariadb-admin "-phunter2" ping`, `mariadb-admin "-p~" ping`},
+	{`mysql -u joe -passwd -h h; psql --password -h h`, `mysql -u joe -p~ -h h; psql --password -h h`},
 	{`tool -ujoe -phunter2 -v`, `tool -ujoe -p~ -v`},
 	{`sqlcmd -Usa -Phunter2 -Q "SELECT 1"`, `sqlcmd -Usa -P~ -Q "SELECT 1"`},
 	{`sshpass -p hunter2 ssh h; redis-cli -h h -a hunter2 PING`, `sshpass -p ~ ssh h; redis-cli -h h -a ~ PING`},
