@@ -1,11 +1,13 @@
 package sqlserver
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 func TestTheServerComparesNamesByItsOwnCollation(t *testing.T) {
@@ -51,6 +53,45 @@ func TestAServerThatCannotCompareNamesIsAnError(t *testing.T) {
 		if got, err := s.server().Matching(t.Context(), "master", []string{"ü"}, []string{"u"}); err == nil || got != nil || !strings.Contains(err.Error(), "compare names of databases") {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
+	}
+}
+
+// What comes before a run is given up when its time is over, whatever does not answer.
+func TestTheListAndTheNamesAreGivenUpInTime(t *testing.T) {
+	t.Parallel()
+	for _, silent := range []string{"login", "databases", "collation", "matching"} {
+		t.Run(silent, func(t *testing.T) {
+			t.Parallel()
+			s := newStandIn(t, &standIn{
+				answer: func(kind string) []byte {
+					switch kind {
+					case silent, attention:
+						return noAnswer
+					case "collation":
+						return row("German_CI_AI")
+					}
+					return nil
+				},
+				login: func(int32) []byte {
+					if silent == "login" {
+						return noAnswer
+					}
+					return nil
+				},
+			})
+			began := time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			var err error
+			if silent == "databases" {
+				_, err = s.server().Databases(ctx, "master")
+			} else {
+				_, err = s.server().Matching(ctx, "master", []string{"ü"}, []string{"u"})
+			}
+			if took := time.Since(began); err == nil || took > 2*time.Second {
+				t.Errorf("%v after %s", err, took)
+			}
+		})
 	}
 }
 
