@@ -2,10 +2,14 @@ package postgres
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"net"
+	"strconv"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"edfi-token-purge/functions/internal/purge"
@@ -28,10 +32,18 @@ import (
 // is among those that the second one may get. So both ask in turns which process serves
 // them. The order of the turns is such that neither a pool that gives the session that
 // was free last, nor one that gives each in its turn, gives everyone the same one each
-// time; and the second connection is a new one for each round, as several poolers may
-// share a port. One that still looks right by chance is found out when a limit is set in
-// mid-run, which is not done in a session of somebody else's. Where the pool has none left for the second connection, and the first
-// one is served nevertheless, ahead of one that waits, it holds its own.
+// time. Where the pool has none left for the second connection, and the first one is
+// served nevertheless, ahead of one that waits, it holds its own.
+//
+// Several poolers may share a port, so that the two connections never meet. What proves
+// a session then is a notification: it reaches a client that rests only where its session
+// is its own, for a pooler that has taken the session back knows no client to pass it on
+// to ("LISTEN: session pooling yes, transaction pooling never", PgBouncer's features).
+// Who sends it, and by way of which pooler, does not matter to the server. The name that
+// is listened to is random, and is listened to no more as soon as that is settled. It is
+// all that is ever set before, and only where the comparison saw nothing. One that still
+// looks right is found out when a limit is set in mid-run, which is not done in a session
+// of somebody else's.
 //
 // RDS Proxy, by its documentation, does so too until a session is pinned, and pins it for
 // set_config, for advisory locks and for the protocol's prepared statements, which is
@@ -39,10 +51,12 @@ import (
 // isn't is refused.
 
 const (
-	poolerRounds = 6
+	poolerRounds = 2
 	// poolerPatience is how long a second connection may wait for a session until the
 	// pool counts as exhausted.
 	poolerPatience = time.Second
+	// mostCalls is how often a notification is sent, and waited for as long.
+	mostCalls = 5
 )
 
 var errPooled = purge.NotPurgeable{
@@ -54,61 +68,155 @@ var errPooled = purge.NotPurgeable{
 // findOutPooling returns errPooled where the pooler in between does not leave the
 // session to this connection.
 func (c *conn) findOutPooling(ctx context.Context) error {
-	for range poolerRounds {
-		proved, err := c.comparePooled(ctx)
-		if err != nil || proved {
+	for round := range poolerRounds {
+		second, err := c.comparePooled(ctx)
+		if second == nil || err != nil {
+			return err
+		}
+		if round == poolerRounds-1 {
+			err = c.listenTo(ctx, second)
+		}
+		second.Close()
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// comparePooled compares the sessions of this connection with those of another one. It
-// tells whether nothing is left to doubt.
-func (c *conn) comparePooled(ctx context.Context) (proved bool, err error) {
+// asked is a second connection, and which processes served it.
+type asked struct {
+	conn     *conn
+	backends [2]uint32
+	err      error
+}
+
+// askSecond opens a second connection and asks twice which process serves it.
+func (c *conn) askSecond(ctx context.Context) (a asked) {
+	a.conn = &conn{server: c.server, database: c.database, startup: c.startup}
+	a.err = a.conn.connect(ctx)
+	for i := range a.backends {
+		if a.err == nil {
+			a.backends[i], a.err = a.conn.backend(ctx)
+		}
+	}
+	return a
+}
+
+// comparePooled compares the sessions of this connection with those of a second one,
+// and returns that, or nil where nothing is left to doubt.
+func (c *conn) comparePooled(ctx context.Context) (*conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	type answer struct {
-		backends []uint32
-		err      error
-	}
-	other := make(chan answer, 1)
-	go func() {
-		second := &conn{server: c.server, database: c.database, startup: c.startup}
-		defer second.Close()
-		err := second.connect(ctx)
-		var backends []uint32
-		for range 2 {
-			var b uint32
-			if err == nil {
-				b, err = second.backend(ctx)
-			}
-			backends = append(backends, b)
-		}
-		other <- answer{backends, err}
-	}()
-	var second answer
+	other := make(chan asked, 1)
+	go func() { other <- c.askSecond(ctx) }()
+	var second asked
 	select {
 	case second = <-other:
 	case <-time.After(poolerPatience):
-		if err := c.sameBackend(ctx); err != nil {
-			return false, err
+		err := c.sameBackend(ctx)
+		if err == nil {
+			select {
+			case second = <-other: // an answer that was under way
+			case <-time.After(poolerPatience / 4):
+			}
 		}
-		select {
-		case second = <-other:
-		case <-time.After(poolerPatience / 4): // an answer that was under way
+		if second.conn == nil {
 			cancel()
-			<-other
-			return true, nil
+			(<-other).conn.Close()
+			return nil, err
 		}
 	}
+	err := second.err
 	switch {
-	case second.err != nil:
-		return false, fmt.Errorf("%w, through a pooler, to find out how that pools", second.err)
+	case err != nil:
+		err = fmt.Errorf("%w, through a pooler, to find out how that pools", err)
 	case second.backends[0] != second.backends[1] || second.backends[0] == c.facts.backend:
-		return false, errPooled
+		err = errPooled
+	default:
+		err = c.sameBackend(ctx)
 	}
-	return false, c.sameBackend(ctx)
+	if err != nil {
+		second.conn.Close()
+		return nil, err
+	}
+	return second.conn, nil
+}
+
+// listenTo returns errPooled where this connection hears no notification of the second
+// one while it rests.
+func (c *conn) listenTo(ctx context.Context, second *conn) error {
+	channel := "edfi_token_purge_" + rand.Text()
+	err := c.batch(ctx, "LISTEN "+pgx.Identifier{channel}.Sanitize()+"; "+sqlBackend)
+	if sqlState(err) == pgerrcode.ReadOnlySQLTransaction { // a reader: a purge fails there anyway
+		return nil
+	}
+	defer c.unlisten(channel)
+	if err != nil {
+		return c.explain("find out about a pooler", err)
+	}
+	for range mostCalls {
+		if _, err := second.pg.Exec(ctx, sqlNotify, channel); err != nil {
+			return second.explain("find out about a pooler", err)
+		}
+		if heard, err := c.hears(ctx, channel); heard || err != nil {
+			return err
+		}
+	}
+	return errPooled
+}
+
+// batch sends statements that end with sqlBackend, in one transaction, and returns
+// errPooled where another session served them.
+func (c *conn) batch(ctx context.Context, statements string) error {
+	results, err := c.pg.PgConn().Exec(ctx, statements).ReadAll()
+	if err != nil {
+		return err
+	}
+	if last := results[len(results)-1].Rows; len(last) != 1 || string(last[0][0]) != strconv.FormatUint(uint64(c.facts.backend), 10) {
+		return errPooled
+	}
+	return nil
+}
+
+// hears waits for a notification, and sends nothing meanwhile.
+func (c *conn) hears(ctx context.Context, channel string) (bool, error) {
+	wire := c.pg.PgConn().Conn()
+	wire.SetReadDeadline(time.Now().Add(poolerPatience))                             //nolint:errcheck // the read says it
+	stop := context.AfterFunc(ctx, func() { wire.SetReadDeadline(time.Unix(1, 0)) }) //nolint:errcheck // the same
+	defer func() {
+		stop()
+		wire.SetReadDeadline(time.Time{}) //nolint:errcheck // the next read says it
+	}()
+	for {
+		heard, err := c.pg.WaitForNotification(context.Background()) // the driver would cancel what is no statement
+		var network net.Error
+		switch {
+		case err == nil && heard.Channel == channel:
+			return true, nil
+		case err == nil: // left by whoever had the session before
+		case ctx.Err() != nil:
+			return false, c.explain("find out about a pooler", ctx.Err())
+		case errors.As(err, &network) && network.Timeout():
+			return false, nil
+		default:
+			return false, c.explain("find out about a pooler", err)
+		}
+	}
+}
+
+// unlisten ends what listenTo began, in the very session. A pooler that has taken that
+// back gives it again soon, as a rule.
+func (c *conn) unlisten(channel string) {
+	ctx, cancel := context.WithTimeout(context.Background(), c.server.linger())
+	defer cancel()
+	for {
+		err := c.batch(ctx, "UNLISTEN "+pgx.Identifier{channel}.Sanitize()+"; "+sqlBackend)
+		if err == nil || !errors.Is(err, errPooled) || ctx.Err() != nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // sameBackend returns errPooled where another session serves this connection now.

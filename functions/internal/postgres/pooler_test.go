@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"math/rand/v2"
+	"net"
 	"os"
 	"strconv"
 	"sync"
@@ -78,6 +81,7 @@ func leftBehind(conn *pgx.Conn) (found string) {
 SELECT coalesce((SELECT string_agg(name || '=' || setting, ' ') FROM pg_settings
                  WHERE source = 'session' AND setting <> reset_val AND name <> 'application_name'), '')
     || coalesce((SELECT string_agg(name, ' ') FROM pg_prepared_statements), '')
+    || coalesce((SELECT string_agg(channel, ' ') FROM pg_listening_channels() AS channel), '')
     || coalesce((SELECT string_agg('lock ' || objid, ' ') FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()), '')`).Scan(&found)
 	if err != nil {
 		return err.Error()
@@ -179,6 +183,105 @@ func TestPgBouncerThatSharesSessionsIsRefusedAndNothingIsLeftBehind(t *testing.T
 					}
 					stop()
 					searchPool(t, through, db.name, sessions)
+				})
+			}
+		}
+	}
+}
+
+// balanced is a port behind which several poolers are. Each connection goes to the one
+// that choose names, given how many connections each has.
+func balanced(t *testing.T, choose func(open []int) int, poolers ...Server) Server {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	var mu sync.Mutex
+	open := make([]int, len(poolers))
+	count := func(by int, to *int) int {
+		mu.Lock()
+		defer mu.Unlock()
+		if to == nil {
+			chosen := choose(open)
+			to = &chosen
+		}
+		open[*to] += by
+		return *to
+	}
+	pass := func(conn net.Conn) {
+		defer conn.Close()
+		to := count(1, nil)
+		defer count(-1, &to)
+		pooler, err := net.Dial("tcp", net.JoinHostPort(poolers[to].Host, strconv.Itoa(int(poolers[to].Port))))
+		if err != nil {
+			return
+		}
+		defer pooler.Close()
+		go func() { io.Copy(pooler, conn); pooler.Close() }() //nolint:errcheck // it has ended
+		io.Copy(conn, pooler)                                 //nolint:errcheck // the same
+	}
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go pass(conn)
+		}
+	}()
+	through := poolers[0]
+	through.Host, through.Port = "127.0.0.1", uint16(l.Addr().(*net.TCPAddr).Port)
+	return through
+}
+
+// ways are how a balancer chooses among two. By the fewest connections the first one of a
+// run and the second one never meet.
+var ways = map[string]func() func(open []int) int{
+	"by the fewest connections": func() func([]int) int {
+		return func(open []int) int {
+			if open[1] < open[0] {
+				return 1
+			}
+			return 0
+		}
+	},
+	"in turns": func() func([]int) int {
+		nth := 0
+		return func([]int) int { nth++; return nth % 2 }
+	},
+	"at random": func() func([]int) int {
+		random := rand.New(rand.NewPCG(1, 2))
+		return func([]int) int { return random.IntN(2) }
+	},
+}
+
+// Two poolers behind one port, that share sessions and have no session in common.
+func TestTwoPoolersBehindOnePortAreToldForWhatTheyAre(t *testing.T) {
+	s := newStage(t, "purge_two_pools", "")
+	for _, mode := range []string{"session", "transaction", "statement"} {
+		for name, way := range ways {
+			for _, beside := range []int{0, 2} {
+				t.Run(fmt.Sprintf("%s/%s/%d others", mode, name, beside), func(t *testing.T) {
+					t.Parallel()
+					db := s.create(t)
+					db.Insert(t, db.Now(t).Add(-time.Hour))
+					settings := map[string]string{"pool_mode": mode, "server_reset_query": ""}
+					one, two := pool(t, s, settings), pool(t, s, settings)
+					through := balanced(t, way(), one, two)
+					stop := others(t, through, db.name, beside)
+					for _, action := range []purge.Action{purge.DryRun, purge.Check, purge.Purge} {
+						r := act(t, through, db.name, action)
+						served := r.Status == purge.Complete && (action != purge.Purge || r.DeletedRows == 1)
+						refused := r.Status == purge.Failed && len(r.Findings) == 1 && r.Findings[0].Code == "transaction-pooler" && r.DeletedRows == 0
+						if mode == "session" && !served || mode != "session" && !refused {
+							t.Errorf("%s: %+v", action, r)
+						}
+					}
+					stop()
+					searchPool(t, one, db.name, 5)
+					searchPool(t, two, db.name, 5)
 				})
 			}
 		}
