@@ -108,8 +108,10 @@ func TestRowsGoOnTheServerThatTheResultNamesAlone(t *testing.T) {
 			s.expire(t, 1+random.IntN(3))
 		}
 		next, password := current, fmt.Sprint("p", step)
-		did := []string{"nothing", "rotated", "rotated, the server not yet", "rotated, the secret not yet", "the host moved", "the host moved, another password",
-			"the server refuses", "the server lets in again", "Secrets Manager fails", "Secrets Manager is back", "Secrets Manager is back", "the server lets in again"}[random.IntN(12)]
+		did := []string{
+			"nothing", "rotated", "rotated, the server not yet", "rotated, the secret not yet", "the host moved", "the host moved, another password",
+			"the server refuses", "the server lets in again", "Secrets Manager fails", "Secrets Manager is back", "Secrets Manager is back", "the server lets in again",
+		}[random.IntN(12)]
 		switch did {
 		case "rotated":
 			current.at.rotate(t, password)
