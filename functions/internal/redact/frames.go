@@ -35,7 +35,11 @@ var tokens = []*regexp.Regexp{
 // each of these: the groups of a UUID, words of four digits, as a dump has them, and single
 // bytes.
 var spacedTokens = func() (forms []*regexp.Regexp) {
-	for _, gap := range []string{`\s+`, `\s*:\s*`, `\s*-\s*`, `\s*,\s*`, `\.`, `%20`, `%3a`, `\+`} {
+	gaps := []string{`[\s\x{a0}]+`, `\s*[-\x{2010}-\x{2015}\x{2212}]\s*`, `%20`, `%3a`}
+	for _, sign := range ":,.;/|_+" {
+		gaps = append(gaps, `\s*`+regexp.QuoteMeta(string(sign))+`\s*`)
+	}
+	for _, gap := range gaps {
 		forms = append(forms, regexp.MustCompile(`(?i)[0-9a-f]{8}(?:`+gap+`[0-9a-f]{4}){3}`+gap+`[0-9a-f]{12}|`+
 			`[0-9a-f]{4}(?:`+gap+`[0-9a-f]{4}){7,}|(?:0x)?[0-9a-f]{2}(?:`+gap+`(?:0x)?[0-9a-f]{2}){15,}`))
 	}
@@ -214,6 +218,13 @@ var flags = []*regexp.Regexp{
 	regexp.MustCompile(`\s-u\s*[^\s-]\S*\s(?:[^\n;|&]*?\s)?-p("(?:[^"\\]|\\.)*"|'[^']*'|\d*[^\s"'\d]\S*)`),
 }
 
+// bareFlag is a password at once behind -p, of whatever command: neither a number nor a
+// word, nor one of the usual words with a number.
+var (
+	bareFlag     = regexp.MustCompile(`(?:^|\s)-p([A-Za-z][^\s\d"']*\d[^\s"']*)`)
+	ordinaryFlag = regexp.MustCompile(`(?i)^(?:.{0,3}|(?:rint|ass|ath|ort|arallel|rofile|roject|refix|rocess|age|art|artition|id|ool|lugin|aram|reset|roxy|rotocol|riority|ause|eer|ing|latform|lay|oint|kcs|bkdf|ix|erl|ython|hp|g|sql|ublic|rivate)s?[^A-Za-z].*)$`)
+)
+
 const flagged = `("(?:[^"\\]|\\.)*"|'[^']*'|[^\s"']+)`
 
 func flag(commands, flag string) *regexp.Regexp {
@@ -221,10 +232,10 @@ func flag(commands, flag string) *regexp.Regexp {
 }
 
 func withoutCredentials(s string) string {
-	for _, header := range append([]*regexp.Regexp{bearer, authorization}, flags...) {
+	for _, header := range append([]*regexp.Regexp{bearer, authorization, bareFlag}, flags...) {
 		var r replaced
 		for _, at := range header.FindAllStringSubmatchIndex(s, -1) {
-			if value := s[at[2]:at[3]]; !noBearer.MatchString(value) {
+			if value := s[at[2]:at[3]]; !noBearer.MatchString(value) && (header != bareFlag || !ordinaryFlag.MatchString(value)) {
 				r.takeOut(s, at[2], at[3])
 			}
 		}

@@ -74,6 +74,8 @@ var texts = [][2]string{
 	{`ldapsearch -D cn=joe -w hunter2 -b dc=x; curl -u joe:hunter2 https://h/x`, `ldapsearch -D cn=joe -w ~ -b dc=x; curl -u joe:~ https://h/x`},
 	{`mongodump -u joe -p hunter2 --host h`, `mongodump -u joe -p ~ --host h`},
 	{`mysql -p -h h; mysql -u joe -P 3306 d; psql -p5432 -U joe; find . -print0; ssh -p22 h; docker run -p8080:80 x`},
+	{`dump: -phunter2 is no good`, `dump: -p~ is no good`},
+	{`-print0 -pass1 -parallel4 -pbkdf2 -pkcs12 -path1/x -port5432 -p10m -p8080:80/tcp -python3 -pl1 -p99 -partition-2`},
 	{`pg_restore -p 5432 -j4; tool -parallel=4 -port=5; mysql: -p is missing`},
 	{`key "x" is no key; secret 'edfi' not found; the token "," is unexpected`},
 	// JSON, YAML, XML and headers.
@@ -143,6 +145,8 @@ var texts = [][2]string{
 	{`6f96:19ff:8b86:d011:b42d:00cf:4fc9:64ff`, `~`},
 	{`6f9619ff%208b86%20d011%20b42d%2000cf4fc964ff`, `~`},
 	{`key [111 150 25 255 139 134 208 17 180 45 0 207 79 201 100 255] is gone`, `key ~ is gone`},
+	{`6f9619ff/8b86/d011/b42d/00cf4fc964ff, 6f;96;19;ff;8b;86;d0;11;b4;2d;00;cf;4f;c9;64;ff`, `~, ~`},
+	{"6f9619ff\u20138b86\u2013d011\u2013b42d\u201300cf4fc964ff", `~`},
 	{`6f9619ff - 8b86 - d011 - b42d - 00cf4fc964ff`, `~`},
 	{`eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl is over`, `~ is over`},
 	// What only looks like it.
