@@ -107,6 +107,8 @@ func (s Server) whyNot(ctx context.Context, database string, err error) error {
 	}
 	c := &conn{server: s, database: "master"}
 	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
 	if c.connect(ctx) != nil {
 		return err
 	}
