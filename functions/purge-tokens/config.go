@@ -49,22 +49,22 @@ func readConfig(getenv func(string) string) (config, []string) {
 	c := config{
 		secretID:    env.text("SECRET_ID", ""),
 		databases:   env.selection("DATABASES"),
-		tables:      env.tables("TABLES", env.duration("LOG_RETENTION", purge.DefaultRetention, 24*time.Hour, mostKept)),
+		tables:      env.tables("TABLES", env.duration("LOG_RETENTION", purge.DefaultRetention, 24*time.Hour, mostDuration)),
 		engine:      env.engine("DB_ENGINE"),
 		host:        env.host("DB_HOST"),
 		port:        uint16(env.number("DB_PORT", 0, 1, 65535)),
 		tls:         env.tls("DB_TLS"),
 		roots:       env.certificates("DB_CA_BUNDLE"),
-		lockTimeout: env.duration("LOCK_TIMEOUT", 2*time.Second, time.Millisecond, mostTime),
+		lockTimeout: env.duration("LOCK_TIMEOUT", 2*time.Second, time.Millisecond, mostDuration),
 		policy: purge.Policy{
-			Grace:       env.duration("GRACE_PERIOD", 0, 0, mostKept),
+			Grace:       env.duration("GRACE_PERIOD", 0, 0, mostDuration),
 			BatchSize:   int(env.number("BATCH_SIZE", 0, 1, 1<<31-1)),
-			BatchTarget: env.duration("BATCH_TARGET", 50*time.Millisecond, 0, mostTime),
+			BatchTarget: env.duration("BATCH_TARGET", 50*time.Millisecond, 0, mostDuration),
 			Concurrency: int(env.number("CONCURRENCY", 1, 1, 32)),
 			Parallel:    int(env.number("PARALLEL_DATABASES", 4, 1, 1000)),
-			Pause:       env.duration("PAUSE", 0, 0, mostTime),
+			Pause:       env.duration("PAUSE", 0, 0, mostDuration),
 			MaxRows:     env.number("MAX_ROWS", 0, 0, 1<<62),
-			StopBefore:  env.duration("STOP_BEFORE", 10*time.Second, time.Second, mostTime),
+			StopBefore:  env.duration("STOP_BEFORE", 10*time.Second, time.Second, mostDuration),
 
 			ConnectTimeout: env.duration("CONNECT_TIMEOUT", 45*time.Second, time.Second, mostTime),
 		},
@@ -205,11 +205,12 @@ func (e *environment) number(name string, unset, least, most int64) int64 {
 	return n
 }
 
-// The longest durations. What is kept for longer than ten years is kept by taking the
-// table out of TABLES; the first instant of SQL Server's datetime is not far beyond. To wait
-// for longer than a Lambda function may run is a mistake.
 const (
-	mostKept = 87_600 * time.Hour
+	// mostDuration is the longest duration, ten years: beyond it sums overflow, or lead
+	// before the first instant of SQL Server's datetime. What is kept for longer is kept
+	// by taking the table out of TABLES.
+	mostDuration = 87_600 * time.Hour
+	// mostTime is how long a Lambda function may run: to wait for longer is a mistake.
 	mostTime = 15 * time.Minute
 )
 

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -51,12 +52,13 @@ import (
 // isn't is refused.
 
 const (
-	poolerRounds = 2
+	poolerRounds = 6
 	// poolerPatience is how long a second connection may wait for a session until the
 	// pool counts as exhausted.
 	poolerPatience = time.Second
-	// mostCalls is how often a notification is sent, and waited for as long.
-	mostCalls = 5
+	// firstCall is how long the first notification is waited for; the next ones longer.
+	firstCall = 20 * time.Millisecond
+	mostCalls = 4
 )
 
 var errPooled = purge.NotPurgeable{
@@ -155,13 +157,21 @@ func (c *conn) listenTo(ctx context.Context, second *conn) error {
 	if err != nil {
 		return c.explain("find out about a pooler", err)
 	}
+	wait := firstCall
 	for range mostCalls {
 		if _, err := second.pg.Exec(ctx, sqlNotify, channel); err != nil {
 			return second.explain("find out about a pooler", err)
 		}
-		if heard, err := c.hears(ctx, channel); heard || err != nil {
+		if heard, err := c.hears(ctx, channel, wait); heard || err != nil {
 			return err
 		}
+		if err := c.sameBackend(ctx); err != nil {
+			return err
+		}
+		if late, err := c.hears(ctx, channel, 0); !late || err != nil {
+			return cmp.Or(err, error(errPooled))
+		}
+		wait *= 5
 	}
 	return errPooled
 }
@@ -179,10 +189,10 @@ func (c *conn) batch(ctx context.Context, statements string) error {
 	return nil
 }
 
-// hears waits for a notification, and sends nothing meanwhile.
-func (c *conn) hears(ctx context.Context, channel string) (bool, error) {
+// hears waits so long for a notification, and sends nothing meanwhile.
+func (c *conn) hears(ctx context.Context, channel string, wait time.Duration) (bool, error) {
 	wire := c.pg.PgConn().Conn()
-	wire.SetReadDeadline(time.Now().Add(poolerPatience))                             //nolint:errcheck // the read says it
+	wire.SetReadDeadline(time.Now().Add(wait))                                       //nolint:errcheck // the read says it
 	stop := context.AfterFunc(ctx, func() { wire.SetReadDeadline(time.Unix(1, 0)) }) //nolint:errcheck // the same
 	defer func() {
 		stop()
