@@ -34,7 +34,8 @@ import (
 // them. The order of the turns is such that neither a pool that gives the session that
 // was free last, nor one that gives each in its turn, gives everyone the same one each
 // time. Where the pool has none left for the second connection, and the first one is
-// served nevertheless, ahead of one that waits, it holds its own.
+// served nevertheless, ahead of one that waits, it holds its own. One that is only slow,
+// as over a long way, does not wait for a session.
 //
 // Several poolers may share a port, so that the two connections never meet. What proves
 // a session then is a notification: it reaches a client that rests only where its session
@@ -53,9 +54,12 @@ import (
 
 const (
 	poolerRounds = 6
-	// poolerPatience is how long a second connection may wait for a session until the
-	// pool counts as exhausted.
+	// poolerPatience is how long a second connection that has logged in may wait for a
+	// session until the pool counts as exhausted.
 	poolerPatience = time.Second
+	// logInPatience is the same for one that has not: some poolers log nobody in until
+	// they have a session.
+	logInPatience = 10 * time.Second
 	// firstCall is how long the first notification is waited for; the next ones longer.
 	firstCall = 20 * time.Millisecond
 	mostCalls = 4
@@ -93,10 +97,13 @@ type asked struct {
 	err      error
 }
 
-// askSecond opens a second connection and asks twice which process serves it.
-func (c *conn) askSecond(ctx context.Context) (a asked) {
+// askSecond opens a second connection and asks twice which process serves it. It closes
+// in when the connection is logged in.
+func (c *conn) askSecond(ctx context.Context, in chan<- struct{}) (a asked) {
 	a.conn = &conn{server: c.server, database: c.database, startup: c.startup}
-	a.err = a.conn.connect(ctx)
+	if a.err = a.conn.connect(ctx); a.err == nil {
+		close(in)
+	}
 	for i := range a.backends {
 		if a.err == nil {
 			a.backends[i], a.err = a.conn.backend(ctx)
@@ -105,34 +112,48 @@ func (c *conn) askSecond(ctx context.Context) (a asked) {
 	return a
 }
 
+// await waits for what the second connection has to say. answered is false where that
+// waits for a session while this one is served.
+func (c *conn) await(ctx context.Context, in <-chan struct{}, other <-chan asked) (second asked, answered bool, err error) {
+	select {
+	case second = <-other:
+		return second, true, nil
+	case <-in:
+	case <-time.After(logInPatience):
+	}
+	select {
+	case second = <-other:
+		return second, true, nil
+	case <-time.After(poolerPatience):
+	}
+	began := time.Now()
+	if err := c.sameBackend(ctx); err != nil {
+		return second, false, err
+	}
+	select {
+	case second = <-other: // an answer that was under way
+		return second, true, nil
+	case <-time.After(poolerPatience/4 + 8*time.Since(began)):
+		return second, false, nil
+	}
+}
+
 // comparePooled compares the sessions of this connection with those of a second one,
 // and returns that, or nil where nothing is left to doubt.
 func (c *conn) comparePooled(ctx context.Context) (*conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	other := make(chan asked, 1)
-	go func() { other <- c.askSecond(ctx) }()
-	var second asked
-	select {
-	case second = <-other:
-	case <-time.After(poolerPatience):
-		err := c.sameBackend(ctx)
-		if err == nil {
-			select {
-			case second = <-other: // an answer that was under way
-			case <-time.After(poolerPatience / 4):
-			}
-		}
-		if second.conn == nil {
-			cancel()
-			(<-other).conn.Close()
-			return nil, err
-		}
+	in, other := make(chan struct{}), make(chan asked, 1)
+	go func() { other <- c.askSecond(ctx, in) }()
+	second, answered, err := c.await(ctx, in, other)
+	if !answered {
+		cancel()
+		(<-other).conn.Close()
+		return nil, err
 	}
-	err := second.err
 	switch {
-	case err != nil:
-		err = fmt.Errorf("%w, through a pooler, to find out how that pools", err)
+	case second.err != nil:
+		err = fmt.Errorf("%w, through a pooler, to find out how that pools", second.err)
 	case second.backends[0] != second.backends[1] || second.backends[0] == c.facts.backend:
 		err = errPooled
 	default:

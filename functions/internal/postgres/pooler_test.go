@@ -326,6 +326,30 @@ func TestASlowWayToASessionIsNoSharedOne(t *testing.T) {
 	}
 }
 
+// A second connection that is slow waits for no session.
+func TestASlowWayToOnePoolHidesNothing(t *testing.T) {
+	s := newStage(t, "purge_far_pool", "")
+	for mode, want := range map[string]purge.Status{"session": purge.Complete, "transaction": purge.Failed, "statement": purge.Failed} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			db := s.create(t)
+			one := pool(t, s, map[string]string{"pool_mode": mode, "server_reset_query": ""})
+			slow, err := relay.New(net.JoinHostPort(one.Host, strconv.Itoa(int(one.Port))))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { slow.Close() })
+			slow.Delay(250 * time.Millisecond)
+			far := one
+			far.Host, far.Port, far.ConnectTimeout = "127.0.0.1", slow.Port(), time.Minute
+			if r := act(t, far, db.name, purge.DryRun); r.Status != want {
+				t.Errorf("%+v", r)
+			}
+			searchPool(t, one, db.name, 5)
+		})
+	}
+}
+
 // What the pooler itself says in one code for everything.
 func TestWhatPgBouncerSaysIsUnderstood(t *testing.T) {
 	s := newStage(t, "purge_pool_words", "")
