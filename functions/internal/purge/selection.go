@@ -198,6 +198,11 @@ func (m matcher) match(name string) bool {
 	return slices.ContainsFunc(m.patterns, func(pattern []rune) bool { return matches(pattern, runes) })
 }
 
+// Matches tells whether pattern, or a name, matches name in any letter case.
+func Matches(pattern, name string) bool {
+	return newMatcher(nil, []string{pattern}, true).match(folded(name, true))
+}
+
 func isPattern(text string) bool { return strings.ContainsAny(text, "*?") }
 
 // matches tells whether name is what pattern describes: * is any characters, ? is one.
