@@ -40,17 +40,18 @@ import (
 // Several poolers may share a port, so that the two connections never meet. What proves
 // a session then is a notification: it reaches a client that rests only where its session
 // is its own, for a pooler that has taken the session back knows no client to pass it on
-// to ("LISTEN: session pooling yes, transaction pooling never", PgBouncer's features).
-// Who sends it, and by way of which pooler, does not matter to the server. The name that
-// is listened to is random, and is listened to no more as soon as that is settled. It is
-// all that is ever set before, and only where the comparison saw nothing. One that still
-// looks right is found out when a limit is set in mid-run, which is not done in a session
-// of somebody else's.
+// to (PgBouncer's table of features has LISTEN for session pooling alone). Who sends it,
+// and by way of which pooler, does not matter to the server. One that has not come while
+// the client rests comes with the answer to the next statement, if the session is only
+// slow; if it doesn't, somebody has swallowed it. The name that is listened to is random,
+// and is listened to no more as soon as that is settled. It is all that is ever set
+// before, and only where the comparison saw nothing. One that still looks right is found
+// out when a limit is set in mid-run, which is not done in a session of somebody else's.
 //
 // RDS Proxy, by its documentation, does so too until a session is pinned, and pins it for
 // set_config, for advisory locks and for the protocol's prepared statements, which is
-// all that is sent here. So a pinned session looks like pool_mode session, and one that
-// isn't is refused.
+// all that is sent here besides. So a pinned session looks like pool_mode session, where
+// it passes notifications on, and one that isn't is refused.
 
 const (
 	poolerRounds = 6
