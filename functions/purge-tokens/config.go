@@ -49,24 +49,24 @@ func readConfig(getenv func(string) string) (config, []string) {
 	c := config{
 		secretID:    env.text("SECRET_ID", ""),
 		databases:   env.selection("DATABASES"),
-		tables:      env.tables("TABLES", env.duration("LOG_RETENTION", purge.DefaultRetention, 24*time.Hour)),
+		tables:      env.tables("TABLES", env.duration("LOG_RETENTION", purge.DefaultRetention, 24*time.Hour, mostDuration)),
 		engine:      env.engine("DB_ENGINE"),
 		host:        env.host("DB_HOST"),
 		port:        uint16(env.number("DB_PORT", 0, 1, 65535)),
 		tls:         env.tls("DB_TLS"),
 		roots:       env.certificates("DB_CA_BUNDLE"),
-		lockTimeout: env.duration("LOCK_TIMEOUT", 2*time.Second, time.Millisecond),
+		lockTimeout: env.duration("LOCK_TIMEOUT", 2*time.Second, time.Millisecond, mostDuration),
 		policy: purge.Policy{
-			Grace:       env.duration("GRACE_PERIOD", 0, 0),
+			Grace:       env.duration("GRACE_PERIOD", 0, 0, mostDuration),
 			BatchSize:   int(env.number("BATCH_SIZE", 0, 1, 1<<31-1)),
-			BatchTarget: env.duration("BATCH_TARGET", 50*time.Millisecond, 0),
+			BatchTarget: env.duration("BATCH_TARGET", 50*time.Millisecond, 0, mostDuration),
 			Concurrency: int(env.number("CONCURRENCY", 1, 1, 32)),
 			Parallel:    int(env.number("PARALLEL_DATABASES", 4, 1, 1000)),
-			Pause:       env.duration("PAUSE", 0, 0),
+			Pause:       env.duration("PAUSE", 0, 0, mostDuration),
 			MaxRows:     env.number("MAX_ROWS", 0, 0, 1<<62),
-			StopBefore:  env.duration("STOP_BEFORE", 10*time.Second, time.Second),
+			StopBefore:  env.duration("STOP_BEFORE", 10*time.Second, time.Second, mostDuration),
 
-			ConnectTimeout: env.durationUpTo("CONNECT_TIMEOUT", 45*time.Second, time.Second, mostTime),
+			ConnectTimeout: env.duration("CONNECT_TIMEOUT", 45*time.Second, time.Second, mostTime),
 		},
 		namespace:          env.text("METRICS_NAMESPACE", "EdFi/TokenPurge"),
 		metricsPerDatabase: env.oneOf("METRICS_PER_DATABASE", "true", "false") == "true",
@@ -205,27 +205,37 @@ func (e *environment) number(name string, unset, least, most int64) int64 {
 	return n
 }
 
-func (e *environment) duration(name string, unset, least time.Duration) time.Duration {
+const (
+	// mostDuration is the longest duration, ten years: beyond it sums overflow, or lead
+	// before the first instant of SQL Server's datetime. What is kept for longer is kept
+	// by taking the table out of TABLES.
+	mostDuration = 87_600 * time.Hour
+	// mostTime is how long a Lambda function may run: to wait for longer is a mistake.
+	mostTime = 15 * time.Minute
+)
+
+func (e *environment) duration(name string, unset, least, most time.Duration) time.Duration {
 	v := e.text(name, "")
 	if v == "" {
 		return unset
 	}
 	d, err := time.ParseDuration(v)
-	if err != nil || d < least {
-		e.fault(name, "must be a duration such as 30s or 24h, and at least %s", least)
+	if err != nil || d < least || d > most {
+		e.fault(name, "must be a duration such as 30s or 24h, from %s to %s", brief(least), brief(most))
 	}
 	return d
 }
 
-// mostTime is how long a Lambda function may run: to wait for longer is a mistake.
-const mostTime = 15 * time.Minute
-
-func (e *environment) durationUpTo(name string, unset, least, most time.Duration) time.Duration {
-	d := e.duration(name, unset, least)
-	if d > most {
-		e.fault(name, "must be at most %s", most)
+// brief writes a duration without its zeros: 24h and not 24h0m0s.
+func brief(d time.Duration) string {
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
 	}
-	return d
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
 }
 
 func (e *environment) selection(name string) *purge.Selection {

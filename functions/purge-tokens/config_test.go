@@ -54,7 +54,8 @@ func TestEveryFaultIsNamedAndNoValueShown(t *testing.T) {
 	}
 	for _, bad := range []string{
 		"SECRET_ID=", "DB_ENGINE=hunter2", "DB_PORT=hunter2", "DB_PORT=0", "DB_PORT=65536", "DB_TLS=require", "DB_CA_BUNDLE=/hunter2",
-		"DB_CA_BUNDLE=" + empty, "GRACE_PERIOD=-1s", "GRACE_PERIOD=hunter2", "BATCH_SIZE=0", "BATCH_SIZE=-1", "BATCH_SIZE=1.5",
+		"DB_CA_BUNDLE=" + empty, "GRACE_PERIOD=-1s", "GRACE_PERIOD=hunter2", "GRACE_PERIOD=87600h1ns", "GRACE_PERIOD=2366000h", "LOG_RETENTION=87601h", "LOG_RETENTION=23h",
+		"BATCH_TARGET=2500000h", "LOCK_TIMEOUT=87601h", "STOP_BEFORE=87601h", "PAUSE=87601h", "BATCH_SIZE=0", "BATCH_SIZE=-1", "BATCH_SIZE=1.5",
 		"PAUSE=-1s", "PAUSE=5", "MAX_ROWS=-1", "LOCK_TIMEOUT=0s", "STOP_BEFORE=-1s", "STOP_BEFORE=0s", "STOP_BEFORE=999ms", "METRICS_PER_DATABASE=no", "CONNECT_TIMEOUT=0s", "CONNECT_TIMEOUT=999ms", "CONNECT_TIMEOUT=15m1s", "CONNECT_TIMEOUT=hunter2", "METRICS_NAMESPACE=a b", "METRICS_NAMESPACE=AWS/x",
 		"PARALLEL_DATABASES=0", "DATABASES=A,,B", "DATABASES=!A", "DATABASES=,", "DATABASES=host=h password=hunter2", "DATABASES=A,Server=hunter2", "DATABASES=u:hunter2@h",
 		"DATABASES=A,postgres://u:hunter2@h/x", "AWS_ENDPOINT_URL=hunter2", "AWS_ENDPOINT_URL_SECRETS_MANAGER=http://hunter2%zz", "AWS_ENDPOINT_URL=h:1",
@@ -74,6 +75,34 @@ func TestEveryFaultIsNamedAndNoValueShown(t *testing.T) {
 	}
 	if _, faults := readConfig(env("BATCH_SIZE=x", "PAUSE=x")); len(faults) != 3 {
 		t.Errorf("%v, want SECRET_ID, BATCH_SIZE and PAUSE", faults)
+	}
+}
+
+// The largest value is told, and it and the sum of all are taken by every engine: the
+// cut-off stays behind the first instant that SQL Server's datetime has.
+func TestTheLongestDurationsAreTakenAndTold(t *testing.T) {
+	for name, most := range map[string]string{"GRACE_PERIOD": "87600h", "LOG_RETENTION": "87600h", "PAUSE": "87600h", "BATCH_TARGET": "87600h", "LOCK_TIMEOUT": "87600h", "STOP_BEFORE": "87600h", "CONNECT_TIMEOUT": "15m"} {
+		if _, faults := readConfig(env("SECRET_ID=s", name+"="+most)); faults != nil {
+			t.Error(faults)
+		}
+		if _, faults := readConfig(env("SECRET_ID=s", name+"="+most+"1ms")); len(faults) != 1 || !strings.HasSuffix(faults[0], " to "+most) {
+			t.Errorf("%s: %q", name, faults)
+		}
+	}
+	c, faults := readConfig(env("SECRET_ID=s", "TABLES=ClientAccessTokens,adminapi.Tokens,ClientAccessTokenLogs", "GRACE_PERIOD=87600h", "LOG_RETENTION=87600h", "BATCH_TARGET=87600h"))
+	if faults != nil || c.policy.Longest() <= 0 {
+		t.Errorf("%v, %s", faults, c.policy.Longest())
+	}
+	now := time.Now()
+	for _, table := range c.tables {
+		if cutoff := table.Cutoff(now, c.policy.Grace); cutoff.Year() < 1990 || cutoff.After(now) {
+			t.Errorf("%s: %s", table.Name, cutoff)
+		}
+	}
+	for d, want := range map[time.Duration]string{0: "0s", 10 * time.Minute: "10m", 20 * time.Hour: "20h", time.Millisecond: "1ms", 90 * time.Second: "1m30s", 61 * time.Minute: "1h1m", time.Hour + time.Second: "1h0m1s"} {
+		if got := brief(d); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
 	}
 }
 

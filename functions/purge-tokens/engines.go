@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -21,6 +22,13 @@ type server interface {
 	purge.Engine
 	// Databases lists all databases of the server, by way of the one named.
 	Databases(ctx context.Context, via string) ([]purge.Database, error)
+}
+
+// comparer is a server to which names that differ may be one.
+type comparer interface {
+	// Matching returns those of names that one of the patterns matches as the server
+	// compares the names of databases. It is asked by way of the database named.
+	Matching(ctx context.Context, via string, names, patterns []string) ([]string, error)
 }
 
 // engine is what this package must know of an adapter.
@@ -91,6 +99,9 @@ func engineNamed(name string) (engine, bool) {
 	}
 	return engines[i], true
 }
+
+// via returns the database by way of which the server is asked about all of them.
+func (e engine) via(login secret.Login) string { return cmp.Or(login.Database, e.catalogue) }
 
 // engineNames lists all names, for messages.
 func engineNames() string {

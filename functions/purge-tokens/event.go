@@ -147,8 +147,8 @@ func positiveDuration(raw json.RawMessage, d *time.Duration) error {
 	if err == nil {
 		*d, err = time.ParseDuration(text)
 	}
-	if err != nil || *d <= 0 {
-		return errors.New(`must be a duration such as "30s" or "24h", above zero`)
+	if err != nil || *d <= 0 || *d > mostDuration {
+		return fmt.Errorf(`must be a duration such as "30s" or "24h", above zero and at most %q`, brief(mostDuration))
 	}
 	return nil
 }

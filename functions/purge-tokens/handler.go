@@ -215,20 +215,24 @@ func (r *invocation) attempt(access *logins) (purge.Result, error) {
 }
 
 // allows returns what tells whether DATABASES allows a name. Where that depends on
-// whether two letter cases are one name, the server is asked.
+// which names are one, the server is asked.
 func (r *invocation) allows(access *logins, selection purge.Selection, e engine, login secret.Login) (func(name string) bool, error) {
 	exact, fold := selection.Filter(false), selection.Filter(true)
-	switch {
-	case !e.caseInsensitive:
-		return exact, nil
-	case !slices.ContainsFunc(r.req.databases, func(name string) bool { return exact(name) != fold(name) }):
-		return fold, nil
-	}
-	catalogue, err := list(r.before, access, e, login)
-	if err == nil && differInCase(catalogue) {
+	if !e.caseInsensitive {
 		return exact, nil
 	}
-	return fold, err
+	allows := fold
+	if slices.ContainsFunc(r.req.databases, func(name string) bool { return exact(name) != fold(name) }) {
+		catalogue, err := list(r.before, access, e, login)
+		if err != nil {
+			return nil, err
+		}
+		if differInCase(catalogue) {
+			allows = exact
+		}
+	}
+	excluded, err := excluded(r.before, access, selection, e, login, r.req.databases)
+	return func(name string) bool { return allows(name) && !excluded[name] }, err
 }
 
 // unlisted is the end of a run that does not know its databases, for err.
@@ -333,15 +337,42 @@ func resolve(ctx context.Context, s server, selection purge.Selection, e engine,
 		}
 	}
 	databases := selection.Resolve(catalogue, e.caseInsensitive && !differInCase(catalogue))
+	names := make([]string, len(databases))
+	for i, d := range databases {
+		names[i] = d.Name
+	}
+	excluded, err := excluded(ctx, s, selection, e, login, names)
+	if err != nil {
+		return nil, err
+	}
+	databases = slices.DeleteFunc(databases, func(d purge.Database) bool { return excluded[d.Name] })
 	if len(databases) == 0 {
 		return nil, fmt.Errorf("none of the server's %d databases matches DATABASES", len(catalogue))
 	}
 	return databases, nil
 }
 
+// excluded returns those of names that only the server knows to be excluded.
+func excluded(ctx context.Context, s server, selection purge.Selection, e engine, login secret.Login, names []string) (map[string]bool, error) {
+	names = selection.Unsettled(names)
+	c, compares := s.(comparer)
+	if !e.caseInsensitive || !compares || len(names) == 0 {
+		return nil, nil
+	}
+	matched, err := c.Matching(ctx, e.via(login), names, selection.Exclusions())
+	if err != nil {
+		return nil, fmt.Errorf("which databases DATABASES excludes, as the server compares names: %w", err)
+	}
+	excluded := make(map[string]bool, len(matched))
+	for _, name := range matched {
+		excluded[name] = true
+	}
+	return excluded, nil
+}
+
 // list reads which databases the server has.
 func list(ctx context.Context, s server, e engine, login secret.Login) ([]purge.Database, error) {
-	catalogue, err := s.Databases(ctx, cmp.Or(login.Database, e.catalogue))
+	catalogue, err := s.Databases(ctx, e.via(login))
 	if err != nil {
 		return nil, fmt.Errorf("the server's list of databases, to know which are meant: %w", err)
 	}

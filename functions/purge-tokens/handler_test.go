@@ -283,6 +283,58 @@ func TestTheServerSaysWhetherTwoLetterCasesAreOneName(t *testing.T) {
 	}
 }
 
+// An exclusion in letters that the server takes for those of a database holds for it, for
+// a pattern and for an event. What the server can't say is purged by no one.
+func TestAnExclusionHoldsForWhatTheServerTakesForTheSameName(t *testing.T) {
+	wide := func(r rune) rune { return r - '!' + '！' }
+	alike := strings.NewReplacer("ü", "u", "Ü", "U", "ß", "ss", "ı", "i", string(wide('E')), "E", string(wide('t')), "t", "\u200b", "")
+	for _, c := range []struct {
+		databases string
+		has       []string
+		event     []string
+		want      string // "" is that the run is refused
+		asked     int
+	}{
+		{"Ed*,!EdFi_Admin_*,!EdFi_Zurich", []string{"EdFi_Zürich", "EdFi_B"}, nil, "EdFi_B", 1},
+		{"Ed*,!EdFi_Admin_*,!EdFi_Zürich", []string{"EdFi_Zurich", "EdFi_B"}, nil, "EdFi_B", 1},
+		{"Ed*,!EdFi_Admin_*,!ＥdFi_Test", []string{"EdFi_Test", "EdFi_B"}, nil, "EdFi_B", 1},
+		{"*,!EdFi_Admin_*,!EdFi_Test", []string{"ＥdFi_ｔest", "EdFi_B"}, nil, "EdFi_B", 1},
+		{"Ed*,!EdFi_Admin_*,!*_Strasse*", []string{"EdFi_Straße_1", "EdFi_B"}, nil, "EdFi_B", 1},
+		{"Ed*,!EdFi_Admin_*,!*_Straße?1", []string{"EdFi_Strasse_1", "EdFi_B"}, nil, "EdFi_B", 1},
+		{"Ed*,!EdFi_Admin_*,!EdFi_Admın", []string{"EdFi_Admin", "EdFi_B"}, nil, "EdFi_B", 1},
+		{"Ed*,!EdFi_Admin_*,!EdFi_Test", []string{"EdFi_Test\u200b", "EdFi_B"}, nil, "EdFi_B", 1},
+		{"Ed*,!EdFi_Admin_*,!EdFi_Test", []string{"EdFi_Test  ", "EdFi_B"}, nil, "EdFi_B", 0},
+		{"Ed*,!EdFi_Admin_*,!edfi_test", []string{"EdFi_Test", "EdFi_B"}, nil, "EdFi_B", 0},
+		{"EdFi_Zürich,EdFi_B,!EdFi_Zurich", nil, nil, "EdFi_B", 1},
+		{"*,!EdFi_Zurich", []string{"EdFi_Zürich"}, []string{"EdFi_Zürich"}, "", 1},
+		{"*,!EdFi_Zürich", []string{"EdFi_Zurich"}, []string{"EdFi_Zurich"}, "", 1},
+		{"*,!EdFi_Zurich", []string{"EdFi_Zürich"}, []string{"EdFi_B"}, "EdFi_B", 0},
+		{"*,!EdFi_Zurich", []string{"EdFi_Genève"}, []string{"EdFi_Genève"}, "EdFi_Genève", 1},
+	} {
+		w, h := newWorld(t, "DATABASES="+c.databases)
+		v := stored{Engine: "sqlserver", Host: "a.example", Username: "purge", Password: "1"}
+		w.servers[v.server()], w.names, w.alike = map[string]string{"purge": "1"}, c.has, alike
+		w.put(v)
+		result, err := h.run(t.Context(), request{action: purge.Purge, databases: c.event})
+		var got []string
+		for _, d := range result.Databases {
+			got = append(got, d.Database)
+		}
+		failed, refused := errors.AsType[messages.InvokeResponse_Error](err)
+		if strings.Join(got, " ") != c.want || refused != (c.want == "") || refused && failed.Type != invalidEvent || w.asked != c.asked {
+			t.Errorf("%+v: %q, asked %d times, %v", c, got, w.asked, err)
+		}
+		if w.alike = nil; c.asked == 0 {
+			continue
+		}
+		clear(w.served)
+		_, err = h.run(t.Context(), request{action: purge.Purge, databases: c.event})
+		if failed, _ = errors.AsType[messages.InvokeResponse_Error](err); failed.Type != purgeFailed || len(w.served) > 0 || !strings.Contains(failed.Message, "which databases DATABASES excludes") {
+			t.Errorf("%+v, and the server can't say: %v, %v", c, err, w.served)
+		}
+	}
+}
+
 func TestStrictEncryptionIsForSQLServerAlone(t *testing.T) {
 	for engine, want := range map[string]string{"postgres": "set DB_TLS=verify-full", "sqlserver-web": ""} {
 		c, faults := readConfig(func(name string) string {

@@ -197,7 +197,7 @@ func TestNoFaultOfConfigurationEventOrServiceShowsASecret(t *testing.T) {
 		wrong = append(wrong, name+"=postgres://wh0isit:s3cr3tc0re@db.example/x y")
 	}
 	l.invoke(t, "settings", l.secret(), `{}`, "ConfigurationError", "GRACE_PERIOD", wrong...)
-	l.invoke(t, "settings of AWS, and others", l.secret(), `{}`, "ConfigurationError", "PAUSE must be a duration such as 30s or 24h, and at least 0s; AWS_MAX_ATTEMPTS can't be used", "AWS_MAX_ATTEMPTS=s3cr3tc0re", "PAUSE=s3cr3tc0re")
+	l.invoke(t, "settings of AWS, and others", l.secret(), `{}`, "ConfigurationError", "PAUSE must be a duration such as 30s or 24h, from 0s to 87600h; AWS_MAX_ATTEMPTS can't be used", "AWS_MAX_ATTEMPTS=s3cr3tc0re", "PAUSE=s3cr3tc0re")
 	l.invoke(t, "a profile", l.secret(), `{}`, "ConfigurationError", "AWS_PROFILE", "AWS_PROFILE=s3cr3tc0re")
 	events := map[string]string{} // to what the error must name
 	for _, value := range []string{secretPassword, secretToken, "postgres://wh0isit:s3cr3tc0re@db.example/x"} {

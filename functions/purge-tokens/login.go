@@ -100,6 +100,17 @@ func (l *logins) Databases(ctx context.Context, via string) (all []purge.Databas
 	return all, err
 }
 
+// Matching implements comparer.
+func (l *logins) Matching(ctx context.Context, via string, names, patterns []string) (matched []string, err error) {
+	err = l.try(via, func(s server) (err error) {
+		if c, ok := s.(comparer); ok {
+			matched, err = c.Matching(ctx, via, names, patterns)
+		}
+		return err
+	})
+	return matched, err
+}
+
 // try does what needs a login, with the versions of the secret in turn.
 func (l *logins) try(database string, do func(server) error) error {
 	login, err := l.login(database)

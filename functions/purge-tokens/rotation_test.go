@@ -32,8 +32,10 @@ type world struct {
 	stale   bool                         // it returns the version before once more
 	stages  map[string]stored
 	calls   int
-	served  map[string]int // by engine and address, what was looked at
-	names   []string       // of databases, beside those that each server has
+	served  map[string]int    // by engine and address, what was looked at
+	names   []string          // of databases, beside those that each server has
+	alike   *strings.Replacer // makes one of what the servers' collation takes for one; nil can't be asked
+	asked   int               // how often
 }
 
 // stored is what a secret holds.
@@ -111,6 +113,27 @@ func (s session) Databases(context.Context, string) ([]purge.Database, error) {
 		all = append(all, purge.Database{Name: name})
 	}
 	return all, nil
+}
+
+// Matching implements comparer.
+func (s session) Matching(_ context.Context, _ string, names, patterns []string) (matched []string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked++
+	if s.alike == nil {
+		return nil, errors.New("it does not know LIKE")
+	}
+	list := "*"
+	for _, pattern := range patterns {
+		list += ",!" + s.alike.Replace(pattern)
+	}
+	allows, err := purge.ParseSelection(list)
+	for _, name := range names {
+		if !allows.Filter(true)(s.alike.Replace(name)) {
+			matched = append(matched, name)
+		}
+	}
+	return matched, err
 }
 
 // looked is a connection to a database without rows.

@@ -122,6 +122,38 @@ func TestTheFunctionPurgesSQLServer(t *testing.T) {
 	expectError(t, reply, "InvalidEvent", "No_Such_Database")
 }
 
+// An exclusion in letters of another width is one where the server takes them for the
+// same; a pattern of such letters too, or the run fails.
+func TestAnExclusionInOtherLettersHoldsOnSQLServer(t *testing.T) {
+	names := fmt.Sprintf("EdFi_Wide_%x_", time.Now().UnixMilli())
+	db, kept := newSQLServer(t, names+"A", 20, 3), newSQLServer(t, names+"Kept", 7, 0)
+	var collation string
+	if err := db.conn.QueryRow("SELECT CAST(SERVERPROPERTY('Collation') AS nvarchar(128))").Scan(&collation); err != nil {
+		t.Fatal(err)
+	}
+	var one bool
+	if err := db.conn.QueryRow("SELECT CASE WHEN N'Ａ' = N'A' COLLATE " + collation + " THEN 1 ELSE 0 END").Scan(&one); err != nil {
+		t.Fatal(err)
+	}
+	wide := strings.Map(func(r rune) rune { return r - '!' + '！' }, names+"Kept")
+	if one {
+		reply, _ := start(t, append(db.env, "DATABASES="+names+"*,!"+wide)...).invoke(t, `{"databases":["`+kept.name+`"]}`)
+		expectError(t, reply, "InvalidEvent", kept.name)
+	}
+	for _, exclusion := range []string{wide, string([]rune(wide)[:len(names)]) + "K*"} {
+		f := start(t, append(db.env, "DATABASES="+names+"*,!"+exclusion)...)
+		reply, lines := f.invoke(t, `{}`) // a slow server may not get done
+		told := strings.ToLower(string(reply.Payload))
+		unknown := strings.Contains(told, "write the pattern in the letters of the name")
+		if !unknown && !strings.Contains(told, strings.ToLower(db.name)) || strings.Contains(told, `"`+strings.ToLower(kept.name)+`","engine"`) == one {
+			t.Errorf("%s: %s\n%s", exclusion, reply.Payload, lines)
+		}
+		if one {
+			kept.expect(t, 7, 0)
+		}
+	}
+}
+
 // Whenever the network falls silent, the answer comes ahead of the timeout, with little
 // time for it: what a canceled statement may still take comes out of STOP_BEFORE.
 func TestASilentNetworkLeavesTimeForTheAnswerOnSQLServer(t *testing.T) {

@@ -90,6 +90,7 @@ func TestTheTemplateRefusesWhatTheFunctionRefuses(t *testing.T) {
 	durations := []string{
 		"0s", "1ms", "500ms", "2s", "10s", "1.5s", "1m30s", "24h", "1h30m", "1h30m10s", "999999h", "999999h999999m999999m999999m",
 		"", "0", "5", "1d", "-1h", "+1h", "1 h", "1h ", ".5s", "1.s", "s", "1,5s", "1e3s", "9999999h", "99999999999999999999h", "1us", "1s!",
+		"79999h59m59s", "87600h", "87601h", "87600h1ms", "99999h", "99999m", "79999.999h999m999m999m", "999999m999m",
 	}
 	numbers := []string{
 		"0", "1", "2", "4", "9", "10", "29", "30", "31", "32", "33", "99", "100", "999", "1000", "1001", "5000", "999999", "1000000", "1000001",
@@ -112,7 +113,7 @@ func TestTheTemplateRefusesWhatTheFunctionRefuses(t *testing.T) {
 	table := map[string][]string{
 		"DATABASES": databases, "DB_ENGINE": {"", "postgres", "sqlserver", "mysql", "oracle", "Postgres!"},
 		"TABLES":        {"ClientAccessTokens", "adminapi.Tokens,dmscs.OpenIddictToken,ClientAccessTokenLogs", "", "clientaccesstokens", "dbo.ClientAccessTokens", "ClientAccessTokens,", ",", "adminapiXTokens", "Users", "ClientAccessTokens;adminapi.Tokens"},
-		"LOG_RETENTION": append(durations, "23h", "25h", "99h", "100h", "2160h", "99999h", "100000h"),
+		"LOG_RETENTION": append(durations, "23h", "25h", "99h", "100h", "2160h", "79999h", "87599h", "87600h", "87601h", "88000h", "99999h", "100000h"),
 		"DB_HOST":       hosts, "DB_PORT": append(numbers, "65535", "65536", "65529", "65530", "65499", "65500", "64999", "65000", "59999", "60000", "66000", "70000", "100000", "065"),
 		"DB_TLS": {"verify-full", "disable", "", "require", "strict", "Disable"}, "GRACE_PERIOD": durations, "BATCH_SIZE": numbers,
 		"BATCH_TARGET": durations, "CONCURRENCY": numbers, "PARALLEL_DATABASES": numbers, "PAUSE": durations, "MAX_ROWS": numbers,
@@ -124,13 +125,13 @@ func TestTheTemplateRefusesWhatTheFunctionRefuses(t *testing.T) {
 	// leaves the default to the function; other ways to write the same; and numbers
 	// beyond use.
 	alone := []string{
-		"", "0", "+1", "01", "065", " 1", "+1h", "1h ", ".5s", "1.s", "1us", "0.001s", "9999999h", "1000ms",
-		"24h0m", "1h30m10s", "999999h", "999999h999999m999999m999999m", "100000h",
+		"", "0", "+1", "01", "065", " 1", "+1h", "1h ", ".5s", "1.s", "1us", "0.001s", "1000ms",
+		"1h30m10s", "79999h59m59s", "99999m", "79999.999h999m999m999m", "999999m999m",
 		"1000001", "999999999999999999", "4611686018427387904",
 	}
 
 	// With these no run has time to delete anything, whatever Timeout is.
-	tooLong := []string{"24h", "1h30m", "1h30m10s", "999999h", "999999h999999m999999m999999m", "900s", "1000s", "15m"}
+	tooLong := []string{"900s", "1000s", "15m", "24h", "1h30m", "1h30m10s", "79999h59m59s", "87600h", "99999m", "79999.999h999m999m999m", "999999m999m"}
 
 	parameters, variables := template(t)
 	if want := slices.Sorted(maps.Keys(table)); !slices.Equal(slices.Sorted(maps.Keys(withoutSecret(variables))), want) {

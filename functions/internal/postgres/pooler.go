@@ -1,11 +1,16 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"net"
+	"strconv"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"edfi-token-purge/functions/internal/purge"
@@ -28,21 +33,37 @@ import (
 // is among those that the second one may get. So both ask in turns which process serves
 // them. The order of the turns is such that neither a pool that gives the session that
 // was free last, nor one that gives each in its turn, gives everyone the same one each
-// time; and the second connection is a new one for each round, as several poolers may
-// share a port. One that still looks right by chance is found out when a limit is set in
-// mid-run, which is not done in a session of somebody else's. Where the pool has none left for the second connection, and the first
-// one is served nevertheless, ahead of one that waits, it holds its own.
+// time. Where the pool has none left for the second connection, and the first one is
+// served nevertheless, ahead of one that waits, it holds its own. One that is only slow,
+// as over a long way, does not wait for a session.
+//
+// Several poolers may share a port, so that the two connections never meet. What proves
+// a session then is a notification: it reaches a client that rests only where its session
+// is its own, for a pooler that has taken the session back knows no client to pass it on
+// to (PgBouncer's table of features has LISTEN for session pooling alone). Who sends it,
+// and by way of which pooler, does not matter to the server. One that has not come while
+// the client rests comes with the answer to the next statement, if the session is only
+// slow; if it doesn't, somebody has swallowed it. The name that is listened to is random,
+// and is listened to no more as soon as that is settled. It is all that is ever set
+// before, and only where the comparison saw nothing. One that still looks right is found
+// out when a limit is set in mid-run, which is not done in a session of somebody else's.
 //
 // RDS Proxy, by its documentation, does so too until a session is pinned, and pins it for
 // set_config, for advisory locks and for the protocol's prepared statements, which is
-// all that is sent here. So a pinned session looks like pool_mode session, and one that
-// isn't is refused.
+// all that is sent here besides. So a pinned session looks like pool_mode session, where
+// it passes notifications on, and one that isn't is refused.
 
 const (
 	poolerRounds = 6
-	// poolerPatience is how long a second connection may wait for a session until the
-	// pool counts as exhausted.
+	// poolerPatience is how long a second connection that has logged in may wait for a
+	// session until the pool counts as exhausted.
 	poolerPatience = time.Second
+	// logInPatience is the same for one that has not: some poolers log nobody in until
+	// they have a session.
+	logInPatience = 10 * time.Second
+	// firstCall is how long the first notification is waited for; the next ones longer.
+	firstCall = 20 * time.Millisecond
+	mostCalls = 4
 )
 
 var errPooled = purge.NotPurgeable{
@@ -54,61 +75,180 @@ var errPooled = purge.NotPurgeable{
 // findOutPooling returns errPooled where the pooler in between does not leave the
 // session to this connection.
 func (c *conn) findOutPooling(ctx context.Context) error {
-	for range poolerRounds {
-		proved, err := c.comparePooled(ctx)
-		if err != nil || proved {
+	for round := range poolerRounds {
+		second, err := c.comparePooled(ctx)
+		if second == nil || err != nil {
+			return err
+		}
+		if round == poolerRounds-1 {
+			err = c.listenTo(ctx, second)
+		}
+		second.Close()
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// comparePooled compares the sessions of this connection with those of another one. It
-// tells whether nothing is left to doubt.
-func (c *conn) comparePooled(ctx context.Context) (proved bool, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type answer struct {
-		backends []uint32
-		err      error
+// asked is a second connection, and which processes served it.
+type asked struct {
+	conn     *conn
+	backends [2]uint32
+	err      error
+}
+
+// askSecond opens a second connection and asks twice which process serves it. It closes
+// in when the connection is logged in.
+func (c *conn) askSecond(ctx context.Context, in chan<- struct{}) (a asked) {
+	a.conn = &conn{server: c.server, database: c.database, startup: c.startup}
+	if a.err = a.conn.connect(ctx); a.err == nil {
+		close(in)
 	}
-	other := make(chan answer, 1)
-	go func() {
-		second := &conn{server: c.server, database: c.database, startup: c.startup}
-		defer second.Close()
-		err := second.connect(ctx)
-		var backends []uint32
-		for range 2 {
-			var b uint32
-			if err == nil {
-				b, err = second.backend(ctx)
-			}
-			backends = append(backends, b)
+	for i := range a.backends {
+		if a.err == nil {
+			a.backends[i], a.err = a.conn.backend(ctx)
 		}
-		other <- answer{backends, err}
-	}()
-	var second answer
+	}
+	return a
+}
+
+// await waits for what the second connection has to say. answered is false where that
+// waits for a session while this one is served.
+func (c *conn) await(ctx context.Context, in <-chan struct{}, other <-chan asked) (second asked, answered bool, err error) {
 	select {
 	case second = <-other:
+		return second, true, nil
+	case <-in:
+	case <-time.After(logInPatience):
+	}
+	select {
+	case second = <-other:
+		return second, true, nil
 	case <-time.After(poolerPatience):
-		if err := c.sameBackend(ctx); err != nil {
-			return false, err
-		}
-		select {
-		case second = <-other:
-		case <-time.After(poolerPatience / 4): // an answer that was under way
-			cancel()
-			<-other
-			return true, nil
-		}
+	}
+	began := time.Now()
+	if err := c.sameBackend(ctx); err != nil {
+		return second, false, err
+	}
+	select {
+	case second = <-other: // an answer that was under way
+		return second, true, nil
+	case <-time.After(poolerPatience/4 + 8*time.Since(began)):
+		return second, false, nil
+	}
+}
+
+// comparePooled compares the sessions of this connection with those of a second one,
+// and returns that, or nil where nothing is left to doubt.
+func (c *conn) comparePooled(ctx context.Context) (*conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	in, other := make(chan struct{}), make(chan asked, 1)
+	go func() { other <- c.askSecond(ctx, in) }()
+	second, answered, err := c.await(ctx, in, other)
+	if !answered {
+		cancel()
+		(<-other).conn.Close()
+		return nil, err
 	}
 	switch {
 	case second.err != nil:
-		return false, fmt.Errorf("%w, through a pooler, to find out how that pools", second.err)
+		err = fmt.Errorf("%w, through a pooler, to find out how that pools", second.err)
 	case second.backends[0] != second.backends[1] || second.backends[0] == c.facts.backend:
-		return false, errPooled
+		err = errPooled
+	default:
+		err = c.sameBackend(ctx)
 	}
-	return false, c.sameBackend(ctx)
+	if err != nil {
+		second.conn.Close()
+		return nil, err
+	}
+	return second.conn, nil
+}
+
+// listenTo returns errPooled where this connection hears no notification of the second
+// one while it rests.
+func (c *conn) listenTo(ctx context.Context, second *conn) error {
+	channel := "edfi_token_purge_" + rand.Text()
+	err := c.batch(ctx, "LISTEN "+pgx.Identifier{channel}.Sanitize()+"; "+sqlBackend)
+	if sqlState(err) == pgerrcode.ReadOnlySQLTransaction { // a reader: a purge fails there anyway
+		return nil
+	}
+	defer c.unlisten(channel)
+	if err != nil {
+		return c.explain("find out about a pooler", err)
+	}
+	wait := firstCall
+	for range mostCalls {
+		if _, err := second.pg.Exec(ctx, sqlNotify, channel); err != nil {
+			return second.explain("find out about a pooler", err)
+		}
+		if heard, err := c.hears(ctx, channel, wait); heard || err != nil {
+			return err
+		}
+		if err := c.sameBackend(ctx); err != nil {
+			return err
+		}
+		if late, err := c.hears(ctx, channel, 0); !late || err != nil {
+			return cmp.Or(err, error(errPooled))
+		}
+		wait *= 5
+	}
+	return errPooled
+}
+
+// batch sends statements that end with sqlBackend, in one transaction, and returns
+// errPooled where another session served them.
+func (c *conn) batch(ctx context.Context, statements string) error {
+	results, err := c.pg.PgConn().Exec(ctx, statements).ReadAll()
+	if err != nil {
+		return err
+	}
+	if last := results[len(results)-1].Rows; len(last) != 1 || string(last[0][0]) != strconv.FormatUint(uint64(c.facts.backend), 10) {
+		return errPooled
+	}
+	return nil
+}
+
+// hears waits so long for a notification, and sends nothing meanwhile.
+func (c *conn) hears(ctx context.Context, channel string, wait time.Duration) (bool, error) {
+	wire := c.pg.PgConn().Conn()
+	wire.SetReadDeadline(time.Now().Add(wait))                                       //nolint:errcheck // the read says it
+	stop := context.AfterFunc(ctx, func() { wire.SetReadDeadline(time.Unix(1, 0)) }) //nolint:errcheck // the same
+	defer func() {
+		stop()
+		wire.SetReadDeadline(time.Time{}) //nolint:errcheck // the next read says it
+	}()
+	for {
+		heard, err := c.pg.WaitForNotification(context.Background()) // the driver would cancel what is no statement
+		var network net.Error
+		switch {
+		case err == nil && heard.Channel == channel:
+			return true, nil
+		case err == nil: // left by whoever had the session before
+		case ctx.Err() != nil:
+			return false, c.explain("find out about a pooler", ctx.Err())
+		case errors.As(err, &network) && network.Timeout():
+			return false, nil
+		default:
+			return false, c.explain("find out about a pooler", err)
+		}
+	}
+}
+
+// unlisten ends what listenTo began, in the very session. A pooler that has taken that
+// back gives it again soon, as a rule.
+func (c *conn) unlisten(channel string) {
+	ctx, cancel := context.WithTimeout(context.Background(), c.server.linger())
+	defer cancel()
+	for {
+		err := c.batch(ctx, "UNLISTEN "+pgx.Identifier{channel}.Sanitize()+"; "+sqlBackend)
+		if err == nil || !errors.Is(err, errPooled) || ctx.Err() != nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // sameBackend returns errPooled where another session serves this connection now.

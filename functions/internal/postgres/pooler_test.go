@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"math/rand/v2"
+	"net"
 	"os"
+	"regexp"
 	"strconv"
 	"sync"
 	"testing"
@@ -15,6 +19,7 @@ import (
 
 	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/testing/pgserver"
+	"edfi-token-purge/functions/internal/testing/relay"
 )
 
 // pool starts a PgBouncer in front of the server, and returns the way through it.
@@ -60,7 +65,8 @@ func others(t *testing.T, through Server, database string, clients int) (stop fu
 		conn := client(t, through, database)
 		all.Go(func() {
 			for ctx.Err() == nil {
-				if found := leftBehind(conn); found != "" {
+				// A name may be listened to for some milliseconds, which nobody else notifies.
+				if found := listening.ReplaceAllString(leftBehind(conn), ""); found != "" {
 					t.Error("another client met ", found)
 					return
 				}
@@ -71,6 +77,8 @@ func others(t *testing.T, through Server, database string, clients int) (stop fu
 	return func() { cancel(); all.Wait() }
 }
 
+var listening = regexp.MustCompile(`edfi_token_purge_[0-9A-Z]+`)
+
 // leftBehind tells what of ours is in the session that conn has now; "" is nothing.
 // What a pooler itself sets for its client is compared with what the server has.
 func leftBehind(conn *pgx.Conn) (found string) {
@@ -78,6 +86,7 @@ func leftBehind(conn *pgx.Conn) (found string) {
 SELECT coalesce((SELECT string_agg(name || '=' || setting, ' ') FROM pg_settings
                  WHERE source = 'session' AND setting <> reset_val AND name <> 'application_name'), '')
     || coalesce((SELECT string_agg(name, ' ') FROM pg_prepared_statements), '')
+    || coalesce((SELECT string_agg(channel, ' ') FROM pg_listening_channels() AS channel), '')
     || coalesce((SELECT string_agg('lock ' || objid, ' ') FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()), '')`).Scan(&found)
 	if err != nil {
 		return err.Error()
@@ -182,6 +191,162 @@ func TestPgBouncerThatSharesSessionsIsRefusedAndNothingIsLeftBehind(t *testing.T
 				})
 			}
 		}
+	}
+}
+
+// balanced is a port behind which several poolers are. Each connection goes to the one
+// that choose names, given how many connections each has.
+func balanced(t *testing.T, choose func(open []int) int, poolers ...Server) Server {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	var mu sync.Mutex
+	open := make([]int, len(poolers))
+	count := func(by int, to *int) int {
+		mu.Lock()
+		defer mu.Unlock()
+		if to == nil {
+			chosen := choose(open)
+			to = &chosen
+		}
+		open[*to] += by
+		return *to
+	}
+	pass := func(conn net.Conn) {
+		defer conn.Close()
+		to := count(1, nil)
+		defer count(-1, &to)
+		pooler, err := net.Dial("tcp", net.JoinHostPort(poolers[to].Host, strconv.Itoa(int(poolers[to].Port))))
+		if err != nil {
+			return
+		}
+		defer pooler.Close()
+		go func() { io.Copy(pooler, conn); pooler.Close() }() //nolint:errcheck // it has ended
+		io.Copy(conn, pooler)                                 //nolint:errcheck // the same
+	}
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go pass(conn)
+		}
+	}()
+	through := poolers[0]
+	through.Host, through.Port = "127.0.0.1", uint16(l.Addr().(*net.TCPAddr).Port)
+	return through
+}
+
+// ways are how a balancer chooses among two. By the fewest connections the first one of a
+// run and the second one never meet.
+var ways = map[string]func() func(open []int) int{
+	"by the fewest connections": func() func([]int) int {
+		return func(open []int) int {
+			if open[1] < open[0] {
+				return 1
+			}
+			return 0
+		}
+	},
+	"in turns": func() func([]int) int {
+		nth := 0
+		return func([]int) int { nth++; return nth % 2 }
+	},
+	"at random": func() func([]int) int {
+		random := rand.New(rand.NewPCG(1, 2))
+		return func([]int) int { return random.IntN(2) }
+	},
+}
+
+// Two poolers behind one port, that share sessions and have no session in common.
+func TestTwoPoolersBehindOnePortAreToldForWhatTheyAre(t *testing.T) {
+	s := newStage(t, "purge_two_pools", "")
+	for _, mode := range []string{"session", "transaction", "statement"} {
+		for name, way := range ways {
+			for _, beside := range []int{0, 2} {
+				t.Run(fmt.Sprintf("%s/%s/%d others", mode, name, beside), func(t *testing.T) {
+					t.Parallel()
+					db := s.create(t)
+					db.Insert(t, db.Now(t).Add(-time.Hour))
+					settings := map[string]string{"pool_mode": mode, "server_reset_query": ""}
+					one, two := pool(t, s, settings), pool(t, s, settings)
+					through := balanced(t, way(), one, two)
+					stop := others(t, through, db.name, beside)
+					for _, action := range []purge.Action{purge.DryRun, purge.Check, purge.Purge} {
+						r := act(t, through, db.name, action)
+						served := r.Status == purge.Complete && (action != purge.Purge || r.DeletedRows == 1)
+						refused := r.Status == purge.Failed && len(r.Findings) == 1 && r.Findings[0].Code == "transaction-pooler" && r.DeletedRows == 0
+						if mode == "session" && !served || mode != "session" && !refused {
+							t.Errorf("%s: %+v", action, r)
+						}
+					}
+					stop()
+					searchPool(t, one, db.name, 5)
+					searchPool(t, two, db.name, 5)
+				})
+			}
+		}
+	}
+}
+
+// A notification that is late is no proof of anything: the way to the session is slower
+// than that to the one that sends it.
+func TestASlowWayToASessionIsNoSharedOne(t *testing.T) {
+	s := newStage(t, "purge_slow_pool", "")
+	for _, mode := range []string{"session", "transaction"} {
+		for far := range 2 {
+			t.Run(fmt.Sprintf("%s/%d", mode, far), func(t *testing.T) {
+				t.Parallel()
+				db := s.create(t)
+				db.Insert(t, db.Now(t).Add(-time.Hour))
+				settings := map[string]string{"pool_mode": mode, "server_reset_query": ""}
+				poolers := []Server{pool(t, s, settings), pool(t, s, settings)}
+				slow, err := relay.New(net.JoinHostPort(poolers[far].Host, strconv.Itoa(int(poolers[far].Port))))
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { slow.Close() })
+				slow.Delay(100 * time.Millisecond)
+				near := poolers[far]
+				poolers[far].Host, poolers[far].Port = "127.0.0.1", slow.Port()
+				r := run(t, balanced(t, ways["by the fewest connections"](), poolers...), db.name)
+				if want := map[string]purge.Status{"session": purge.Complete, "transaction": purge.Failed}[mode]; r.Status != want {
+					t.Errorf("%+v", r)
+				}
+				poolers[far] = near
+				for _, through := range poolers {
+					searchPool(t, through, db.name, 5)
+				}
+			})
+		}
+	}
+}
+
+// A second connection that is slow waits for no session.
+func TestASlowWayToOnePoolHidesNothing(t *testing.T) {
+	s := newStage(t, "purge_far_pool", "")
+	for mode, want := range map[string]purge.Status{"session": purge.Complete, "transaction": purge.Failed, "statement": purge.Failed} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			db := s.create(t)
+			one := pool(t, s, map[string]string{"pool_mode": mode, "server_reset_query": ""})
+			slow, err := relay.New(net.JoinHostPort(one.Host, strconv.Itoa(int(one.Port))))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { slow.Close() })
+			slow.Delay(250 * time.Millisecond)
+			far := one
+			far.Host, far.Port, far.ConnectTimeout = "127.0.0.1", slow.Port(), time.Minute
+			if r := act(t, far, db.name, purge.DryRun); r.Status != want {
+				t.Errorf("%+v", r)
+			}
+			searchPool(t, one, db.name, 5)
+		})
 	}
 }
 

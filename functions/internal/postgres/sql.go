@@ -57,7 +57,9 @@ WHERE pg_catalog.pg_backend_pid() = $1::pg_catalog.int8
 	// What a session that others get next is left with: what it had.
 	sqlReset = `RESET ALL; DEALLOCATE ALL`
 
-	sqlBackend = `SELECT pg_backend_pid()`
+	sqlBackend = `SELECT pg_catalog.pg_backend_pid()`
+
+	sqlNotify = `SELECT pg_catalog.pg_notify($1, '')`
 
 	// How many more connections the login may have: what the limits leave of the server,
 	// less what it reserves (RDS reserves some of its own), of the database and of the

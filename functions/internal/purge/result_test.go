@@ -2,8 +2,12 @@ package purge
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -31,6 +35,71 @@ func TestAMessageStaysBelowEightKilobytes(t *testing.T) {
 			t.Errorf("%s: %d bytes: %.200s", name, len(message), message)
 		}
 	}
+}
+
+// Whatever databases are called and fail of, the message is short text that can be shown,
+// and its numbers are those of the result.
+func FuzzAMessageStaysBelowEightKilobytes(f *testing.F) {
+	for seed := range uint64(150) {
+		f.Add(seed, uint16(seed*seed), uint16(seed%60), uint16(seed*7))
+	}
+	count := regexp.MustCompile(`\(([0-9,]+) rows deleted\)`)
+	f.Fuzz(func(t *testing.T, seed uint64, databases, causes, long uint16) {
+		random := rand.New(rand.NewPCG(seed, 1))
+		text := func(most int) string {
+			runes := make([]rune, 1+random.IntN(most))
+			for i := range runes {
+				sets := []rune{rune('a' + random.IntN(26)), rune(0x20 + random.IntN(0x60)), rune(0xc0 + random.IntN(0x300)), rune(0x4e00 + random.IntN(0x5000)), rune(0x1f300 + random.IntN(0x300)), rune(random.IntN(0x20)), 0x202e, 0xa0}
+				runes[i] = sets[min(random.IntN(16), len(sets)-1)*random.IntN(2)]
+			}
+			return string(runes)
+		}
+		said := make([]string, int(causes)%1000+1)
+		for i := range said {
+			said[i] = text(int(long)%3_000 + 1)
+		}
+		var r Result
+		var failed, rows int64
+		for range int(databases)%3_000 + 1 {
+			d := DatabaseResult{Database: text(130), Status: Failed, DeletedRows: random.Int64N(1 << random.IntN(50)), Error: said[random.IntN(len(said))]}
+			switch random.IntN(5) {
+			case 0:
+				d.Status, d.Error = Complete, ""
+			case 1:
+				d.Error = "database " + d.Database + " does not exist: " + d.Error
+			}
+			if d.Status == Failed {
+				failed, rows = failed+1, rows+d.DeletedRows
+			}
+			r.Databases = append(r.Databases, d)
+		}
+		err := r.Err()
+		if failed == 0 {
+			if err != nil {
+				t.Error(err)
+			}
+			return
+		}
+		message := err.Error()
+		if len(message) >= 8<<10 || !utf8.ValidString(message) || strings.ContainsFunc(message, func(r rune) bool { return !unicode.IsPrint(r) }) ||
+			!strings.HasPrefix(message, fmt.Sprintf("%d of %d databases failed: ", failed, len(r.Databases))) {
+			t.Errorf("%d bytes: %.300q", len(message), message)
+		}
+		if regexp.MustCompile(`and \d+ causes more$`).MatchString(message) || strings.Contains(strings.Join(said, ""), "rows deleted") {
+			return
+		}
+		var told int64
+		for _, m := range count.FindAllStringSubmatch(message, -1) {
+			n, err := strconv.ParseInt(strings.ReplaceAll(m[1], ",", ""), 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			told += n
+		}
+		if told != rows {
+			t.Errorf("it tells of %d rows, and %d are deleted: %.2000q", told, rows, message)
+		}
+	})
 }
 
 func TestAMessageNamesAsManyDatabasesAsHaveRoom(t *testing.T) {

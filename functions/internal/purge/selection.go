@@ -111,6 +111,26 @@ func (s Selection) Names() []string {
 	return names
 }
 
+// Exclusions returns the names and patterns that s excludes.
+func (s Selection) Exclusions() []string { return s.excluded }
+
+// Unsettled returns those of names of which only a server that ignores letter case can say
+// whether s excludes them: beyond ASCII its collation may take for one what differs in an
+// accent, in width or in more.
+func (s Selection) Unsettled(names []string) []string {
+	switch {
+	case s.excluded == nil:
+		return nil
+	case slices.ContainsFunc(s.excluded, beyondASCII):
+		return names
+	}
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !beyondASCII(name) })
+}
+
+func beyondASCII(name string) bool {
+	return strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r > '~' })
+}
+
 // HasPatterns tells whether the server's catalogue is needed to resolve s.
 func (s Selection) HasPatterns() bool { return s.patterns != nil }
 
@@ -178,6 +198,11 @@ func (m matcher) match(name string) bool {
 	return slices.ContainsFunc(m.patterns, func(pattern []rune) bool { return matches(pattern, runes) })
 }
 
+// Matches tells whether pattern, or a name, matches name in any letter case.
+func Matches(pattern, name string) bool {
+	return newMatcher(nil, []string{pattern}, true).match(folded(name, true))
+}
+
 func isPattern(text string) bool { return strings.ContainsAny(text, "*?") }
 
 // matches tells whether name is what pattern describes: * is any characters, ? is one.
@@ -204,12 +229,13 @@ func matches(pattern, name []rune) bool {
 	return p == len(pattern)
 }
 
-// folded returns name, or where fold is set what [Fold] makes of it.
+// folded returns name, or where fold is set what [Fold] makes of it, without the blanks
+// at its end, which SQL Server ignores as well.
 func folded(name string, fold bool) string {
 	if !fold {
 		return name
 	}
-	return Fold(name)
+	return Fold(strings.TrimRight(name, " "))
 }
 
 // Fold returns the one name that stands for all that differ from name in letter case

@@ -32,7 +32,7 @@ func resolved(t *testing.T, list string, fold bool, catalogue ...string) []strin
 }
 
 func TestSelectionsResolve(t *testing.T) {
-	catalogue := []string{"EdFi_Admin", "EdFi_Admin_T1", "edfi_admin_t2", "admin_a", "admin_template", "a.b", "axb", "x[1]", "postgres"}
+	catalogue := []string{"EdFi_Admin", "EdFi_Admin_T1", "edfi_admin_t2", "admin_a", "admin_template", "a.b", "axb", "x[1]", "postgres", "c d "}
 	for _, c := range []struct {
 		list string
 		fold bool
@@ -43,7 +43,7 @@ func TestSelectionsResolve(t *testing.T) {
 		{"EdFi_Admin*", false, "~EdFi_Admin ~EdFi_Admin_T1"},
 		{"EdFi_Admin*", true, "~EdFi_Admin ~EdFi_Admin_T1 ~edfi_admin_t2"},
 		{"EdFi_Admin*,admin_*,!admin_template", false, "~EdFi_Admin ~EdFi_Admin_T1 ~admin_a"},
-		{"*, !*template, !postgres, !EdFi*", false, "~edfi_admin_t2 ~admin_a ~a.b ~axb ~x[1]"},
+		{"*, !*template, !postgres, !EdFi*", false, "~edfi_admin_t2 ~admin_a ~a.b ~axb ~x[1] ~c d "},
 		{"a?b", false, "~a.b ~axb"},
 		{"a.b", false, "a.b"},
 		{"x[*]", false, "~x[1]"},
@@ -57,6 +57,8 @@ func TestSelectionsResolve(t *testing.T) {
 		{"?", false, ""},
 		{"a*b*b", false, ""},
 		{"STRASSE*,GRÖẞE", true, "GRÖẞE"},
+		{"c*,!c d", true, ""}, // the server has it with a blank at its end
+		{"c*,!c d", false, "~c d "},
 	} {
 		if got := strings.Join(resolved(t, c.list, c.fold, catalogue...), " "); got != c.want {
 			t.Errorf("%s, fold %t: %q, want %q", c.list, c.fold, got, c.want)
@@ -84,6 +86,20 @@ func TestANameWithAStarIsNoPattern(t *testing.T) {
 	}
 	if got := s.Resolve([]Database{{Name: "EdFi_Admin"}}, true); len(got) != 1 || got[0].Name != "EdFi_*" || got[0].Matched {
 		t.Errorf("%+v", got)
+	}
+}
+
+// Of names in ASCII and exclusions in ASCII no collation says more than their letters do.
+func TestTheServerIsAskedWhereAnExclusionMayMeanMoreThanItsLetters(t *testing.T) {
+	names := []string{"EdFi_Zurich", "EdFi_Zürich", "ＥdFi", "a\x01", "b c "}
+	for list, want := range map[string]int{"*": 0, "*,!EdFi_Zurich": 3, "*,!x*": 3, "*,!x,!ü*": 5, "ü*,EdFi_Zürich": 0} {
+		s, err := ParseSelection(list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Unsettled(names); len(got) != want {
+			t.Errorf("%s: %q, want %d", list, got, want)
+		}
 	}
 }
 

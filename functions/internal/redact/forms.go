@@ -28,13 +28,14 @@ func without(s, secret string, word bool) string {
 	if len(s) < len(secret) { // no encoding is shorter
 		return s
 	}
-	s = withoutBase64(s, secret, word)
-	s = withoutHex(s, []byte(secret), word)
-	var wide []byte // as SQL Server keeps text
+	var wide []byte // as SQL Server and Windows keep text
 	for _, unit := range utf16.Encode([]rune(secret)) {
 		wide = append(wide, byte(unit), byte(unit>>8))
 	}
-	return withoutHex(s, wide, word)
+	for _, form := range []string{secret, string(wide)} {
+		s = withoutHex(withoutBase64(s, form, word), []byte(form), word)
+	}
+	return s
 }
 
 // withoutLiteral takes out secret in any letter case, and with each of its characters
@@ -221,10 +222,13 @@ func withoutBase64(s, secret string, word bool) string {
 		bits := 8 * (before + len(secret))
 		for _, alphabet := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
 			code := alphabet.EncodeToString(append(make([]byte, before), secret...))
-			if word {
-				s = withoutRuns(s, code, word)
-			} else { // the characters that no other byte has a part in
-				s = withoutRuns(s, code[(8*before+5)/6:bits/6], word)
+			if !word { // the characters that no other byte has a part in
+				code = code[(8*before+5)/6 : bits/6]
+			}
+			s = withoutRuns(s, code, word)
+			if strings.ContainsAny(code, "+/") { // in a URL
+				s = withoutRuns(s, strings.NewReplacer("+", "%2B", "/", "%2F").Replace(code), word)
+				s = withoutRuns(s, strings.NewReplacer("+", "%2b", "/", "%2f").Replace(code), word)
 			}
 		}
 	}
@@ -262,7 +266,7 @@ func isBase64(c byte) bool { return isAlnum(rune(c)) || strings.IndexByte("+/-_"
 
 // withoutHex takes out the secret in hexadecimal digits.
 func withoutHex(s string, secret []byte, word bool) string {
-	if len(s) < 2*len(secret) {
+	if len(secret) == 0 || len(s) < 2*len(secret) {
 		return s
 	}
 	isDigit := func(c byte) bool { return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'f' }

@@ -14,6 +14,7 @@ func withoutFrames(s string) string {
 	s = withoutNamed(s)
 	s = withoutUserInfo(s)
 	s = withoutCredentials(s)
+	s = withoutSpacedTokens(s)
 	for _, form := range tokens {
 		s = form.ReplaceAllLiteralString(s, Mark)
 	}
@@ -28,6 +29,45 @@ var tokens = []*regexp.Regexp{
 	regexp.MustCompile(`(?i)0x[0-9a-f]{1,8}(?:\s*,\s*\{?\s*0x[0-9a-f]{1,4}){10}`),
 	regexp.MustCompile(`[A-Za-z0-9+/_-]{21}[AQgw]==`),
 	regexp.MustCompile(`\beyJ[\w-]+\.eyJ[\w-]+\.[\w-]*`),
+}
+
+// spacedTokens are UUIDs with blanks, colons and the like between their parts, one for
+// each of these: the groups of a UUID, words of four digits, as a dump has them, and single
+// bytes.
+var spacedTokens = func() (forms []*regexp.Regexp) {
+	gaps := []string{`[\s\x{a0}]+`, `\s*[-\x{2010}-\x{2015}\x{2212}]\s*`, `%20`, `%3a`}
+	for _, sign := range ":,.;/|_+" {
+		gaps = append(gaps, `\s*`+regexp.QuoteMeta(string(sign))+`\s*`)
+	}
+	for _, gap := range gaps {
+		forms = append(forms, regexp.MustCompile(`(?i)[0-9a-f]{8}(?:`+gap+`[0-9a-f]{4}){3}`+gap+`[0-9a-f]{12}|`+
+			`[0-9a-f]{4}(?:`+gap+`[0-9a-f]{4}){7,}|(?:0x)?[0-9a-f]{2}(?:`+gap+`(?:0x)?[0-9a-f]{2}){15,}`))
+	}
+	return append(forms, regexp.MustCompile(`\[\d{1,3}(?:[ ,]+\d{1,3}){15}\]`)) // as Go writes bytes
+}()
+
+// An address of IPv6, and a fingerprint, have colons too.
+var (
+	anAddress = regexp.MustCompile(`(?i)^(?:[23]|f[c-f])[0-9a-f]+(?::[0-9a-f]{4}){7}$`)
+	aPrint    = regexp.MustCompile(`^(?:..:){16,}..$`)
+)
+
+// withoutSpacedTokens takes out what is a token in parts. A list of numbers is none.
+func withoutSpacedTokens(s string) string {
+	for _, form := range spacedTokens {
+		var r replaced
+		for _, at := range form.FindAllStringIndex(s, -1) {
+			text := s[at[0]:at[1]]
+			bytes := text[0] == '['
+			hex := strings.ContainsAny(text, "0123456789") && strings.ContainsAny(strings.ToLower(strings.ReplaceAll(text, "0x", "")), "abcdef")
+			whole := !inWord(s[:at[0]]) && !continues(s[at[1]:])
+			if bytes || hex && whole && !anAddress.MatchString(text) && !aPrint.MatchString(text) {
+				r.takeOut(s, at[0], at[1])
+			}
+		}
+		s = r.text(s)
+	}
+	return s
 }
 
 // privateKey is one in PEM, which may break off.
@@ -162,15 +202,40 @@ func bareUser(text string) int {
 var (
 	bearer        = regexp.MustCompile(`(?i)(?:\b|%[0-9a-f]{2})bearer(?:\s+|\+|(?:%20)+|\s*[:=]\s*)\\*["'` + "`" + `]?([^\s"'` + "`" + `,;&)\\]+)`)
 	authorization = regexp.MustCompile(`(?i)\bauthorization["']?\s*[:=]\s*["']?(?:basic|digest|negotiate|ntlm|apikey|token)\s+([^\s"']+)`)
-	sqlcmd        = regexp.MustCompile(`(?i:\b(?:sqlcmd|osql|isql|bcp)\b)[^\n]*?\s-P\s*["']?([^\s"']+)`)
 	noBearer      = regexp.MustCompile(`(?i)^(?:tokens?|auth|authentication|authorization|schemes?|headers?|credentials?|challenge|prefix|format|(?:realm|error|scope)=.*|is|was|are|were|must|of|or|and|in|to|for|from|not|with)[.:]?$`)
 )
 
+// flags are how commands take a password in a flag of one letter, at once or behind a
+// blank; mysql at once alone, as -p and a blank has it ask.
+var flags = []*regexp.Regexp{
+	flag(`sqlcmd|osql|isql|bcp`, `-P\s*`),
+	flag(`mysql\w*|mariadb[\w-]*`, `-p=?`),
+	flag(`mongo\w*|sshpass|7z\w*`, `-p\s*`),
+	flag(`redis-cli`, `-a\s*`),
+	flag(`ldap\w+`, `-w\s*`),
+	flag(`curl|wget`, `(?:-u|--user)[\s=]*[^\s:"']*:`),
+	// Of any other command, where a user is named as mysql does it.
+	regexp.MustCompile(`\s-u\s*[^\s-]\S*\s(?:[^\n;|&]*?\s)?-p("(?:[^"\\]|\\.)*"|'[^']*'|\d*[^\s"'\d]\S*)`),
+}
+
+// bareFlag is a password at once behind -p, of whatever command: neither a number nor a
+// word, nor one of the usual words with a number.
+var (
+	bareFlag     = regexp.MustCompile(`(?:^|\s)-p([A-Za-z][^\s\d"']*\d[^\s"']*)`)
+	ordinaryFlag = regexp.MustCompile(`(?i)^(?:.{0,3}|(?:rint|ass|ath|ort|arallel|rofile|roject|refix|rocess|age|art|artition|id|ool|lugin|aram|reset|roxy|rotocol|riority|ause|eer|ing|latform|lay|oint|kcs|bkdf|ix|erl|ython|hp|g|sql|ublic|rivate)s?[^A-Za-z].*)$`)
+)
+
+const flagged = `("(?:[^"\\]|\\.)*"|'[^']*'|[^\s"']+)`
+
+func flag(commands, flag string) *regexp.Regexp {
+	return regexp.MustCompile(`\b(?i:` + commands + `)(?:\.exe)?\b[^\n;|&]*?\s["']?` + flag + flagged)
+}
+
 func withoutCredentials(s string) string {
-	for _, header := range []*regexp.Regexp{bearer, authorization, sqlcmd} {
+	for _, header := range append([]*regexp.Regexp{bearer, authorization, bareFlag}, flags...) {
 		var r replaced
 		for _, at := range header.FindAllStringSubmatchIndex(s, -1) {
-			if value := s[at[2]:at[3]]; !noBearer.MatchString(value) {
+			if value := s[at[2]:at[3]]; !noBearer.MatchString(value) && (header != bareFlag || !ordinaryFlag.MatchString(value)) {
 				r.takeOut(s, at[2], at[3])
 			}
 		}
@@ -239,10 +304,13 @@ func (n named) value(quotes, blanks int) (start, end int) {
 	return 0, 0
 }
 
+// nextFlag is a flag of one letter in the place of a value.
+var nextFlag = regexp.MustCompile(`^-[A-Za-z](?:\s|$)`)
+
 // behindBlanks returns where the value stands of a flag, or of a password in a statement.
 func (n named) behindBlanks(blanks int) (start, end int) {
 	switch rest := n.s[blanks:]; {
-	case strings.HasPrefix(n.name, "-"):
+	case strings.HasPrefix(n.name, "-") && !nextFlag.MatchString(rest):
 		return n.assigned(blanks)
 	case n.isPassword() && isQuote(rest):
 		return blanks, quotedEnd(n.s, blanks)

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"unicode"
@@ -58,7 +59,7 @@ var frames = []frame{
 	{`{"user":"u","password":`, `,"port":1}`, func(s string) string { b, _ := json.Marshal(s); return string(b) }},
 	{`{"client_secret":`, `,"port":1}`, func(s string) string { b, _ := json.Marshal(s); return string(b) }},
 	{"x-api-key: ", " was sent", withoutAny(`\'";{` + ends)},
-	{"Authorization: Bearer ", " was sent", withoutAny(`\'";={` + ends)},
+	{"Authorization: Bearer ", " was sent", withoutAny(`\'";={` + ends + `&`)},
 	{"postgres://joe:", "@db.example:5432/d failed", withoutAny("")},
 	{"sqlserver://joe:", "@db.example failed", withoutAny(" @")},
 	{"postgres://joe:", "@db.example/d", url.QueryEscape},
@@ -69,6 +70,9 @@ var frames = []frame{
 	{"https://h/?next=Password%3D", "%3BServer%3Dh&x=1", withoutAny(`;"'&`, url.QueryEscape)},
 	{"DB_PASS=", " psql -h h", withoutAny(`\'";{&` + ends)},
 	{"it refuses joe@server:", "@db.example:5432/d", withoutAny(` /:@`)},
+	{"mysql -u joe -p", " -h h", withoutAny(`\'"=` + ends)},
+	{"sshpass -p '", "' ssh h", withoutAny(`'`)},
+	{"redis-cli -a ", " PING", withoutAny(`'"\` + ends)},
 	{"postgres://db/d?password=", "&sslmode=require", withoutAny(`\'";&#{` + ends)},
 }
 
@@ -112,9 +116,37 @@ func TestARandomSecretNeverComesOut(t *testing.T) {
 	}
 }
 
+// A token comes out in no form of a UUID, and what stands beside it is left.
+func TestARandomTokenNeverComesOut(t *testing.T) {
+	random := rand.New(rand.NewPCG(5, 6))
+	for range 3_000 {
+		var token [16]byte
+		for i := range token {
+			token[i] = byte(random.Uint32())
+		}
+		digits := hex.EncodeToString(token[:])
+		gap := []string{" ", ":", " : ", "-", "\t", "  ", "%20", ", ", "."}[random.IntN(9)]
+		groups := [][]int{{8, 4, 4, 4, 12}, {4, 4, 4, 4, 4, 4, 4, 4}, slices.Repeat([]int{2}, 16)}[random.IntN(3)]
+		var parts []string
+		for rest, i := digits, 0; rest != ""; i++ {
+			parts, rest = append(parts, rest[:groups[i]]), rest[groups[i]:]
+		}
+		written := strings.Join(parts, gap)
+		if len(groups) == 8 && anAddress.MatchString(written) {
+			continue
+		}
+		if random.IntN(2) == 0 {
+			written = strings.ToUpper(written)
+		}
+		if out := Text("the row " + written + " is gone"); out != "the row "+Mark+" is gone" {
+			t.Fatalf("%s gives %s", written, out)
+		}
+	}
+}
+
 // A login's password comes out in no form that is its own, wherever it stands.
 func FuzzAPasswordNeverComesOut(f *testing.F) {
-	for form := range 12 {
+	for form := range 16 {
 		f.Add("hunter2 \\'\"é%&", "a", uint8(form), "b")
 	}
 	f.Fuzz(func(t *testing.T, password, before string, form uint8, after string) {
@@ -126,6 +158,8 @@ func FuzzAPasswordNeverComesOut(f *testing.F) {
 			password, strings.ToUpper(password), url.QueryEscape(password), url.PathEscape(password), string(quoted[1 : len(quoted)-1]),
 			strings.ReplaceAll(password, "'", "''"), base64.StdEncoding.EncodeToString([]byte(password)), base64.URLEncoding.EncodeToString([]byte("joe:" + password)),
 			hex.EncodeToString([]byte(password)), strings.ToUpper(hex.EncodeToString([]byte(password))), fmt.Sprintf("%q", password), everyByte(password),
+			base64.RawStdEncoding.EncodeToString([]byte(password)), base64.RawURLEncoding.EncodeToString([]byte(password)),
+			url.QueryEscape(base64.RawStdEncoding.EncodeToString([]byte(password))), base64.RawStdEncoding.EncodeToString([]byte("joe:" + password)),
 		}
 		written := forms[int(form)%len(forms)]
 		out := Login("<"+before+"> "+written+" <"+after+">", NewSecret("joe"), NewSecret(password))

@@ -64,6 +64,19 @@ var texts = [][2]string{
 	{`tool /password:hunter2 /h`, `tool /password:~ /h`},
 	{`MSSQL_SA_PASSWORD=hunter2 MY_SECRET=hunter2 export`, `MSSQL_SA_PASSWORD=~ MY_SECRET=~ export`},
 	{`sqlcmd -S h -U sa -P hunter2 -d EdFi_Admin`, `sqlcmd -S h -U sa -P ~ -d EdFi_Admin`},
+	{`mysql -u root -phunter2 -h h EdFi_Admin`, `mysql -u root -p~ -h h EdFi_Admin`},
+	{`mysqldump.exe -h h -p'a hunter2' d`, `mysqldump.exe -h h -p~ d`},
+	{`mariadb-admin "-phunter2" ping`, `mariadb-admin "-p~" ping`},
+	{`mysql -u joe -passwd -h h; psql --password -h h`, `mysql -u joe -p~ -h h; psql --password -h h`},
+	{`tool -ujoe -phunter2 -v`, `tool -ujoe -p~ -v`},
+	{`sqlcmd -Usa -Phunter2 -Q "SELECT 1"`, `sqlcmd -Usa -P~ -Q "SELECT 1"`},
+	{`sshpass -p hunter2 ssh h; redis-cli -h h -a hunter2 PING`, `sshpass -p ~ ssh h; redis-cli -h h -a ~ PING`},
+	{`ldapsearch -D cn=joe -w hunter2 -b dc=x; curl -u joe:hunter2 https://h/x`, `ldapsearch -D cn=joe -w ~ -b dc=x; curl -u joe:~ https://h/x`},
+	{`mongodump -u joe -p hunter2 --host h`, `mongodump -u joe -p ~ --host h`},
+	{`mysql -p -h h; mysql -u joe -P 3306 d; psql -p5432 -U joe; find . -print0; ssh -p22 h; docker run -p8080:80 x`},
+	{`dump: -phunter2 is no good`, `dump: -p~ is no good`},
+	{`-print0 -pass1 -parallel4 -pbkdf2 -pkcs12 -path1/x -port5432 -p10m -p8080:80/tcp -python3 -pl1 -p99 -partition-2`},
+	{`pg_restore -p 5432 -j4; tool -parallel=4 -port=5; mysql: -p is missing`},
 	{`key "x" is no key; secret 'edfi' not found; the token "," is unexpected`},
 	// JSON, YAML, XML and headers.
 	{`<Password>a hunter2</Password>`, `<Password>~</Password>`},
@@ -123,6 +136,18 @@ var texts = [][2]string{
 	{`{0x6f9619ff,0x8b86,0xd011,{0xb4,0x2d,0x00,0xcf,0x4f,0xc9,0x64,0xff}}`, `{~}}`},
 	{`/xmWb4aLEdC0LQDPT8lk/w== is gone`, `~ is gone`},
 	{`6f9619ff_8b86_d011_b42d_00cf4fc964ff`, `~`},
+	{`6f9619ff 8b86 d011 b42d 00cf4fc964ff is gone`, `~ is gone`},
+	{`at 6f9619ff:8b86:d011:b42d:00cf4fc964ff now`, `at ~ now`},
+	{`6F:96:19:FF:8B:86:D0:11:B4:2D:00:CF:4F:C9:64:FF`, `~`},
+	{`6f 96 19 ff 8b 86 d0 11 b4 2d 00 cf 4f c9 64 ff is it`, `~ is it`},
+	{`0x6f, 0x96, 0x19, 0xff, 0x8b, 0x86, 0xd0, 0x11, 0xb4, 0x2d, 0x00, 0xcf, 0x4f, 0xc9, 0x64, 0xff`, `~`},
+	{`a dump: 6f96 19ff 8b86 d011 b42d 00cf 4fc9 64ff`, `a dump: ~`},
+	{`6f96:19ff:8b86:d011:b42d:00cf:4fc9:64ff`, `~`},
+	{`6f9619ff%208b86%20d011%20b42d%2000cf4fc964ff`, `~`},
+	{`key [111 150 25 255 139 134 208 17 180 45 0 207 79 201 100 255] is gone`, `key ~ is gone`},
+	{`6f9619ff/8b86/d011/b42d/00cf4fc964ff, 6f;96;19;ff;8b;86;d0;11;b4;2d;00;cf;4f;c9;64;ff`, `~, ~`},
+	{"6f9619ff\u20138b86\u2013d011\u2013b42d\u201300cf4fc964ff", `~`},
+	{`6f9619ff - 8b86 - d011 - b42d - 00cf4fc964ff`, `~`},
 	{`eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl is over`, `~ is over`},
 	// What only looks like it.
 	{`permission denied for table clientaccesstokens (SQLSTATE 42501) at 2026-11-23T14:00:00Z, user "purge": check user name and password in the secret`},
@@ -146,6 +171,10 @@ var texts = [][2]string{
 	{`bypass=1, compass: 2, trespass=3; the pass is over`},
 	{`scp a@b:/x c@d:/y and e@f:5432, g@h:5432; // a comment: no@one`},
 	{`the cost is $5, a password costs $6; &quot;key&quot; & more;`},
+	{`no pg_hba.conf entry for host "2600:1f18:1234:5600:abcd:1234:5678:9abc", dial tcp [fd12:3456:789a:1234:5678:9abc:def0:1234]:5432, fe80:0000:0000:0000:0202:b3ff:fe1e:8329`},
+	{`years 2019 2020 2021 2022 2023 2024 2025 2026, pids 12 34 56 78 90 12 34 56 78 90 12 34 56 78 90 12 34`},
+	{`SHA1 Fingerprint=12:F0:C6:AB:44:4F:3C:69:D1:B2:33:91:67:8E:73:40:FF:41:EA:2B, mac 02:42:ac:11:00:02`},
+	{`commits 9f463d4a 1464684a deadbeef 0badcafe; at 10:20:30 on 2026-11-27 10:20:30.123456+00, WAL 0000000100000000000000AB`},
 	{`LSN 0/16B3748, commit 9f463d4, sha 1464684aa, error 0x80131904`},
 }
 
@@ -250,6 +279,8 @@ func TestTextKnowsASecretEncoded(t *testing.T) {
 		"in base64 of a login":           encode("joe:" + secret),
 		"in base64 of a list":            encode("Server=h;Password=" + secret + ";Database=d"),
 		"in base64 for URLs":             base64.RawURLEncoding.EncodeToString([]byte(">?" + secret + ">?")),
+		"in base64 without padding":      strings.TrimRight(encode(secret), "="),
+		"in base64 of UTF-16":            encode(string(wide)),
 		"in hexadecimal":                 hex.EncodeToString([]byte(secret)),
 		"in SQL Server's binary":         "0x" + strings.ToUpper(hex.EncodeToString(wide)),
 		"each byte percent-encoded":      everyByte(secret),
@@ -257,6 +288,18 @@ func TestTextKnowsASecretEncoded(t *testing.T) {
 	} {
 		if out := Text("left "+in+" left", secret); !strings.Contains(out, Mark) || !strings.HasPrefix(out, "left ") || !strings.HasSuffix(out, " left") || strings.Contains(out, in) {
 			t.Errorf("%s: %s gives %s", form, in, out)
+		}
+	}
+}
+
+// Base64 has characters that URLs have a form for.
+func TestTextKnowsBase64InAURL(t *testing.T) {
+	const secret = "~~~???>>>ÿÿ" // fn5+Pz8/Pj4+w7/Dvw
+	for _, code := range []string{base64.StdEncoding.EncodeToString([]byte(secret)), base64.RawStdEncoding.EncodeToString([]byte(secret)), base64.RawURLEncoding.EncodeToString([]byte(secret))} {
+		for _, in := range []string{code, url.QueryEscape(code), strings.NewReplacer("+", "%2b", "/", "%2f").Replace(code)} {
+			if out := Text("x="+in+"&y=1", secret); out != "x="+Mark+"&y=1" && out != "x="+Mark+"%3D%3D&y=1" {
+				t.Errorf("%s gives %s", in, out)
+			}
 		}
 	}
 }

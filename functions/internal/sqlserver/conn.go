@@ -3,6 +3,7 @@
 // file by file:
 //
 //	conn.go       opens and closes a connection
+//	names.go      which names of databases are one to the server
 //	cut.go        windows: looks for expired rows, counts them, cuts batches
 //	delete.go     deletes a batch
 //	limits.go     how long the server lets a statement wait, and when it is given up
@@ -106,6 +107,8 @@ func (s Server) whyNot(ctx context.Context, database string, err error) error {
 	}
 	c := &conn{server: s, database: "master"}
 	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
 	if c.connect(ctx) != nil {
 		return err
 	}

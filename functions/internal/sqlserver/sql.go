@@ -29,6 +29,24 @@ SELECT name,
 FROM sys.databases
 ORDER BY name`
 
+	// The collation by which the server compares names of databases.
+	sqlCollation = `SELECT CAST(SERVERPROPERTY('Collation') AS nvarchar(128))`
+
+	// Which of the names a pattern matches, as the server compares names: {names} are rows
+	// of a place and a name, {patterns} of a name and a pattern for LIKE.
+	sqlMatching = `
+SELECT DISTINCT given.place
+FROM (VALUES {names}) AS given (place, name)
+JOIN (VALUES {patterns}) AS matching (name, pattern)
+  ON given.name = matching.name COLLATE {collation}
+  OR given.name LIKE matching.pattern COLLATE {collation} ESCAPE N'\'
+  OR DB_ID(given.name) = DB_ID(matching.name)`
+
+	// Whether LIKE takes for different what the collation takes for one, as Babelfish's does.
+	sqlLikeDiffers = `
+SELECT CASE WHEN N'Ａ' = N'A' COLLATE {collation} AND N'Ａb' NOT LIKE N'A%' COLLATE {collation}
+              OR N'é' = N'e' COLLATE {collation} AND N'éb' NOT LIKE N'e%' COLLATE {collation} THEN 1 ELSE 0 END AS differs`
+
 	// How one database is, for a login that may not open it.
 	sqlDatabaseState = `
 SELECT LOWER(state_desc), LOWER(user_access_desc), COALESCE(HAS_DBACCESS(name), 0) FROM sys.databases WHERE name = @name`

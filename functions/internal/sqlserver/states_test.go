@@ -599,7 +599,7 @@ func TestTheOldestRowIsThatOfAllAlthoughItIsLocked(t *testing.T) {
 func TestASilentNetworkLeavesTimeForTheAnswer(t *testing.T) {
 	t.Parallel()
 	const stopBefore = time.Second
-	for _, phase := range []string{"login", "facts", "lock", "oldest", "end", "held", "delete", begin, commit, "issued"} {
+	for _, phase := range []string{"login", "state", "facts", "lock", "oldest", "end", "held", "delete", begin, commit, "issued"} {
 		t.Run(phase, func(t *testing.T) {
 			t.Parallel()
 			table := newScript(21, 3, quietly)
@@ -612,9 +612,12 @@ func TestASilentNetworkLeavesTimeForTheAnswer(t *testing.T) {
 					}
 					return table.answer(kind)
 				},
-				login: func(int32) []byte {
-					if silent.Load() || phase == "login" {
+				login: func(nth int32) []byte {
+					switch {
+					case silent.Load() || phase == "login":
 						return noAnswer
+					case phase == "state" && nth == 1: // then it is looked up why
+						return failure(4060, 11, "Cannot open database")
 					}
 					return nil
 				},

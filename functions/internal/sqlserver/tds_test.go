@@ -44,6 +44,9 @@ const (
 // first.
 var kinds = []struct{ part, kind string }{
 	{"AS version", "version"},
+	{"'Collation'", "collation"},
+	{"AS matching", "matching"},
+	{"AS differs", "differs"},
 	{"SERVERPROPERTY", "check"},
 	{"is_instead_of_trigger", "triggers"},
 	{"sys.foreign_keys", "references"},
