@@ -218,13 +218,6 @@ var flags = []*regexp.Regexp{
 	regexp.MustCompile(`\s-u\s*[^\s-]\S*\s(?:[^\n;|&]*?\s)?-p("(?:[^"\\]|\\.)*"|'[^']*'|\d*[^\s"'\d]\S*)`),
 }
 
-// bareFlag is a password at once behind -p, of whatever command: neither a number nor a
-// word, nor one of the usual words with a number.
-var (
-	bareFlag     = regexp.MustCompile(`(?:^|\s)-p([A-Za-z][^\s\d"']*\d[^\s"']*)`)
-	ordinaryFlag = regexp.MustCompile(`(?i)^(?:.{0,3}|(?:rint|ass|ath|ort|arallel|rofile|roject|refix|rocess|age|art|artition|id|ool|lugin|aram|reset|roxy|rotocol|riority|ause|eer|ing|latform|lay|oint|kcs|bkdf|ix|erl|ython|hp|g|sql|ublic|rivate)s?[^A-Za-z].*)$`)
-)
-
 const flagged = `("(?:[^"\\]|\\.)*"|'[^']*'|[^\s"']+)`
 
 func flag(commands, flag string) *regexp.Regexp {
@@ -232,10 +225,10 @@ func flag(commands, flag string) *regexp.Regexp {
 }
 
 func withoutCredentials(s string) string {
-	for _, header := range append([]*regexp.Regexp{bearer, authorization, bareFlag}, flags...) {
+	for _, header := range append([]*regexp.Regexp{bearer, authorization}, flags...) {
 		var r replaced
 		for _, at := range header.FindAllStringSubmatchIndex(s, -1) {
-			if value := s[at[2]:at[3]]; !noBearer.MatchString(value) && (header != bareFlag || !ordinaryFlag.MatchString(value)) {
+			if value := s[at[2]:at[3]]; !noBearer.MatchString(value) {
 				r.takeOut(s, at[2], at[3])
 			}
 		}

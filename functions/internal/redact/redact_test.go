@@ -74,7 +74,6 @@ var texts = [][2]string{
 	{`ldapsearch -D cn=joe -w hunter2 -b dc=x; curl -u joe:hunter2 https://h/x`, `ldapsearch -D cn=joe -w ~ -b dc=x; curl -u joe:~ https://h/x`},
 	{`mongodump -u joe -p hunter2 --host h`, `mongodump -u joe -p ~ --host h`},
 	{`mysql -p -h h; mysql -u joe -P 3306 d; psql -p5432 -U joe; find . -print0; ssh -p22 h; docker run -p8080:80 x`},
-	{`dump: -phunter2 is no good`, `dump: -p~ is no good`},
 	{`-print0 -pass1 -parallel4 -pbkdf2 -pkcs12 -path1/x -port5432 -p10m -p8080:80/tcp -python3 -pl1 -p99 -partition-2`},
 	{`pg_restore -p 5432 -j4; tool -parallel=4 -port=5; mysql: -p is missing`},
 	{`key "x" is no key; secret 'edfi' not found; the token "," is unexpected`},
