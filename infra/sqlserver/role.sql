@@ -57,8 +57,10 @@ GO
 -- from 5,000 locks on that locks the table.
 IF N'$(PURGE_PASSWORD)' LIKE N'$' + N'(%' OR N'$(PURGE_PASSWORD)' = N''
     RAISERROR (N'No right was granted.', 16, 1);
-ELSE IF OBJECT_ID(N'dbo.ClientAccessTokens') IS NULL
-    RAISERROR (N'No right was granted: this database has no table dbo.ClientAccessTokens.', 16, 1);
-ELSE
+ELSE IF OBJECT_ID(N'dbo.ClientAccessTokens') IS NOT NULL
     GRANT SELECT, DELETE ON dbo.ClientAccessTokens TO edfi_token_purger;
+ELSE IF OBJECT_ID(N'adminapi.Tokens') IS NOT NULL OR OBJECT_ID(N'dmscs.OpenIddictToken') IS NOT NULL
+    PRINT N'This database has other tables of tokens: infra/sqlserver/tables.sql grants the rights on them.';
+ELSE
+    RAISERROR (N'No right was granted: this database has no table dbo.ClientAccessTokens.', 16, 1);
 GO

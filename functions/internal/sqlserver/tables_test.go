@@ -39,7 +39,6 @@ func estate(t testing.TB, s stage, tables ...purge.Table) database {
 	for _, create := range otherTables {
 		must(t, db.conn, create)
 	}
-	must(t, db.conn, "REVOKE SELECT, DELETE ON dbo.ClientAccessTokens FROM "+s.login+"r")
 	script, err := os.ReadFile("../../../infra/sqlserver/tables.sql")
 	if err != nil {
 		t.Fatal(err)
