@@ -167,15 +167,18 @@ FROM sys.sql_expression_dependencies AS d
 WHERE d.referenced_id = OBJECT_ID('{table}', 'U')
   AND EXISTS (SELECT * FROM sys.indexes AS i WHERE i.object_id = d.referencing_id AND i.type = 1)`
 
-	// Who holds locks on the table. It needs VIEW SERVER STATE.
+	// Who holds locks on the table that a delete waits for, but our own connections. It
+	// needs VIEW SERVER STATE (sys.dm_exec_sessions, sys.dm_tran_locks, "Permissions"). A
+	// lock on a row or a page is on its partition, hobt_id, one on the table on its
+	// object_id (sys.dm_tran_locks, "Resource details").
 	sqlBlockers = `
-SELECT TOP (3) 'session ' + CAST(s.session_id AS varchar(11)) + ' of ' + COALESCE(s.program_name, '') + ' on ' + COALESCE(s.host_name, '')
+SELECT TOP (3) s.session_id, COALESCE(s.program_name, '') + ' on ' + COALESCE(s.host_name, '')
      + ', whose last request began at ' + CONVERT(varchar(19), s.last_request_start_time, 126)
 FROM sys.dm_exec_sessions AS s
-WHERE s.session_id <> @@SPID
+WHERE s.session_id <> @@SPID AND COALESCE(s.program_name, '') <> APP_NAME()
   AND EXISTS (SELECT * FROM sys.dm_tran_locks AS l
               LEFT JOIN sys.partitions AS p ON p.hobt_id = l.resource_associated_entity_id
-              WHERE l.request_session_id = s.session_id AND l.resource_database_id = DB_ID() AND l.request_status = 'GRANT'
+              WHERE l.request_session_id = s.session_id AND l.resource_database_id = DB_ID() AND l.request_status LIKE 'GRANT%'
                 AND l.request_mode IN ('X', 'U', 'IX', 'SIX', 'Sch-M')
                 AND (p.object_id = OBJECT_ID('{table}', 'U')
                      OR l.resource_type = 'OBJECT' AND l.resource_associated_entity_id = OBJECT_ID('{table}', 'U')))

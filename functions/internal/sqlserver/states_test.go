@@ -11,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -904,7 +905,7 @@ func TestWhoHoldsTheLocksIsToldToWhomMaySeeIt(t *testing.T) {
 			case "may see holders":
 				return row(may)
 			case "holders":
-				return row("session 57 of reports on db1")
+				return row(57, "reports on db1, whose last request began at 2026-11-24T03:00:00")
 			}
 			return table.answer(kind)
 		}})
@@ -915,6 +916,36 @@ func TestWhoHoldsTheLocksIsToldToWhomMaySeeIt(t *testing.T) {
 		}
 		if r.Status != purge.Complete || told != want {
 			t.Errorf("may %d: %+v", may, r)
+		}
+	}
+}
+
+// Two sessions as sys.dm_exec_sessions has them; the one whose last request is longest ago
+// comes first.
+func TestWhoHoldsTheLocksIsNamedWhileARunWaitsAndHowToEndIt(t *testing.T) {
+	t.Parallel()
+	for may, want := range map[int]bool{1: true, 0: false} {
+		table := newScript(7, 1, func(int64) []byte { return failure(1222, 16, "Lock request time out period exceeded.") })
+		s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+			switch kind {
+			case "may see holders":
+				return row(may)
+			case "holders":
+				return rows([]any{57, "reports on db1, whose last request began at 2026-11-24T03:00:00"}, []any{61, " on web2, whose last request began at 2026-11-24T03:20:00"})
+			}
+			return table.answer(kind)
+		}})
+		to, p := target(s.server(), "EdFi_Admin"), policy
+		p.MaxDuration = 2 * time.Second
+		var waits []string
+		to.Waiting = func(_, why string) { waits = append(waits, why) } // one worker: one at a time
+		r := purge.Run(t.Context(), to, p, func(purge.DatabaseResult) {}).Databases[0]
+		waited, stayed := strings.Join(waits, "; "), fmt.Sprint(r.Findings)
+		if r.Status != purge.Partial || !contains(waited, "rows are locked by") || !contains(stayed, "locked-rows") {
+			t.Errorf("may %d: it waited for %q, %+v", may, waited, r)
+		}
+		if contains(waited, "rows are locked by session 57 of reports on db1") != want || contains(stayed, "held last by session 57 of reports", "To end that: KILL 57;") != want {
+			t.Errorf("may %d: it waited for %q, %+v", may, waited, r)
 		}
 	}
 }
