@@ -347,6 +347,33 @@ func TestTheOldestAgeCountsLockedRows(t *testing.T) {
 	}
 }
 
+func TestWhoHoldsALockIsToldAndHowToEndThat(t *testing.T) {
+	s := newStage(t, "purge_holder")
+	db := s.create(t)
+	at := db.Now(t).Add(-time.Hour)
+	db.Insert(t, at)
+	unlock := db.Lock(t, at)
+	defer unlock()
+	conn, err := s.admin().Open(t.Context(), db.name, purge.ClientAccessTokens, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	holder, err := conn.(purge.LockTeller).LockHolder(t.Context())
+	if err != nil || !contains(holder.Name, "session ", " of go-mssqldb") || !strings.HasPrefix(holder.Mend, "KILL ") {
+		t.Fatalf("%+v, %v", holder, err)
+	}
+	must(t, db.conn, holder.Mend)
+	for holder.Name != "" { // it takes a moment
+		if holder, err = conn.(purge.LockTeller).LockHolder(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r := run(t, s.server(), db.name); r.StopReason != purge.AlreadyRunning {
+		t.Errorf("the connection that asked has lost its lock: %+v", r)
+	}
+}
+
 func TestTokensThatAreIssuedAreSeenWithTheLeastRights(t *testing.T) {
 	s := newStage(t, "purge_sense")
 	db := s.create(t)

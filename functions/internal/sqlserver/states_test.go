@@ -920,6 +920,39 @@ func TestWhoHoldsTheLocksIsToldToWhomMaySeeIt(t *testing.T) {
 	}
 }
 
+// Ranges of a key end where another key begins: there is none where it is shared by more
+// rows than a batch has.
+func TestMoreRowsOfOneKeyThanABatchHasAreABatchOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	shared := 7
+	at, ends := time.Now().UTC().Add(-time.Hour).Truncate(time.Second), 0
+	s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+		switch kind {
+		case "facts":
+			return examined(func(f *facts) { f.keyType = "int" })
+		case "end": // all share one expiration; after ten rows of key 7 another one of it comes
+			if ends++; ends == 1 {
+				return row(at, at)
+			}
+			return row(shared)
+		}
+		return (&script{}).answer(kind)
+	}})
+	conn, err := s.server().Open(t.Context(), "EdFi_Admin", purge.ClientAccessTokens, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	cut, rest, err := conn.Cut(t.Context(), window{from: at, to: time.Now()}, 10, 1)
+	if err != nil || len(cut) != 1 || rest == nil || cut[0].Window.(window).single {
+		t.Fatalf("the rows before the shared key: %+v, %+v, %v", cut, rest, err)
+	}
+	cut, rest, err = conn.Cut(t.Context(), rest, 10, 1)
+	if err != nil || len(cut) != 1 || rest != nil || !cut[0].Window.(window).single || cut[0].Window.(window).lower.number != int64(shared) {
+		t.Errorf("the rows of the shared key: %+v, %+v, %v", cut, rest, err)
+	}
+}
+
 // Two sessions as sys.dm_exec_sessions has them; the one whose last request is longest ago
 // comes first.
 func TestWhoHoldsTheLocksIsNamedWhileARunWaitsAndHowToEndIt(t *testing.T) {
