@@ -83,8 +83,25 @@ SELECT GETUTCDATE(),
        coalesce((SELECT CASE WHEN OBJECT_ID('dbo.AccessTokenIsValid') IS NOT NULL AND '{relation}' = 'ClientAccessTokens' THEN 'local'
                              WHEN t.is_memory_optimized = 1 THEN 'memory-optimized'
                              WHEN t.temporal_type = 1 THEN 'the history of a temporal table' ELSE '' END
-                 FROM sys.tables AS t WHERE t.object_id = OBJECT_ID('{table}', 'U')), 'a view'),
-       CASE WHEN GETDATE() < GETUTCDATE() THEN GETDATE() ELSE GETUTCDATE() END`
+                 FROM sys.tables AS t WHERE t.object_id = OBJECT_ID('{table}', 'U')), 'a view')`
+
+	// The earliest of the clocks that may have written expirations of a table in which
+	// their zone is not certain: UTC and the server's. When that is about to be put back,
+	// it is what it will show then. Only SQL Server 2022 and later name their zone
+	// (CURRENT_TIMEZONE_ID), so that each zone counts that has the server's offset now;
+	// "any user with CONNECT permissions can access" them (sys.time_zone_info). Where none
+	// has, an hour is taken for what a clock may be put back.
+	sqlLocalClock = sqlClockNow + `
+DECLARE @utc datetime2 = CAST(SWITCHOFFSET(@now, '+00:00') AS datetime2), @clock datetime2 = CAST(@now AS datetime2);
+DECLARE @quarters int = DATEDIFF(minute, '1970-01-01', @utc) / 15;
+DECLARE @then datetime2 = (
+    SELECT MIN(CAST(DATEADD(minute, 15 * (@quarters + ahead.nth), '1970-01-01') AT TIME ZONE 'UTC' AT TIME ZONE same.name AS datetime2))
+    FROM (SELECT name FROM sys.time_zone_info WHERE current_utc_offset = RIGHT(CAST(@now AS nvarchar(40)), 6)) AS same
+    CROSS JOIN (VALUES (1), (2), (3), (4), (5), (6), (7), (8), (9), (10), (11), (12), (13)) AS ahead (nth));
+SET @then = COALESCE(@then, DATEADD(hour, -1, @clock));
+SELECT MIN(clock) FROM (VALUES (@utc), (@clock), (@then)) AS clocks (clock)`
+
+	sqlClockNow = `DECLARE @now datetimeoffset = SYSDATETIMEOFFSET();`
 
 	// Fails with 229 where the table is there and the login may not read it, with 208
 	// where there is none. OBJECT_ID hides the one like the other.

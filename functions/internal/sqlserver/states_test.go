@@ -920,6 +920,28 @@ func TestWhoHoldsTheLocksIsToldToWhomMaySeeIt(t *testing.T) {
 	}
 }
 
+func TestOnlyTablesWhoseZoneIsNotCertainGoByTheServersLocalClock(t *testing.T) {
+	t.Parallel()
+	local := time.Now().UTC().Add(-7 * time.Hour).Truncate(time.Second)
+	s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+		if kind == "clock" {
+			return row(local)
+		}
+		return (&script{}).answer(kind)
+	}})
+	for _, table := range purge.Tables() {
+		conn, err := s.server().Open(t.Context(), "EdFi_Admin", table, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := conn.Facts()
+		conn.Close()
+		if at := map[bool]time.Time{true: local, false: f.Now}[table.Local]; !f.Clock.Equal(at) {
+			t.Errorf("%s goes by %s, not %s", table, f.Clock, at)
+		}
+	}
+}
+
 // Ranges of a key end where another key begins: there is none where it is shared by more
 // rows than a batch has.
 func TestMoreRowsOfOneKeyThanABatchHasAreABatchOfTheirOwn(t *testing.T) {

@@ -59,6 +59,7 @@ var kinds = []struct{ part, kind string }{
 	{"@@TRANCOUNT > 0", "undo"},
 	{"allocation_units", "pages"},
 	{"sysjobs", "jobs"},
+	{"SYSDATETIMEOFFSET", "clock"},
 	{"GETUTCDATE", "facts"},
 	{"sp_getapplock", "lock"},
 	{"sp_releaseapplock", "unlock"},
@@ -379,7 +380,7 @@ func examined(change func(*facts)) []byte {
 		change(&f)
 	}
 	bit := func(b bool) int { return map[bool]int{true: 1}[b] }
-	return row(f.now, f.database, 1, f.updates, f.oid, f.typeName, f.keyType, bit(f.selectable), bit(f.deletable), bit(f.indexed), bit(f.triggered), bit(f.filtered), int(f.rows), f.kind, f.now)
+	return row(f.now, f.database, 1, f.updates, f.oid, f.typeName, f.keyType, bit(f.selectable), bit(f.deletable), bit(f.indexed), bit(f.triggered), bit(f.filtered), int(f.rows), f.kind)
 }
 
 func join(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
