@@ -2,12 +2,14 @@ package sqlserver
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
 	"testing"
 
+	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/testing/edfi"
 )
 
@@ -51,7 +53,7 @@ func TestTheOldJobsStopAndNoOthers(t *testing.T) {
 	seen := func() []string {
 		return column[string](t, msdb, "SELECT name FROM msdb.dbo.sysjobs WHERE enabled = 1 AND name LIKE "+quote(prefix+"%")+" ORDER BY name")
 	}
-	if jobs := column[string](t, msdb, sqlJobs); !slices.Contains(jobs, prefix+"a purge") || !slices.Contains(jobs, prefix+"d small") || slices.Contains(jobs, prefix+"b backup") || slices.Contains(jobs, prefix+"c off") {
+	if jobs := column[string](t, msdb, sqlJobs, sql.Named("pattern", cleans(purge.ClientAccessTokens))); !slices.Contains(jobs, prefix+"a purge") || !slices.Contains(jobs, prefix+"d small") || slices.Contains(jobs, prefix+"b backup") || slices.Contains(jobs, prefix+"c off") {
 		t.Errorf("a check sees %q", jobs)
 	}
 	for range 2 { // it can be run again

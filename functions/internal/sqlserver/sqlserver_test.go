@@ -124,7 +124,7 @@ func newStage(t *testing.T, login string) stage {
 	t.Cleanup(func() {
 		master := connect(t, "master")
 		var err error
-		for range 50 { // a session ends some time after its client has left
+		for range 1500 { // a session ends some time after its client has left
 			if _, err = master.Exec("DROP LOGIN " + login); err == nil {
 				return
 			}
@@ -335,9 +335,9 @@ func one[T any](t testing.TB, db *sql.DB, query string) T {
 	return v
 }
 
-func column[T any](t testing.TB, db *sql.DB, query string) (all []T) {
+func column[T any](t testing.TB, db *sql.DB, query string, args ...any) (all []T) {
 	t.Helper()
-	rows, err := db.Query(query)
+	rows, err := db.Query(query, args...)
 	if err != nil {
 		t.Fatalf("%s: %v", query, err)
 	}
