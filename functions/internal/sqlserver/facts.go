@@ -2,6 +2,7 @@ package sqlserver
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"time"
@@ -53,7 +54,7 @@ func (c *conn) examine(ctx context.Context) error {
 		return c.explainExamining(ctx, err)
 	}
 	if f.clock = f.now; f.table.Local && f.exact { // Babelfish's local clock shows UTC in any zone
-		if err := c.session.QueryRowContext(ctx, sqlLocalClock).Scan(&f.clock); err != nil {
+		if err := c.session.QueryRowContext(ctx, sqlLocalClock, sql.Named("accepted", int(f.table.Grace.Seconds()))).Scan(&f.clock); err != nil {
 			return c.explain("read the clock", err)
 		}
 	}

@@ -87,19 +87,23 @@ SELECT GETUTCDATE(),
 
 	// The earliest of the clocks that may have written expirations of a table in which
 	// their zone is not certain: UTC and the server's. When that is about to be put back,
-	// it is what it will show then. Only SQL Server 2022 and later name their zone
-	// (CURRENT_TIMEZONE_ID), so that each zone counts that has the server's offset now;
-	// "any user with CONNECT permissions can access" them (sys.time_zone_info). Where none
-	// has, an hour is taken for what a clock may be put back.
+	// it is what it will show then; when it was put forward while tokens that expired
+	// before, @accepted seconds ago at most, are still accepted, it is what it would have
+	// shown. Only SQL Server 2022 and later name their zone (CURRENT_TIMEZONE_ID), so that
+	// each zone counts that has the server's offset now; "any user with CONNECT permissions
+	// can access" them (sys.time_zone_info). Where none has, an hour is taken for what a
+	// clock may be set.
 	sqlLocalClock = sqlClockNow + `
 DECLARE @utc datetime2 = CAST(SWITCHOFFSET(@now, '+00:00') AS datetime2), @clock datetime2 = CAST(@now AS datetime2);
 DECLARE @quarters int = DATEDIFF(minute, '1970-01-01', @utc) / 15;
-DECLARE @then datetime2 = (
-    SELECT MIN(CAST(DATEADD(minute, 15 * (@quarters + ahead.nth), '1970-01-01') AT TIME ZONE 'UTC' AT TIME ZONE same.name AS datetime2))
+DECLARE @other datetime2 = (
+    SELECT MIN(DATEADD(second, near.since, CAST(near.instant AT TIME ZONE 'UTC' AT TIME ZONE same.name AS datetime2)))
     FROM (SELECT name FROM sys.time_zone_info WHERE current_utc_offset = RIGHT(CAST(@now AS nvarchar(40)), 6)) AS same
-    CROSS JOIN (VALUES (1), (2), (3), (4), (5), (6), (7), (8), (9), (10), (11), (12), (13)) AS ahead (nth));
-SET @then = COALESCE(@then, DATEADD(hour, -1, @clock));
-SELECT MIN(clock) FROM (VALUES (@utc), (@clock), (@then)) AS clocks (clock)`
+    CROSS JOIN (SELECT CAST(DATEADD(minute, 15 * (@quarters + nth), '1970-01-01') AS datetime2) AS instant, 0 AS since
+                FROM (VALUES (1), (2), (3), (4), (5), (6), (7), (8), (9), (10), (11), (12), (13)) AS ahead (nth)
+                UNION ALL SELECT DATEADD(second, -@accepted, @utc), @accepted) AS near);
+SET @other = COALESCE(@other, DATEADD(hour, -1, @clock));
+SELECT MIN(clock) FROM (VALUES (@utc), (@clock), (@other)) AS clocks (clock)`
 
 	sqlClockNow = `DECLARE @now datetimeoffset = SYSDATETIMEOFFSET();`
 

@@ -74,9 +74,10 @@ func TestEachTableIsPurgedByItsOwnRuleAndNoOtherIsTouched(t *testing.T) {
 	}
 }
 
-// Chicago's clock is put back on 2026-11-01 at 2:00, 7:00 in UTC, to 1:00, and Bogota's,
-// which shows the same in summer, never is.
-func TestAClockThatWillBePutBackCountsAsWhatItWillShow(t *testing.T) {
+// Chicago's clock is put back on 2026-11-01 at 2:00, 7:00 in UTC, to 1:00, and forward on
+// 2026-03-08 at 2:00, 8:00 in UTC, to 3:00. Bogota's, which shows the same in summer, is
+// never set. Tokens are accepted for five minutes after they expire.
+func TestAClockThatIsSetCountsAsTheEarliestThatItShows(t *testing.T) {
 	needServer(t)
 	master := connect(t, "master")
 	for _, c := range []struct{ now, zones, want string }{
@@ -87,6 +88,9 @@ func TestAClockThatWillBePutBackCountsAsWhatItWillShow(t *testing.T) {
 		{"2026-11-01T01:59:59-05:00", "SA Pacific Standard Time,Central Standard Time", "2026-11-01T01:00:00"},
 		{"2026-11-01T01:10:00-06:00", "Central Standard Time", "2026-11-01T01:10:00"},
 		{"2026-03-08T01:50:00-06:00", "Central Standard Time", "2026-03-08T01:50:00"},
+		{"2026-03-08T03:04:00-05:00", "Central Standard Time", "2026-03-08T02:04:00"},
+		{"2026-03-08T03:06:00-05:00", "Central Standard Time", "2026-03-08T03:06:00"},
+		{"2026-03-08T03:04:00-05:00", "SA Pacific Standard Time", "2026-03-08T03:04:00"},
 		{"2026-11-01T01:50:00-05:00", "", "2026-11-01T00:50:00"}, // no zone has the offset
 		{"2026-10-25T02:50:00+02:00", "W. Europe Standard Time", "2026-10-25T00:50:00"},
 		{"2026-11-01T06:30:00+00:00", "UTC", "2026-11-01T06:30:00"},
@@ -96,7 +100,7 @@ func TestAClockThatWillBePutBackCountsAsWhatItWillShow(t *testing.T) {
 		for _, zone := range strings.FieldsFunc(c.zones, func(r rune) bool { return r == ',' }) {
 			zones = append(zones, "SELECT "+quote(zone)+", "+quote(offset))
 		}
-		statement := strings.NewReplacer(sqlClockNow, "DECLARE @now datetimeoffset = "+quote(c.now)+";",
+		statement := strings.NewReplacer(sqlClockNow, "DECLARE @accepted int = 300, @now datetimeoffset = "+quote(c.now)+";",
 			"sys.time_zone_info", "("+strings.Join(zones, " UNION ALL ")+") AS zones").Replace(sqlLocalClock)
 		if got := one[time.Time](t, master, statement).Format("2006-01-02T15:04:05"); got != c.want {
 			t.Errorf("at %s in %q the earliest clock shows %s, want %s", c.now, c.zones, got, c.want)
