@@ -61,7 +61,7 @@ func TestTheStateMachineGetsTheTotalsAlone(t *testing.T) {
 // for one that is killed.
 func TestAFunctionWithLittleTimeAnswers(t *testing.T) {
 	t.Parallel()
-	hole := blackHole(t)
+	hole := relay.BlackHole(t, "127.0.0.1", 0)
 	secrets, err := fakeaws.NewSecretsManager()
 	if err != nil {
 		t.Fatal(err)

@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"regexp"
 	"slices"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,6 +16,7 @@ import (
 	"edfi-token-purge/functions/internal/redact"
 	"edfi-token-purge/functions/internal/secret"
 	"edfi-token-purge/functions/internal/testing/fakeaws"
+	"edfi-token-purge/functions/internal/testing/relay"
 )
 
 // opens is an engine that can only open databases.
@@ -106,39 +105,13 @@ func TestAServerThatNeverAnswersIsWaitedForOnce(t *testing.T) {
 	}
 }
 
-// blackHole returns a port that neither accepts nor refuses connections.
-func blackHole(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	raw, err := l.(*net.TCPListener).SyscallConn()
-	if err == nil {
-		err = raw.Control(func(fd uintptr) { syscall.Listen(int(fd), 0) }) //nolint:errcheck // seen below
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 10 { // until the queue is full
-		conn, err := net.DialTimeout("tcp", l.Addr().String(), 200*time.Millisecond)
-		if err != nil {
-			return l.Addr().(*net.TCPAddr).Port
-		}
-		t.Cleanup(func() { conn.Close() })
-	}
-	t.Skip("a full queue of connections still takes more here")
-	return 0
-}
-
 func TestAServerOfManyDatabasesThatNothingReachesIsAnErrorWithinTenSeconds(t *testing.T) {
 	t.Parallel()
 	for _, engine := range []string{"postgres", "sqlserver"} {
 		t.Run(engine, func(t *testing.T) {
 			t.Parallel()
 			id := fmt.Sprintf("hole/%d", created.Add(1))
-			stage.Secrets.Put(id, fmt.Sprintf(`{"engine":%q,"host":"127.0.0.1","port":%d,"username":"u","password":"p"}`, engine, blackHole(t)))
+			stage.Secrets.Put(id, fmt.Sprintf(`{"engine":%q,"host":"127.0.0.1","port":%d,"username":"u","password":"p"}`, engine, relay.BlackHole(t, "127.0.0.1", 0)))
 			reply, lines := start(t, "SECRET_ID="+id, "DATABASES=A,B,C,D,E,F,G,H,I").invoke(t, `{}`)
 			expectError(t, reply, "PurgeFailed", "9 of 9 databases failed")
 			expectError(t, reply, "PurgeFailed", "security groups")

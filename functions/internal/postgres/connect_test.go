@@ -3,7 +3,6 @@ package postgres
 import (
 	"context"
 	"crypto/tls"
-	"encoding/binary"
 	"errors"
 	"net"
 	"os"
@@ -186,7 +185,7 @@ func TestAPoolerWhoseServerIsAwayIsNotYet(t *testing.T) {
 
 func TestAHostThatTakesNoConnectionIsReportedInTime(t *testing.T) {
 	t.Parallel()
-	s := Server{Host: "127.0.0.1", Port: blackHole(t), ConnectTimeout: 5 * time.Minute}
+	s := Server{Host: "127.0.0.1", Port: relay.BlackHole(t, "127.0.0.1", 0), ConnectTimeout: 5 * time.Minute}
 	start := time.Now()
 	err := opened(t.Context(), s, "any")
 	if took := time.Since(start); !errors.Is(err, purge.ErrUnreached) || errors.Is(err, purge.ErrNotYet) || took > 2*connectTimeout {
@@ -214,7 +213,7 @@ func TestEachAddressOfAHostGetsItsTurn(t *testing.T) {
 	s := newStage(t, "purge_addresses", "")
 	db := s.create(t)
 	through := s.server()
-	blackHoleAt(t, "127.0.0.2", server.Port)
+	relay.BlackHole(t, "127.0.0.2", server.Port)
 	for _, ip := range []string{"127.0.0.3", "127.0.0.5"} {
 		silent, err := net.Listen("tcp", net.JoinHostPort(ip, strconv.Itoa(int(server.Port)))) // takes all, says nothing
 		if err != nil {
@@ -236,7 +235,7 @@ func TestEachAddressOfAHostGetsItsTurn(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			through := through
-			through.Host, through.resolver = "db.example", resolver(t, addresses)
+			through.Host, through.resolver = "db.example", relay.Resolver(t, addresses)
 			start := time.Now()
 			opened, err := through.Open(t.Context(), db.name, purge.ClientAccessTokens, false)
 			if err != nil {
@@ -259,7 +258,7 @@ func TestEachAddressOfAHostGetsItsTurn(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			through := through
-			through.Host, through.resolver = "db.example", resolver(t, c.addresses)
+			through.Host, through.resolver = "db.example", relay.Resolver(t, c.addresses)
 			if err := opened(t.Context(), through, db.name); !errors.Is(err, c.want) {
 				t.Error(err)
 			}
@@ -274,7 +273,7 @@ func TestAStatementIsCanceledAtTheAddressThatRunsIt(t *testing.T) {
 	db.Insert(t, db.Now(t).Add(-time.Hour))
 	db.Delay(t, time.Minute)
 	through := s.server()
-	through.Host, through.resolver = "db.example", resolver(t, []string{"127.0.0.4", "127.0.0.1"})
+	through.Host, through.resolver = "db.example", relay.Resolver(t, []string{"127.0.0.4", "127.0.0.1"})
 	opened, err := through.Open(t.Context(), db.name, purge.ClientAccessTokens, true)
 	if err != nil {
 		t.Fatal(err)
@@ -293,89 +292,6 @@ func TestAStatementIsCanceledAtTheAddressThatRunsIt(t *testing.T) {
 	if n := one[int](t, db.conn, "SELECT count(*) FROM pg_stat_activity WHERE usename = 'purge_cancel_address' AND state = 'active'"); n != 0 {
 		t.Errorf("the server still runs %d statements", n)
 	}
-}
-
-// resolver returns one that knows these addresses for every name.
-func resolver(t *testing.T, addresses []string) *net.Resolver {
-	t.Helper()
-	dns, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { dns.Close() })
-	go func() {
-		for buffer := make([]byte, 1500); ; {
-			n, from, err := dns.ReadFrom(buffer)
-			if err != nil {
-				return
-			}
-			dns.WriteTo(answer(buffer[:n], addresses), from) //nolint:errcheck // it is asked again
-		}
-	}()
-	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "udp", dns.LocalAddr().String())
-	}}
-}
-
-// answer makes the reply to a question of DNS: RFC 1035, section 4.
-func answer(question []byte, addresses []string) []byte {
-	const header, typeA, typeAAAA = 12, 1, 28
-	end := header
-	for question[end] != 0 {
-		end += 1 + int(question[end])
-	}
-	asked := binary.BigEndian.Uint16(question[end+1:])
-	var records []byte
-	count := uint16(0)
-	for _, a := range addresses {
-		ip := net.ParseIP(a)
-		kind, data := uint16(typeAAAA), []byte(ip.To16())
-		if four := ip.To4(); four != nil {
-			kind, data = typeA, four
-		}
-		if kind != asked {
-			continue
-		}
-		count++
-		records = append(records, 0xc0, header) // the name of the question
-		records = binary.BigEndian.AppendUint16(records, kind)
-		records = append(records, 0, 1, 0, 0, 0, 60) // class, time to live
-		records = binary.BigEndian.AppendUint16(records, uint16(len(data)))
-		records = append(records, data...)
-	}
-	reply := append([]byte{}, question[:2]...)
-	reply = append(reply, 0x81, 0x80, 0, 1) // an answer, to one question
-	reply = binary.BigEndian.AppendUint16(reply, count)
-	reply = append(reply, 0, 0, 0, 0)
-	return append(append(reply, question[header:end+5]...), records...)
-}
-
-// blackHole returns a port that neither accepts nor refuses connections.
-func blackHole(t *testing.T) uint16 { return blackHoleAt(t, "127.0.0.1", 0) }
-
-func blackHoleAt(t *testing.T, ip string, port uint16) uint16 {
-	t.Helper()
-	l, err := net.Listen("tcp", net.JoinHostPort(ip, strconv.Itoa(int(port))))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	raw, err := l.(*net.TCPListener).SyscallConn()
-	if err == nil {
-		err = raw.Control(func(fd uintptr) { syscall.Listen(int(fd), 0) }) //nolint:errcheck // seen below
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 10 { // until the queue is full
-		conn, err := net.DialTimeout("tcp", l.Addr().String(), 200*time.Millisecond)
-		if err != nil {
-			return uint16(l.Addr().(*net.TCPAddr).Port)
-		}
-		t.Cleanup(func() { conn.Close() })
-	}
-	t.Skip("a full queue of connections still takes more here")
-	return 0
 }
 
 func TestAServerWithNoConnectionToSpareSaysHowManyAreFree(t *testing.T) {

@@ -80,3 +80,13 @@ func babelfishNumber(err mssql.Error) int32 {
 		return err.Number
 	}
 }
+
+// babelfishBlockers is sqlBlockers by PostgreSQL's own views, which everybody may see.
+const babelfishBlockers = `
+SELECT TOP (3) a.pid, COALESCE(NULLIF(a.application_name, ''), a.usename, 'another user')
+FROM pg_stat_activity AS a
+WHERE a.application_name <> APP_NAME()
+  AND EXISTS (SELECT * FROM pg_locks AS l
+              WHERE l.pid = a.pid AND l.relation = OBJECT_ID('{table}', 'U') AND CAST(l.granted AS int) = 1
+                AND l.mode NOT IN ('AccessShareLock', 'ShareUpdateExclusiveLock'))
+ORDER BY a.xact_start`

@@ -106,37 +106,55 @@ func (c *conn) WhySlow(ctx context.Context) ([]purge.Finding, error) {
 	if err != nil || holders == nil {
 		return nil, err
 	}
-	return []purge.Finding{purge.LockHolder.Found("locks on the table are held by " + strings.Join(holders, "; "))}, nil
+	var names []string
+	for _, h := range holders {
+		names = append(names, h.Name)
+	}
+	return []purge.Finding{purge.LockHolder.Found("locks on the table are held by " + strings.Join(names, "; "))}, nil
 }
 
 // LockHolder implements [purge.LockTeller].
-func (c *conn) LockHolder(ctx context.Context) (h purge.Holder, err error) {
+func (c *conn) LockHolder(ctx context.Context) (purge.Holder, error) {
 	holders, err := c.lockHolders(ctx)
-	if len(holders) > 0 {
-		h.Name = holders[0]
+	if len(holders) == 0 {
+		return purge.Holder{}, err
 	}
-	return h, err
+	return holders[0], err
 }
 
-// lockHolders returns who holds locks on the table, which is for a login with VIEW
-// SERVER STATE to see.
-func (c *conn) lockHolders(ctx context.Context) (holders []string, err error) {
+// lockHolders returns who holds locks on the table, whose last request is longest ago
+// first. On SQL Server that is for a login with VIEW SERVER STATE to see.
+func (c *conn) lockHolders(ctx context.Context) (holders []purge.Holder, err error) {
 	ctx, cancel, err := c.prepare(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer cancel()
-	var may bool
-	if err := c.session.QueryRowContext(ctx, sqlMaySeeSessions).Scan(&may); err != nil || !may || !c.facts.exact {
+	may, statement := true, babelfishBlockers
+	if c.facts.exact {
+		statement = sqlBlockers
+		err = c.session.QueryRowContext(ctx, sqlMaySeeSessions).Scan(&may)
+	}
+	if err != nil || !may {
 		return nil, c.explain("look for who holds locks", late(ctx, err))
 	}
-	if holders, err = c.texts(ctx, sqlBlockers); err != nil {
+	read, err := c.session.QueryContext(ctx, c.facts.on(statement))
+	if err != nil {
 		return nil, c.explain("look for who holds locks", late(ctx, err))
 	}
-	for i := range holders {
-		holders[i] = redact.Login(holders[i], c.server.User, c.server.Password)
+	defer read.Close()
+	for read.Next() {
+		var session int
+		var who string
+		if err := read.Scan(&session, &who); err != nil {
+			return nil, c.explain("look for who holds locks", late(ctx, err))
+		}
+		holders = append(holders, purge.Holder{
+			Name: redact.Login(fmt.Sprintf("session %d of %s", session, who), c.server.User, c.server.Password),
+			Mend: fmt.Sprintf("KILL %d;", session),
+		})
 	}
-	return holders, nil
+	return holders, c.explain("look for who holds locks", late(ctx, read.Err()))
 }
 
 // Survey implements [purge.Surveyor]. A table on which the login has no right is none to

@@ -4,6 +4,7 @@
 //
 //	conn.go       opens and closes a connection
 //	names.go      which names of databases are one to the server
+//	dial.go       logs in at one of the host's addresses
 //	cut.go        windows: looks for expired rows, counts them, cuts batches
 //	delete.go     deletes a batch
 //	limits.go     how long the server lets a statement wait, and when it is given up
@@ -25,7 +26,6 @@ import (
 	"net"
 	"time"
 
-	mssql "github.com/microsoft/go-mssqldb"
 	"github.com/microsoft/go-mssqldb/msdsn"
 
 	"edfi-token-purge/functions/internal/purge"
@@ -85,6 +85,8 @@ type Server struct {
 	Linger time.Duration
 	Strict bool    // encrypted from the first byte (TDS 8.0), as SQL Server 2022 can demand
 	Memory *Memory // of the run; nil is none, and no sense of others' writes
+
+	resolver *net.Resolver // nil is the system's
 }
 
 // Open implements [purge.Engine].
@@ -186,12 +188,9 @@ func (c *conn) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	connector := mssql.NewConnectorConfig(config)
-	connector.Dialer = dialer{c}
-	c.pool = sql.OpenDB(connector)
 	connecting, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	if c.session, err = c.pool.Conn(connecting); err != nil {
+	if err := c.logIn(connecting, config); err != nil {
 		return c.explain("connect", err)
 	}
 	deadline, _ := ctx.Deadline() // until the first statement with limits of its own
@@ -256,26 +255,6 @@ func (c *conn) config() (msdsn.Config, error) {
 	config.DisableRetry = true
 	return config, nil
 }
-
-// dialer opens the wire. The driver does not look at the context during the
-// handshakes, so the wire itself gives up in time.
-type dialer struct{ *conn }
-
-// DialContext implements [mssql.Dialer].
-func (d dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	var plain net.Dialer
-	wire, err := plain.DialContext(ctx, network, address)
-	if err != nil {
-		return nil, err
-	}
-	deadline, _ := ctx.Deadline()
-	d.wire = wire
-	return wire, wire.SetDeadline(deadline)
-}
-
-// HostName implements [mssql.HostDialer]. It makes the driver leave the look-up of
-// the name to DialContext, which minds the context.
-func (d dialer) HostName() string { return d.server.Host }
 
 // Close implements [purge.Conn].
 func (c *conn) Close() {

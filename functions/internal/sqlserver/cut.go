@@ -13,13 +13,15 @@ import (
 )
 
 // window is a [purge.Window]: the rows with from <= Expiration < to. Where byKey,
-// only those of them with lower <= Id < upper, or up to the last Id of all.
+// only those of them with lower <= Id < upper, or up to the last Id of all, or where
+// single, with lower alone.
 // Where no index leads to expirations the whole table is cut into slices by key, of
 // which the window is one and so many follow.
 type window struct {
 	from, to     time.Time
 	byKey        bool
 	lower, upper key
+	single       bool
 	most         int // rows that one statement may delete of it
 	slice        int
 	slices       int      // of the whole table; 0 is none
@@ -41,7 +43,7 @@ const (
 func (c *conn) args(w window, more ...any) []any {
 	args := append(slices.Clone(more), sql.Named("from", c.facts.instant(w.from)), sql.Named("to", c.facts.instant(w.to)))
 	if w.byKey {
-		args = append(args, sql.Named("lower", w.lower.value()), sql.Named("upper", w.upper.value()), sql.Named("last", w.upper == c.facts.lastKey()))
+		args = append(args, sql.Named("lower", w.lower.value()), sql.Named("upper", w.upper.value()), sql.Named("last", w.single || w.upper == c.facts.lastKey()))
 	}
 	return args
 }
@@ -203,6 +205,9 @@ func (c *conn) cutByKey(ctx context.Context, part window) ([]purge.Batch, purge.
 		return []purge.Batch{{Window: cut}}, nil, nil
 	case err != nil:
 		return nil, nil, c.explain("find the next batch", err)
+	case cut.upper == cut.lower: // more rows than a batch share one key; the next look finds the others
+		cut.single = true
+		return []purge.Batch{{Window: cut}}, nil, nil
 	default:
 		rest.lower = cut.upper
 		return []purge.Batch{{Window: cut}}, rest, nil

@@ -159,6 +159,15 @@ func (c *conn) explain(doing string, err error) error {
 	}
 }
 
+// isNotServed tells whether a log-in failed as it does at an address that takes
+// connections and does not serve: another one of the same name may.
+func isNotServed(err error) bool {
+	if refused, ok := errors.AsType[mssql.Error](err); ok {
+		return meanings[number(refused)] == notYet
+	}
+	return explainTLS(err.Error()) == ""
+}
+
 // isOwn tells whether an error is the client's own, over a connection that lives on: it
 // can't make sense of what it read.
 func isOwn(err error) bool {

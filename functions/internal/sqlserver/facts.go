@@ -2,6 +2,7 @@ package sqlserver
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"time"
@@ -48,12 +49,14 @@ func (c *conn) examine(ctx context.Context) error {
 	f := facts{table: c.table}
 	l := limits{lock: c.mostWait(ctx)}
 	err := c.session.QueryRowContext(ctx, fmt.Sprintf(sqlSettings, milliseconds(l.lock))+f.on(sqlFacts)).Scan(&f.now, &f.database, &f.exact, &f.updates, &f.oid, &f.typeName, &f.keyType,
-		&f.selectable, &f.deletable, &f.indexed, &f.triggered, &f.filtered, &f.rows, &f.kind, &f.clock)
+		&f.selectable, &f.deletable, &f.indexed, &f.triggered, &f.filtered, &f.rows, &f.kind)
 	if err != nil {
 		return c.explainExamining(ctx, err)
 	}
-	if !f.table.Local {
-		f.clock = f.now
+	if f.clock = f.now; f.table.Local && f.exact { // Babelfish's local clock shows UTC in any zone
+		if err := c.session.QueryRowContext(ctx, sqlLocalClock, sql.Named("accepted", int(f.table.Grace.Seconds()))).Scan(&f.clock); err != nil {
+			return c.explain("read the clock", err)
+		}
 	}
 	c.facts, c.limits = f, &l
 	if f.oid == 0 {

@@ -103,8 +103,29 @@ SELECT GETUTCDATE(),
        coalesce((SELECT CASE WHEN OBJECT_ID('dbo.AccessTokenIsValid') IS NOT NULL AND '{relation}' = 'ClientAccessTokens' THEN 'local'
                              WHEN t.is_memory_optimized = 1 THEN 'memory-optimized'
                              WHEN t.temporal_type = 1 THEN 'the history of a temporal table' ELSE '' END
-                 FROM sys.tables AS t WHERE t.object_id = OBJECT_ID('{table}', 'U')), 'a view'),
-       CASE WHEN DATEDIFF(minute, GETUTCDATE(), GETDATE()) < -10 THEN DATEADD(hour, -1, GETDATE()) ELSE GETUTCDATE() END`
+                 FROM sys.tables AS t WHERE t.object_id = OBJECT_ID('{table}', 'U')), 'a view')`
+
+	// The earliest of the clocks that may have written expirations of a table in which
+	// their zone is not certain: UTC and the server's. When that is about to be put back,
+	// it is what it will show then; when it was put forward while tokens that expired
+	// before, @accepted seconds ago at most, are still accepted, it is what it would have
+	// shown. Only SQL Server 2022 and later name their zone (CURRENT_TIMEZONE_ID), so that
+	// each zone counts that has the server's offset now; "any user with CONNECT permissions
+	// can access" them (sys.time_zone_info). Where none has, an hour is taken for what a
+	// clock may be set.
+	sqlLocalClock = sqlClockNow + `
+DECLARE @utc datetime2 = CAST(SWITCHOFFSET(@now, '+00:00') AS datetime2), @clock datetime2 = CAST(@now AS datetime2);
+DECLARE @quarters int = DATEDIFF(minute, '1970-01-01', @utc) / 15;
+DECLARE @other datetime2 = (
+    SELECT MIN(DATEADD(second, near.since, CAST(near.instant AT TIME ZONE 'UTC' AT TIME ZONE same.name AS datetime2)))
+    FROM (SELECT name FROM sys.time_zone_info WHERE current_utc_offset = RIGHT(CAST(@now AS nvarchar(40)), 6)) AS same
+    CROSS JOIN (SELECT CAST(DATEADD(minute, 15 * (@quarters + nth), '1970-01-01') AS datetime2) AS instant, 0 AS since
+                FROM (VALUES (1), (2), (3), (4), (5), (6), (7), (8), (9), (10), (11), (12), (13)) AS ahead (nth)
+                UNION ALL SELECT DATEADD(second, -@accepted, @utc), @accepted) AS near);
+SET @other = COALESCE(@other, DATEADD(hour, -1, @clock));
+SELECT MIN(clock) FROM (VALUES (@utc), (@clock), (@other)) AS clocks (clock)`
+
+	sqlClockNow = `DECLARE @now datetimeoffset = SYSDATETIMEOFFSET();`
 
 	// Fails with 229 where the table is there and the login may not read it, with 208
 	// where there is none. OBJECT_ID hides the one like the other.
@@ -187,15 +208,18 @@ FROM sys.sql_expression_dependencies AS d
 WHERE d.referenced_id = OBJECT_ID('{table}', 'U')
   AND EXISTS (SELECT * FROM sys.indexes AS i WHERE i.object_id = d.referencing_id AND i.type = 1)`
 
-	// Who holds locks on the table. It needs VIEW SERVER STATE.
+	// Who holds locks on the table that a delete waits for, but our own connections. It
+	// needs VIEW SERVER STATE (sys.dm_exec_sessions, sys.dm_tran_locks, "Permissions"). A
+	// lock on a row or a page is on its partition, hobt_id, one on the table on its
+	// object_id (sys.dm_tran_locks, "Resource details").
 	sqlBlockers = `
-SELECT TOP (3) 'session ' + CAST(s.session_id AS varchar(11)) + ' of ' + COALESCE(s.program_name, '') + ' on ' + COALESCE(s.host_name, '')
+SELECT TOP (3) s.session_id, COALESCE(s.program_name, '') + ' on ' + COALESCE(s.host_name, '')
      + ', whose last request began at ' + CONVERT(varchar(19), s.last_request_start_time, 126)
 FROM sys.dm_exec_sessions AS s
-WHERE s.session_id <> @@SPID
+WHERE s.session_id <> @@SPID AND COALESCE(s.program_name, '') <> APP_NAME()
   AND EXISTS (SELECT * FROM sys.dm_tran_locks AS l
               LEFT JOIN sys.partitions AS p ON p.hobt_id = l.resource_associated_entity_id
-              WHERE l.request_session_id = s.session_id AND l.resource_database_id = DB_ID() AND l.request_status = 'GRANT'
+              WHERE l.request_session_id = s.session_id AND l.resource_database_id = DB_ID() AND l.request_status LIKE 'GRANT%'
                 AND l.request_mode IN ('X', 'U', 'IX', 'SIX', 'Sch-M')
                 AND (p.object_id = OBJECT_ID('{table}', 'U')
                      OR l.resource_type = 'OBJECT' AND l.resource_associated_entity_id = OBJECT_ID('{table}', 'U')))

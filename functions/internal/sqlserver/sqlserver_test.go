@@ -126,7 +126,7 @@ func newStage(t *testing.T, login string) stage {
 	t.Cleanup(func() {
 		master := connect(t, "master")
 		var err error
-		for range 50 { // a session ends some time after its client has left
+		for range 1500 { // a session ends some time after its client has left
 			if _, err = master.Exec("DROP LOGIN " + login); err == nil {
 				return
 			}

@@ -11,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -907,7 +908,7 @@ func TestWhoHoldsTheLocksIsToldToWhomMaySeeIt(t *testing.T) {
 			case "may see holders":
 				return row(may)
 			case "holders":
-				return row("session 57 of reports on db1")
+				return row(57, "reports on db1, whose last request began at 2026-11-24T03:00:00")
 			}
 			return table.answer(kind)
 		}})
@@ -918,6 +919,91 @@ func TestWhoHoldsTheLocksIsToldToWhomMaySeeIt(t *testing.T) {
 		}
 		if r.Status != purge.Complete || told != want {
 			t.Errorf("may %d: %+v", may, r)
+		}
+	}
+}
+
+func TestOnlyTablesWhoseZoneIsNotCertainGoByTheServersLocalClock(t *testing.T) {
+	t.Parallel()
+	local := time.Now().UTC().Add(-7 * time.Hour).Truncate(time.Second)
+	s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+		if kind == "clock" {
+			return row(local)
+		}
+		return (&script{}).answer(kind)
+	}})
+	for _, table := range purge.Tables() {
+		conn, err := s.server().Open(t.Context(), "EdFi_Admin", table, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := conn.Facts()
+		conn.Close()
+		if at := map[bool]time.Time{true: local, false: f.Now}[table.Local]; !f.Clock.Equal(at) {
+			t.Errorf("%s goes by %s, not %s", table, f.Clock, at)
+		}
+	}
+}
+
+// Ranges of a key end where another key begins: there is none where it is shared by more
+// rows than a batch has.
+func TestMoreRowsOfOneKeyThanABatchHasAreABatchOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	shared := 7
+	at, ends := time.Now().UTC().Add(-time.Hour).Truncate(time.Second), 0
+	s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+		switch kind {
+		case "facts":
+			return examined(func(f *facts) { f.keyType = "int" })
+		case "end": // all share one expiration; after ten rows of key 7 another one of it comes
+			if ends++; ends == 1 {
+				return row(at, at)
+			}
+			return row(shared)
+		}
+		return (&script{}).answer(kind)
+	}})
+	conn, err := s.server().Open(t.Context(), "EdFi_Admin", purge.ClientAccessTokens, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	cut, rest, err := conn.Cut(t.Context(), window{from: at, to: time.Now()}, 10, 1)
+	if err != nil || len(cut) != 1 || rest == nil || cut[0].Window.(window).single {
+		t.Fatalf("the rows before the shared key: %+v, %+v, %v", cut, rest, err)
+	}
+	cut, rest, err = conn.Cut(t.Context(), rest, 10, 1)
+	if err != nil || len(cut) != 1 || rest != nil || !cut[0].Window.(window).single || cut[0].Window.(window).lower.number != int64(shared) {
+		t.Errorf("the rows of the shared key: %+v, %+v, %v", cut, rest, err)
+	}
+}
+
+// Two sessions as sys.dm_exec_sessions has them; the one whose last request is longest ago
+// comes first.
+func TestWhoHoldsTheLocksIsNamedWhileARunWaitsAndHowToEndIt(t *testing.T) {
+	t.Parallel()
+	for may, want := range map[int]bool{1: true, 0: false} {
+		table := newScript(7, 1, func(int64) []byte { return failure(1222, 16, "Lock request time out period exceeded.") })
+		s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+			switch kind {
+			case "may see holders":
+				return row(may)
+			case "holders":
+				return rows([]any{57, "reports on db1, whose last request began at 2026-11-24T03:00:00"}, []any{61, " on web2, whose last request began at 2026-11-24T03:20:00"})
+			}
+			return table.answer(kind)
+		}})
+		to, p := target(s.server(), "EdFi_Admin"), policy
+		p.MaxDuration = 2 * time.Second
+		var waits []string
+		to.Waiting = func(_, why string) { waits = append(waits, why) } // one worker: one at a time
+		r := purge.Run(t.Context(), to, p, func(purge.DatabaseResult) {}).Databases[0]
+		waited, stayed := strings.Join(waits, "; "), fmt.Sprint(r.Findings)
+		if r.Status != purge.Partial || !contains(waited, "rows are locked by") || !contains(stayed, "locked-rows") {
+			t.Errorf("may %d: it waited for %q, %+v", may, waited, r)
+		}
+		if contains(waited, "rows are locked by session 57 of reports on db1") != want || contains(stayed, "held last by session 57 of reports", "To end that: KILL 57;") != want {
+			t.Errorf("may %d: it waited for %q, %+v", may, waited, r)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package sqlserver
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -11,19 +12,8 @@ import (
 	"edfi-token-purge/functions/internal/testing/edfi"
 )
 
-// The tables beside ClientAccessTokens, as their products have them.
-var otherTables = []string{
-	"CREATE SCHEMA adminapi",
-	"CREATE TABLE adminapi.Tokens (Id int IDENTITY PRIMARY KEY, ExpirationDate datetime NULL, Payload nvarchar(max) NULL)",
-	"CREATE SCHEMA dmscs",
-	"CREATE TABLE dmscs.OpenIddictToken (Id uniqueidentifier NOT NULL DEFAULT NEWID() PRIMARY KEY, ExpirationDate datetime2 NULL, Payload nvarchar(max) NULL)",
-	"CREATE INDEX IX_OpenIddictToken_ExpirationDate ON dmscs.OpenIddictToken (ExpirationDate)",
-	"CREATE TABLE dbo.ClientAccessTokenLogs (LogId bigint IDENTITY PRIMARY KEY, TokenId uniqueidentifier NOT NULL DEFAULT NEWID(), AccessTime datetime2 NOT NULL)",
-	"CREATE INDEX IX_ClientAccessTokenLogs_AccessTime ON dbo.ClientAccessTokenLogs (AccessTime)",
-}
-
-// columns are the types of their columns of expirations, and what an UPDATE may change to
-// lock a row.
+// columns are the types of the tables' columns of expirations, and what an UPDATE may
+// change to lock a row.
 var columns = map[string]struct{ typeName, other string }{
 	purge.ClientAccessTokens.Name:    {typeDatetime, "Scope = N'locked'"},
 	purge.AdminTokens.Name:           {typeDatetime, "Payload = N'locked'"},
@@ -36,8 +26,8 @@ var columns = map[string]struct{ typeName, other string }{
 func estate(t testing.TB, s stage, tables ...purge.Table) database {
 	t.Helper()
 	db := s.create(t)
-	for _, create := range otherTables {
-		must(t, db.conn, create)
+	if err := edfi.CreateOtherSQLServerTables(t.Context(), db.conn); err != nil {
+		t.Fatal(err)
 	}
 	script, err := os.ReadFile("../../../infra/sqlserver/tables.sql")
 	if err != nil {
@@ -113,6 +103,40 @@ func TestEachTableIsPurgedByItsOwnRuleAndNoOtherIsTouched(t *testing.T) {
 	}
 }
 
+// Chicago's clock is put back on 2026-11-01 at 2:00, 7:00 in UTC, to 1:00, and forward on
+// 2026-03-08 at 2:00, 8:00 in UTC, to 3:00. Bogota's, which shows the same in summer, is
+// never set. Tokens are accepted for five minutes after they expire.
+func TestAClockThatIsSetCountsAsTheEarliestThatItShows(t *testing.T) {
+	needServer(t)
+	master := connect(t, "master")
+	for _, c := range []struct{ now, zones, want string }{
+		{"2026-11-01T00:30:00-05:00", "Central Standard Time", "2026-11-01T00:30:00"},
+		{"2026-11-01T01:10:00-05:00", "Central Standard Time", "2026-11-01T01:00:00"},
+		{"2026-11-01T01:59:59-05:00", "Central Standard Time", "2026-11-01T01:00:00"},
+		{"2026-11-01T01:59:59-05:00", "SA Pacific Standard Time", "2026-11-01T01:59:59"},
+		{"2026-11-01T01:59:59-05:00", "SA Pacific Standard Time,Central Standard Time", "2026-11-01T01:00:00"},
+		{"2026-11-01T01:10:00-06:00", "Central Standard Time", "2026-11-01T01:10:00"},
+		{"2026-03-08T01:50:00-06:00", "Central Standard Time", "2026-03-08T01:50:00"},
+		{"2026-03-08T03:04:00-05:00", "Central Standard Time", "2026-03-08T02:04:00"},
+		{"2026-03-08T03:06:00-05:00", "Central Standard Time", "2026-03-08T03:06:00"},
+		{"2026-03-08T03:04:00-05:00", "SA Pacific Standard Time", "2026-03-08T03:04:00"},
+		{"2026-11-01T01:50:00-05:00", "", "2026-11-01T00:50:00"}, // no zone has the offset
+		{"2026-10-25T02:50:00+02:00", "W. Europe Standard Time", "2026-10-25T00:50:00"},
+		{"2026-11-01T06:30:00+00:00", "UTC", "2026-11-01T06:30:00"},
+	} {
+		offset := c.now[len(c.now)-len("+00:00"):]
+		zones := []string{"SELECT N'UTC' AS name, N'+99:00' AS current_utc_offset"}
+		for _, zone := range strings.FieldsFunc(c.zones, func(r rune) bool { return r == ',' }) {
+			zones = append(zones, "SELECT "+quote(zone)+", "+quote(offset))
+		}
+		statement := strings.NewReplacer(sqlClockNow, "DECLARE @accepted int = 300, @now datetimeoffset = "+quote(c.now)+";",
+			"sys.time_zone_info", "("+strings.Join(zones, " UNION ALL ")+") AS zones").Replace(sqlLocalClock)
+		if got := one[time.Time](t, master, statement).Format("2006-01-02T15:04:05"); got != c.want {
+			t.Errorf("at %s in %q the earliest clock shows %s, want %s", c.now, c.zones, got, c.want)
+		}
+	}
+}
+
 func TestTheTablesOfADatabaseShareItsResult(t *testing.T) {
 	s := newStage(t, "purge_estate")
 	db := estate(t, s, purge.Tables()...)
@@ -157,5 +181,134 @@ FROM sys.all_columns AS a CROSS JOIN sys.all_columns AS b`)
 	r := runTables(t, s.server(), db, purge.AdminTokens)
 	if r.Status != purge.Complete || r.DeletedRows != 20000 || one[int](t, db.conn, "SELECT COUNT(*) FROM adminapi.Tokens") != 1 {
 		t.Errorf("%+v", r)
+	}
+}
+
+// fill adds n rows to a table: of ten rows one still lives, one has no expiration where
+// the column lets it, and seven share an expiration. Those that must stay are copied to
+// dbo.kept_ and the table's name.
+func fill(t *testing.T, db database, table purge.Table, n int) {
+	t.Helper()
+	const chunk = 10_000
+	columns, values, never := "", "", 11
+	switch table {
+	case purge.ClientAccessTokens:
+		columns, values = "Id, ", "NEWID(), "
+	case purge.AdminTokens, purge.ConfigurationTokens:
+		never = 5
+	}
+	ago := int((table.Grace + table.Retention).Seconds())
+	for from := 0; from < n; from += chunk {
+		must(t, db.conn, fmt.Sprintf(`
+WITH ten AS (SELECT n FROM (VALUES (0), (1), (2), (3), (4), (5), (6), (7), (8), (9)) AS t (n)),
+     number AS (SELECT %d + a.n + 10 * b.n + 100 * c.n + 1000 * d.n AS n FROM ten AS a, ten AS b, ten AS c, ten AS d)
+INSERT INTO %s (%s%s)
+SELECT %sCASE n %% 10 WHEN 0 THEN DATEADD(second, 3600 + n / 7 - %d, GETUTCDATE())
+                     WHEN %d THEN NULL
+                     ELSE DATEADD(second, -60 - n / 7 - %[6]d, GETUTCDATE()) END
+FROM number WHERE n < %[8]d`, from, table, columns, table.Expiration, values, ago, never, n))
+	}
+	must(t, db.conn, fmt.Sprintf("SELECT %s INTO dbo.kept_%s FROM %s WHERE %s IS NULL OR %[4]s > DATEADD(second, -%d, GETUTCDATE())", table.Key, table.Relation, table, table.Expiration, ago))
+}
+
+// With TABLE_ROWS in the environment there are so many rows in each table.
+func TestEachOfManyRowsGoesOrStaysAsItsTableSays(t *testing.T) {
+	s := newStage(t, "purge_rows")
+	n := 2000
+	if text := os.Getenv("TABLE_ROWS"); text != "" {
+		var err error
+		if n, err = strconv.Atoi(text); err != nil || n < 100 {
+			t.Fatal("TABLE_ROWS: must be a number of rows, at least 100")
+		}
+	}
+	db := estate(t, s, purge.Tables()...)
+	start := time.Now()
+	stay := map[string]int{}
+	for _, table := range purge.Tables() {
+		fill(t, db, table, n)
+		stay[table.Name] = one[int](t, db.conn, "SELECT COUNT(*) FROM dbo.kept_"+table.Relation)
+	}
+	t.Logf("%d rows in each table, made in %s", n, time.Since(start).Round(time.Second))
+	to, p := target(s.server(), db.name), purge.Policy{Action: purge.Purge, BatchSize: DefaultBatch} // whole batches on slow machines, too
+	for i, table := range purge.Tables() {
+		to.Tables = []purge.Table{table}
+		start := time.Now()
+		r := purge.Run(t.Context(), to, p, func(purge.DatabaseResult) {}).Databases[0]
+		t.Logf("%s: %d rows in %d batches, %s", table, r.DeletedRows, r.Batches, time.Since(start).Round(time.Millisecond))
+		if r.Status != purge.Complete || r.DeletedRows != int64(n-stay[table.Name]) || *r.OldestExpiredAge() != 0 {
+			t.Errorf("%s: %+v", table, r)
+		}
+		for j, other := range purge.Tables() {
+			want := n
+			if j <= i {
+				want = stay[other.Name]
+			}
+			if got := one[int](t, db.conn, "SELECT COUNT(*) FROM "+other.String()); got != want {
+				t.Errorf("%s purged: %s has %d rows, not %d", table, other, got, want)
+			}
+		}
+		lost := one[int](t, db.conn, fmt.Sprintf("SELECT COUNT(*) FROM dbo.kept_%s AS kept LEFT JOIN %s AS token ON token.%s = kept.%[3]s WHERE token.%[3]s IS NULL", table.Relation, table, table.Key))
+		if stay[table.Name] < n/10 || lost > 0 {
+			t.Errorf("%s: of %d rows that must stay %d have gone", table, stay[table.Name], lost)
+		}
+	}
+}
+
+// Where its key does not tell rows apart, or is none, a table of tokens is purged all the
+// same; without the column that Ed-Fi's key is, that is told.
+func TestTokensGoWhateverTheirKeyIs(t *testing.T) {
+	s := newStage(t, "purge_keys")
+	const guid, few = "Id uniqueidentifier NOT NULL", "CAST('00000000-0000-0000-0000-00000000000' + CAST(n % 4 AS varchar(1)) AS uniqueidentifier)"
+	for name, c := range map[string]struct {
+		definition, columns, values string
+		odd                         bool   // a check tells
+		want                        string // the error
+	}{
+		"two columns":             {guid + ", Part int NOT NULL, PRIMARY KEY (Id, Part)", "Id, Part", "NEWID(), n % 3", false, ""},
+		"two columns, shared Ids": {guid + ", Part int NOT NULL, PRIMARY KEY (Id, Part)", "Id, Part", few + ", n", false, ""},
+		"two columns, Id last":    {guid + ", Part int NOT NULL, PRIMARY KEY (Part, Id)", "Id, Part", "NEWID(), n", false, ""},
+		"a number":                {"Id int NOT NULL PRIMARY KEY", "Id", "n", false, ""},
+		"a large number":          {"Id bigint NOT NULL PRIMARY KEY", "Id", "4000000000 + n", false, ""},
+		"a text":                  {"Id nvarchar(50) NOT NULL PRIMARY KEY", "Id", "CAST(n AS nvarchar(50))", true, ""},
+		"a text, shared":          {"Id nvarchar(50) NOT NULL", "Id", "CAST(n % 4 AS nvarchar(50))", true, ""},
+		"another column":          {guid + ", Number int NOT NULL PRIMARY KEY", "Id, Number", "NEWID(), n", false, ""},
+		"none":                    {guid, "Id", "NEWID()", false, ""},
+		"none, shared Ids":        {"Id int NOT NULL", "Id", "n % 4", false, ""},
+		"no Id":                   {"Token uniqueidentifier NOT NULL PRIMARY KEY", "Token", "NEWID()", false, "no column Id"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, indexed := range []bool{true, false} {
+				db := s.create(t)
+				db.DropTable(t)
+				must(t, db.conn, "CREATE TABLE dbo.ClientAccessTokens (Expiration datetime NOT NULL, "+c.definition+")")
+				must(t, db.conn, "GRANT SELECT, DELETE ON dbo.ClientAccessTokens TO "+s.login)
+				if indexed {
+					must(t, db.conn, "CREATE INDEX IX_ClientAccessTokens_Expiration ON dbo.ClientAccessTokens (Expiration)")
+				}
+				// Of 200 rows 50 live, 70 share one expiration, and 80 have their own.
+				must(t, db.conn, `
+DECLARE @now datetime = GETUTCDATE();
+WITH ten AS (SELECT n FROM (VALUES (0), (1), (2), (3), (4), (5), (6), (7), (8), (9)) AS t (n)),
+     number AS (SELECT a.n + 10 * b.n + 100 * c.n AS n FROM ten AS a, ten AS b, ten AS c)
+INSERT INTO dbo.ClientAccessTokens (Expiration, `+c.columns+`)
+SELECT DATEADD(second, CASE WHEN n % 4 = 0 THEN 600 + n WHEN n < 93 THEN -600 ELSE -700 - n END, @now), `+c.values+` FROM number WHERE n < 200`)
+				tied := one[int](t, db.conn, "SELECT MAX(n) FROM (SELECT COUNT(*) AS n FROM dbo.ClientAccessTokens GROUP BY Expiration) AS counts")
+				found, status := check(t, s.server(), db.name)
+				if _, told := found["odd-key"]; told != c.odd || (status == purge.Complete) != (c.want == "") {
+					t.Errorf("indexed %t: a check finds %q", indexed, found)
+				}
+				r := runWith(t, s.server(), db.name, func(p *purge.Policy) { p.MaxDuration = 5 * time.Minute })
+				left := one[int](t, db.conn, "SELECT COUNT(*) FROM dbo.ClientAccessTokens")
+				switch {
+				case c.want != "":
+					if r.Status != purge.Failed || !strings.Contains(r.Error, c.want) || left != 200 {
+						t.Errorf("indexed %t: %d are left, %+v", indexed, left, r)
+					}
+				case r.Status != purge.Complete || r.DeletedRows != 150 || left != 50 || tied < 60:
+					t.Errorf("indexed %t: %d are left, %d were tied, %+v", indexed, left, tied, r)
+				}
+			}
+		})
 	}
 }

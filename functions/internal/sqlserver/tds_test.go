@@ -62,6 +62,7 @@ var kinds = []struct{ part, kind string }{
 	{"@@TRANCOUNT > 0", "undo"},
 	{"allocation_units", "pages"},
 	{"sysjobs", "jobs"},
+	{"SYSDATETIMEOFFSET", "clock"},
 	{"GETUTCDATE", "facts"},
 	{"sp_getapplock", "lock"},
 	{"sp_releaseapplock", "unlock"},
@@ -88,16 +89,18 @@ func newStandIn(t *testing.T, s *standIn) *standIn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.listener.Close() })
-	go func() {
-		for {
-			conn, err := s.listener.Accept()
-			if err != nil {
-				return
-			}
-			go s.serve(conn)
-		}
-	}()
+	go s.accept()
 	return s
+}
+
+func (s *standIn) accept() {
+	for {
+		conn, err := s.listener.Accept()
+		if err != nil {
+			return
+		}
+		go s.serve(conn)
+	}
 }
 
 func (s *standIn) port() uint16 { return uint16(s.listener.Addr().(*net.TCPAddr).Port) }
@@ -315,15 +318,23 @@ func failureIn(procedure string, number int32, class byte, text string) []byte {
 }
 
 // row is an answer of one row; a nil is an instant that there is none of.
-func row(values ...any) []byte {
-	meta := binary.LittleEndian.AppendUint16([]byte{0x81}, uint16(len(values)))
-	data := []byte{0xd1}
-	for i, value := range values {
-		typed, cell := cell(value)
-		meta = append(append(meta, typed...), short(fmt.Sprint("c", i))...)
-		data = append(data, cell...)
+func row(values ...any) []byte { return rows(values) }
+
+// rows is an answer of several rows of the same types.
+func rows(all ...[]any) []byte {
+	meta := binary.LittleEndian.AppendUint16([]byte{0x81}, uint16(len(all[0])))
+	var data []byte
+	for n, values := range all {
+		data = append(data, 0xd1)
+		for i, value := range values {
+			typed, cell := cell(value)
+			if n == 0 {
+				meta = append(append(meta, typed...), short(fmt.Sprint("c", i))...)
+			}
+			data = append(data, cell...)
+		}
 	}
-	return append(append(meta, data...), doneOf(0xfd, 0x10, 1)...)
+	return append(append(meta, data...), doneOf(0xfd, 0x10, uint64(len(all)))...)
 }
 
 // more is an answer that others follow.
@@ -372,7 +383,7 @@ func examined(change func(*facts)) []byte {
 		change(&f)
 	}
 	bit := func(b bool) int { return map[bool]int{true: 1}[b] }
-	return row(f.now, f.database, 1, f.updates, f.oid, f.typeName, f.keyType, bit(f.selectable), bit(f.deletable), bit(f.indexed), bit(f.triggered), bit(f.filtered), int(f.rows), f.kind, f.now)
+	return row(f.now, f.database, 1, f.updates, f.oid, f.typeName, f.keyType, bit(f.selectable), bit(f.deletable), bit(f.indexed), bit(f.triggered), bit(f.filtered), int(f.rows), f.kind)
 }
 
 func join(parts ...[]byte) []byte { return bytes.Join(parts, nil) }

@@ -17,6 +17,9 @@ import (
 //go:embed sqlserver.sql
 var sqlServerSchema string
 
+//go:embed sqlserver_tables.sql
+var sqlServerTables string
+
 // SQLServer returns the address of the SQL Server to test on, for an
 // administrator: TEST_SQLSERVER_URL, sqlserver://user:password@host:port?....
 // It is nil where that is unset: the tests can't download a SQL Server.
@@ -69,6 +72,11 @@ func CreateSQLServerDatabase(ctx context.Context, address *url.URL, name string)
 	return db, ExecBatches(ctx, db, sqlServerSchema)
 }
 
+// CreateOtherSQLServerTables creates the tables of other products beside Ed-Fi's.
+func CreateOtherSQLServerTables(ctx context.Context, db *sql.DB) error {
+	return ExecBatches(ctx, db, sqlServerTables)
+}
+
 // DropSQLServerDatabase drops a database, whoever is connected to it.
 func DropSQLServerDatabase(ctx context.Context, address *url.URL, name string) error {
 	master, err := OpenSQLServer(address, "master")
@@ -76,7 +84,7 @@ func DropSQLServerDatabase(ctx context.Context, address *url.URL, name string) e
 		return err
 	}
 	defer master.Close() //nolint:errcheck // the statement has ended
-	for tries := range 50 {
+	for tries := range 1500 {
 		if _, err = master.ExecContext(ctx, "DROP DATABASE ["+strings.ReplaceAll(name, "]", "]]")+"]"); err == nil {
 			return nil
 		}
