@@ -229,9 +229,14 @@ func TestInAPipeThereAreLinesAndNoControlCharacters(t *testing.T) {
 	}
 }
 
-// redrawn returns the lines that a terminal showed.
-func redrawn(screen string) []string {
-	return strings.FieldsFunc(strings.ReplaceAll(screen, "\x1b[K", ""), func(r rune) bool { return r == '\r' || r == '\n' })
+// redrawn returns the lines that a terminal showed, without what was written over.
+func redrawn(screen string) (lines []string) {
+	for _, line := range strings.FieldsFunc(screen, func(r rune) bool { return r == '\r' || r == '\n' }) {
+		if line = strings.TrimRight(line, " "); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return lines
 }
 
 func TestOnATerminalThereIsABarThatFits(t *testing.T) {
