@@ -63,6 +63,9 @@ func TestTheReadersRefuseWhatIsWrong(t *testing.T) {
 	}
 }
 
+// Terraform's own parser and formatter read it where it is installed; a reader from
+// PyPI does elsewhere. With a provider at hand, terraform validate takes it too: 1.11
+// with version 5.100 of that of AWS did.
 func TestTheTerraformGivesParametersThatThereAre(t *testing.T) {
 	text, err := os.ReadFile(root + "/scripts/package/main.go") // the two of a release
 	if err != nil {
@@ -75,6 +78,13 @@ func TestTheTerraformGivesParametersThatThereAre(t *testing.T) {
 		}
 		if !json.Valid(out) || !bytes.Contains(out, []byte("aws_cloudformation_stack")) {
 			t.Errorf("it is read as %s", out)
+		}
+		if terraform, err := exec.LookPath("terraform"); err == nil {
+			format := exec.Command(terraform, "fmt", "-check", "-diff", "-")
+			format.Stdin = strings.NewReader(b.Text)
+			if out, err := format.CombinedOutput(); err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
 		}
 		given := regexp.MustCompile(`(?m)^    ([A-Z]\w+) +=`).FindAllStringSubmatch(b.Text, -1)
 		parameters, named := load(t).Parameters, map[string]bool{}
