@@ -356,3 +356,18 @@ func TestTheLineOfProgressFitsAnyTerminal(t *testing.T) {
 		}
 	}
 }
+
+func TestPatternsWithoutTheDatabaseOfTheURLSayWhatToDo(t *testing.T) {
+	t.Parallel()
+	db := newDatabase(t, 1, 0)
+	nowhere := database{name: "EdFi_Admin_Nowhere"}
+	_, stderr, code := piped(t, nowhere.command(t, "check", "DATABASES="+db.name+"*"))
+	if code != 1 || !strings.Contains(stderr, "read in EdFi_Admin_Nowhere") || !strings.Contains(stderr, "have the secret or DATABASE_URL name one that exists, or none") {
+		t.Errorf("%d\n%s", code, stderr)
+	}
+	// Without one it is read where every server has a database.
+	none := database{}
+	if stdout, stderr, code := piped(t, none.command(t, "check", "DATABASES="+db.name+"*")); code != 0 || !strings.Contains(stdout, db.name) {
+		t.Errorf("%d\n%s%s", code, stdout, stderr)
+	}
+}

@@ -176,7 +176,7 @@ func (t *turn) checkExpired(ctx context.Context) (Window, error) {
 	}
 	text := fmt.Sprintf("%s have expired, the oldest at %s", many, instant(oldest))
 	if *t.result.OldestExpiredAge() > backlogAge {
-		t.find(Backlog.Found(text + ": nobody has deleted it; have a purge made until its status is complete"))
+		t.find(Backlog.Found(text + ": run purges until the status is complete"))
 	} else {
 		t.find(ExpiredRows.Found(text))
 	}
