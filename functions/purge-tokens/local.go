@@ -198,8 +198,7 @@ func execute(c command) int {
 		fmt.Printf("%s\n", text)
 	} else {
 		columns, rows := sizeOf(os.Stdout)
-		colour := columns > 0 && os.Getenv("NO_COLOR") == "" && !dumb() && enableColours(os.Stdout)
-		view{columns, rows, c.verbose, colour}.write(os.Stdout, result)
+		view{columns, rows, c.verbose, hasColours(os.Stdout)}.write(os.Stdout, result)
 	}
 	switch result.Status {
 	case purge.Complete:

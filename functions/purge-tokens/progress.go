@@ -57,6 +57,11 @@ func newProgress(out *os.File) *progress {
 // dumb tells whether the terminal can only write one line after the other.
 func dumb() bool { return os.Getenv("TERM") == "dumb" }
 
+// hasColours tells whether f is a terminal that shows colours, and may.
+func hasColours(f *os.File) bool {
+	return term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == "" && !dumb() && enableColours(f)
+}
+
 // sizeOf returns the size of a terminal, and 0 for anything else.
 func sizeOf(f *os.File) (columns, rows int) {
 	columns, rows, err := term.GetSize(int(f.Fd()))
