@@ -228,6 +228,9 @@ func (d display) run(t *testing.T, name string, all []database, columns int) {
 	if d.plain && strings.Contains(text, "\x1b") {
 		t.Errorf("a sequence in %q", text)
 	}
+	if strings.Contains(d.env, "TERM=dumb") && strings.Contains(strings.ReplaceAll(text, "\r\n", ""), "\r") {
+		t.Errorf("a line is written over in %q", text)
+	}
 	if onOne := strings.Count(text, "\n") < screen; !onOne { // the prompt is one more
 		t.Errorf("%d lines are no screen", strings.Count(text, "\n"))
 	}

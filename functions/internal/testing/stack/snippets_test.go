@@ -100,6 +100,8 @@ func TestTheTerraformGivesParametersThatThereAre(t *testing.T) {
 	}
 }
 
+// By kubernetes-validate, which has the schemas of Kubernetes, strictly: a field that
+// they do not know is an error.
 func TestTheCronJobIsOneOfKubernetes(t *testing.T) {
 	for _, b := range snippets(t, "yaml", "kind: CronJob") {
 		if _, err := read(t, "kubernetes", b.Text); err != nil {
@@ -108,6 +110,7 @@ func TestTheCronJobIsOneOfKubernetes(t *testing.T) {
 	}
 }
 
+// By cfn-lint, with values for what readers put in.
 func TestTheTaskOfECSIsSound(t *testing.T) {
 	needTools(t)
 	for _, b := range snippets(t, "yaml", "AWS::ECS::TaskDefinition") {
@@ -123,7 +126,8 @@ func TestTheTaskOfECSIsSound(t *testing.T) {
 	}
 }
 
-// PowerShell's own parser reads the commands where there is one.
+// By PowerShell's own parser where there is one, else by the grammar of tree-sitter. No
+// PowerShell has run them yet.
 func TestPowerShellReadsTheCommands(t *testing.T) {
 	const parse = `$errors = $null
 [void][System.Management.Automation.Language.Parser]::ParseInput([Console]::In.ReadToEnd(), [ref]$null, [ref]$errors)
