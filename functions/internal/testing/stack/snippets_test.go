@@ -115,7 +115,7 @@ func TestTheTaskOfECSIsSound(t *testing.T) {
 	needTools(t)
 	for _, b := range snippets(t, "yaml", "AWS::ECS::TaskDefinition") {
 		b.Text = strings.NewReplacer("<account>", "123456789012", "<subnet>", "subnet-0123456789abcdef0", "<security-group>", "sg-0123456789abcdef0",
-			"<task>", "task", "<execution>", "execution", "<scheduler>", "scheduler", "<cluster>", "cluster", "<image>", "image").Replace(b.Text)
+			"<secret>", "secret", "<host>", "db.example.org", "<region>", "us-east-1", "<task>", "task", "<execution>", "execution", "<scheduler>", "scheduler", "<cluster>", "cluster", "<image>", "image").Replace(b.Text)
 		path := filepath.Join(t.TempDir(), "ecs.yaml")
 		if err := os.WriteFile(path, []byte(b.Text), 0o600); err != nil {
 			t.Fatal(err)
