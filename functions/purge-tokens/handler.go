@@ -372,11 +372,16 @@ func excluded(ctx context.Context, s server, selection purge.Selection, e engine
 
 // list reads which databases the server has.
 func list(ctx context.Context, s server, e engine, login secret.Login) ([]purge.Database, error) {
-	catalogue, err := s.Databases(ctx, e.via(login))
-	if err != nil {
-		return nil, fmt.Errorf("the server's list of databases, to know which are meant: %w", err)
+	in := e.via(login)
+	catalogue, err := s.Databases(ctx, in)
+	if err == nil {
+		return catalogue, nil
 	}
-	return catalogue, nil
+	err = fmt.Errorf("the server's list of databases, which is read in %s: %w", in, err)
+	if unfit, ok := errors.AsType[purge.NotPurgeable](err); ok && unfit.Kind == purge.NoDatabase && login.Database != "" {
+		err = fmt.Errorf("%w: have the secret or DATABASE_URL name one that exists, or none", err)
+	}
+	return nil, err
 }
 
 // differInCase tells whether there are names that differ in their letter case alone. Only

@@ -136,7 +136,7 @@ func local(args []string) int {
 		return exitComplete
 	}
 	if len(args) > 0 && args[0] == "help" {
-		if writeHelp(os.Stdout, args[1:], widthOf(os.Stdout)) {
+		if columns, _ := sizeOf(os.Stdout); writeHelp(os.Stdout, args[1:], columns) {
 			return exitComplete
 		}
 		return exitWith(exitUsage, errors.New("there is help on its own, on findings, and on a finding by its code"))
@@ -197,8 +197,8 @@ func execute(c command) int {
 		text, _ := json.MarshalIndent(result, "", "  ") // nothing in it can fail
 		fmt.Printf("%s\n", text)
 	} else {
-		columns := widthOf(os.Stdout)
-		view{columns, c.verbose, columns > 0 && os.Getenv("NO_COLOR") == ""}.write(os.Stdout, result)
+		columns, rows := sizeOf(os.Stdout)
+		view{columns, rows, c.verbose, hasColours(os.Stdout)}.write(os.Stdout, result)
 	}
 	switch result.Status {
 	case purge.Complete:

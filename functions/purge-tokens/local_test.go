@@ -229,9 +229,14 @@ func TestInAPipeThereAreLinesAndNoControlCharacters(t *testing.T) {
 	}
 }
 
-// redrawn returns the lines that a terminal showed.
-func redrawn(screen string) []string {
-	return strings.FieldsFunc(strings.ReplaceAll(screen, "\x1b[K", ""), func(r rune) bool { return r == '\r' || r == '\n' })
+// redrawn returns the lines that a terminal showed, without what was written over.
+func redrawn(screen string) (lines []string) {
+	for _, line := range strings.FieldsFunc(screen, func(r rune) bool { return r == '\r' || r == '\n' }) {
+		if line = strings.TrimRight(line, " "); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return lines
 }
 
 func TestOnATerminalThereIsABarThatFits(t *testing.T) {
@@ -349,5 +354,20 @@ func TestTheLineOfProgressFitsAnyTerminal(t *testing.T) {
 		if line := p.line(columns); columns > 0 && len(line) > columns {
 			t.Errorf("%d columns: %q", columns, line)
 		}
+	}
+}
+
+func TestPatternsWithoutTheDatabaseOfTheURLSayWhatToDo(t *testing.T) {
+	t.Parallel()
+	db := newDatabase(t, 1, 0)
+	nowhere := database{name: "EdFi_Admin_Nowhere"}
+	_, stderr, code := piped(t, nowhere.command(t, "check", "DATABASES="+db.name+"*"))
+	if code != 1 || !strings.Contains(stderr, "read in EdFi_Admin_Nowhere") || !strings.Contains(stderr, "have the secret or DATABASE_URL name one that exists, or none") {
+		t.Errorf("%d\n%s", code, stderr)
+	}
+	// Without one it is read where every server has a database.
+	none := database{}
+	if stdout, stderr, code := piped(t, none.command(t, "check", "DATABASES="+db.name+"*")); code != 0 || !strings.Contains(stdout, db.name) {
+		t.Errorf("%d\n%s%s", code, stdout, stderr)
 	}
 }

@@ -112,7 +112,7 @@ func dimensions(m metric) (sets [][]string) {
 func TestTheResultHasTheFieldsThatUsersRelyOn(t *testing.T) {
 	t.Parallel()
 	db := newDatabase(t, 30, 3)
-	reply, _ := db.start(t).invoke(t, `{}`)
+	reply, _ := db.start(t, never).invoke(t, `{}`)
 	var r struct{ Databases []map[string]json.RawMessage }
 	var top map[string]json.RawMessage
 	if err := errors.Join(json.Unmarshal(reply.Payload, &r), json.Unmarshal(reply.Payload, &top)); err != nil || len(r.Databases) != 1 {
@@ -414,7 +414,7 @@ func TestPatternsFindTheTenantsOfTheDay(t *testing.T) {
 	}
 	template.conn.Close(t.Context())
 	before := template.sessions(t, other.conn)
-	f := start(t, "DATABASES="+unique+"_*,!*_template,"+unique+"_b", "PARALLEL_DATABASES=2")
+	f := start(t, "DATABASES="+unique+"_*,!*_template,"+unique+"_b", "PARALLEL_DATABASES=2", never)
 	// The secret names no database, so the catalogue is read in "postgres".
 	reply, lines := f.invoke(t, `{}`)
 	status := map[string]purge.Status{}

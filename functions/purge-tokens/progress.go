@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"slices"
@@ -36,7 +35,7 @@ type progress struct {
 	idle     sync.WaitGroup
 
 	mu        sync.Mutex
-	shown     bool // the line stands on the terminal
+	shown     int // how long the line is that stands on the terminal
 	action    purge.Action
 	maxRows   int64 // 0 is no cap
 	databases int
@@ -51,16 +50,25 @@ type progress struct {
 }
 
 func newProgress(out *os.File) *progress {
-	return &progress{out: out, terminal: term.IsTerminal(int(out.Fd())), done: make(chan struct{}), counted: map[string]bool{}, waiting: map[string]string{}}
+	terminal := term.IsTerminal(int(out.Fd())) && !dumb()
+	return &progress{out: out, terminal: terminal, done: make(chan struct{}), counted: map[string]bool{}, waiting: map[string]string{}}
 }
 
-// widthOf returns the columns of a terminal, and 0 for anything else.
-func widthOf(f *os.File) int {
-	width, _, err := term.GetSize(int(f.Fd()))
+// dumb tells whether the terminal can only write one line after the other.
+func dumb() bool { return os.Getenv("TERM") == "dumb" }
+
+// hasColours tells whether f is a terminal that shows colours, and may.
+func hasColours(f *os.File) bool {
+	return term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == "" && !dumb() && enableColours(f)
+}
+
+// sizeOf returns the size of a terminal, and 0 for anything else.
+func sizeOf(f *os.File) (columns, rows int) {
+	columns, rows, err := term.GetSize(int(f.Fd()))
 	if err != nil {
-		return 0
+		return 0, 0
 	}
-	return width
+	return columns, rows
 }
 
 // start begins to show. The end of ctx is an interruption.
@@ -106,10 +114,11 @@ func (p *progress) Write(text []byte) (int, error) {
 
 func (p *progress) note(text string) { fmt.Fprintln(p, "purge-tokens:", text) }
 
+// clear takes the line off with blanks: a sequence that does it is not known everywhere.
 func (p *progress) clear() {
-	if p.shown {
-		io.WriteString(p.out, "\r\x1b[K") //nolint:errcheck // nothing depends on it
-		p.shown = false
+	if p.shown > 0 {
+		fmt.Fprintf(p.out, "\r%*s\r", p.shown, "")
+		p.shown = 0
 	}
 }
 
@@ -123,13 +132,13 @@ func (p *progress) show() {
 		fmt.Fprintln(p.out, p.line(0))
 		return
 	}
-	columns := widthOf(p.out)
+	columns, _ := sizeOf(p.out)
 	if columns < 2 { // it doesn't say
 		columns = 80
 	}
-	p.clear()
-	io.WriteString(p.out, p.line(columns-1)) //nolint:errcheck // nothing depends on it
-	p.shown = true
+	line := p.line(columns - 1)
+	fmt.Fprintf(p.out, "\r%-*s", min(p.shown, columns-1), line) // over the line that stands there
+	p.shown = len([]rune(line))
 }
 
 // line says how far the run is, in at most so many columns; 0 is without a bound

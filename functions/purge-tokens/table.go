@@ -16,8 +16,8 @@ const (
 	// mostRows is from how many databases on those with nothing to tell stand in one
 	// list of names, so that the others stay on the screen.
 	mostRows = 20
-	// mostLines is in how many lines such names are listed.
-	mostLines = 15
+	// leastLines is how many lines such names get, however much else there is to tell.
+	leastLines = 3
 	// mostNames and mostTexts are how many databases a finding names, and in how many
 	// words it is told, where they differ from one database to the next.
 	mostNames = 3
@@ -27,6 +27,7 @@ const (
 // view is how people see a result.
 type view struct {
 	columns int  // of the terminal; 0 is without a bound
+	rows    int  // of the terminal; 0 is one as is usual
 	verbose bool // also what is as it should be
 	colour  bool
 }
@@ -34,25 +35,33 @@ type view struct {
 // write writes result: the databases, what was found, and at the end, where it is seen
 // first, what came of it.
 func (v view) write(w io.Writer, result purge.Result) {
+	var above, below strings.Builder
 	if len(result.Databases) > 0 {
-		fmt.Fprintf(w, "%s on %s at %s\n\n", result.Action, result.Databases[0].Engine, result.Databases[0].Server)
+		fmt.Fprintf(&above, "%s on %s at %s\n\n", result.Action, result.Databases[0].Engine, result.Databases[0].Server)
 	}
-	v.databases(w, result)
+	quiet := v.databases(&above, result)
 	for _, n := range v.notes(result) {
-		fmt.Fprintln(w)
-		v.wrap(w, v.paint(n.level, n.about), "  ")
+		fmt.Fprintln(&below)
+		v.wrap(&below, v.paint(n.level, n.about), "  ")
 		for _, text := range n.texts {
-			v.wrap(w, "  "+text, "  ")
+			v.wrap(&below, "  "+text, "  ")
 		}
 	}
-	fmt.Fprintln(w)
-	v.wrap(w, v.paint(string(result.Status), string(result.Status))+": "+summary(result), "  ")
+	fmt.Fprintln(&below)
+	v.wrap(&below, v.paint(string(result.Status), string(result.Status))+": "+summary(result), "  ")
+
+	io.WriteString(w, above.String()) //nolint:errcheck // nobody is left to tell
+	if quiet != nil {
+		rest := strings.Count(above.String()+below.String(), "\n") + 1 // and the prompt
+		v.list(w, quiet, max(leastLines, cmp.Or(v.rows, 24)-rest))
+	}
+	io.WriteString(w, below.String()) //nolint:errcheck // nobody is left to tell
 }
 
-// databases writes a row for each database. Names stand last: they may be of any length.
-func (v view) databases(w io.Writer, result purge.Result) {
+// databases writes a row for each database, and returns the names of those that only a
+// list has. Names stand last: they may be of any length.
+func (v view) databases(w io.Writer, result purge.Result) (quiet []string) {
 	heads, cells := tableColumns(result.Action)
-	var quiet []string
 	var rows []string
 	row := func(status string, cells []string, name string) {
 		rows = append(rows, strings.Join(append(append([]string{status}, cells...), name), "\t"))
@@ -81,8 +90,8 @@ func (v view) databases(w io.Writer, result purge.Result) {
 			what = ""
 		}
 		fmt.Fprintf(w, "complete%s in %d databases (-v has a row for each):\n", what, len(quiet))
-		v.list(w, quiet)
 	}
+	return quiet
 }
 
 // isQuiet tells whether nothing is to be said of a database.
@@ -134,16 +143,17 @@ func counted(rows *int64) string {
 	return purge.Grouped(*rows)
 }
 
-// list writes names side by side, in at most so many lines that all fits a screen.
-func (v view) list(w io.Writer, names []string) {
+// list writes names side by side, in at most so many lines.
+func (v view) list(w io.Writer, names []string, lines int) {
 	width := 0
 	for _, name := range names {
 		width = max(width, len([]rune(name))+2)
 	}
-	inLine := max(1, (cmp.Or(v.columns, 80)-2)/width)
-	more := len(names) - mostLines*inLine
-	if more > 0 {
-		names = names[:mostLines*inLine]
+	inLine := max(1, cmp.Or(v.columns, 80)/width)
+	more := 0
+	if len(names) > lines*inLine { // the last line says how many more
+		more = len(names) - (lines-1)*inLine
+		names = names[:len(names)-more]
 	}
 	for line := range slices.Chunk(names, inLine) {
 		text := " "
@@ -208,7 +218,7 @@ func (v view) notes(result purge.Result) (notes []note) {
 	for _, g := range groups(result) {
 		switch {
 		case g.level != purge.LevelInfo || several && v.verbose:
-			notes = append(notes, v.note(g, several))
+			notes = append(notes, v.note(g, len(result.Databases)))
 		case several:
 			fine = append(fine, g.code)
 		default:
@@ -235,15 +245,15 @@ func (v view) inLine(before string, names []string, after string) string {
 	return text
 }
 
-// note tells a group, and with names of which databases.
-func (v view) note(g *group, names bool) note {
+// note tells a group, and with several databases in which of all.
+func (v view) note(g *group, all int) note {
 	n := note{g.level, strings.TrimSpace(g.level + " " + g.code), nil}
 	same := !slices.ContainsFunc(g.texts, func(text string) bool { return text != g.texts[0] })
 	switch {
-	case !names:
+	case all == 1:
 		n.texts = g.texts
 	case same:
-		n.about += " in " + some(g.databases, v.verbose)
+		n.about += " in " + some(g.databases, all, v.verbose)
 		n.texts = g.texts[:1]
 	default:
 		n.about += fmt.Sprintf(" in %d databases", len(g.databases))
@@ -258,9 +268,14 @@ func (v view) note(g *group, names bool) note {
 	return n
 }
 
-// some names the first few, or all.
-func some(databases []string, all bool) string {
-	if more := len(databases) - mostNames; more > 1 && !all {
+// some names the first few of all, or with verbose each.
+func some(databases []string, all int, verbose bool) string {
+	more := len(databases) - mostNames
+	switch {
+	case more <= 1 || verbose:
+	case len(databases) == all:
+		return fmt.Sprintf("all %d databases", all)
+	default:
 		databases = append(slices.Clone(databases[:mostNames]), fmt.Sprintf("%d more databases", more))
 	}
 	return strings.Join(databases, ", ")

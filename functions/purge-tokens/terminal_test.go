@@ -34,7 +34,7 @@ type terminal struct {
 
 func onTerminal(t *testing.T, c *exec.Cmd, columns uint16) *terminal {
 	t.Helper()
-	device, err := pty.StartWithSize(c, &pty.Winsize{Rows: 24, Cols: columns})
+	device, err := pty.StartWithSize(c, &pty.Winsize{Rows: screen, Cols: columns})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,6 +90,7 @@ type display struct {
 	slow      bool     // it takes its time to delete
 	env       string   // beside DATABASES, which are all of them
 	code      int
+	plain     bool // nothing but text: no colour, no sequence
 	// shows is a line that stands there while the command works.
 	shows *regexp.Regexp
 	// beside does what happens beside the command that start starts.
@@ -116,6 +117,14 @@ func displays() map[string]display {
 		"purge":   {args: "purge -batch-size 10", databases: []string{"EdFi_Purge"}, expired: 150, slow: true, env: never, shows: deletes},
 		"purges":  {args: "purge -batch-size 10", databases: []string{"EdFi_Purges_1", "EdFi_Purges_2"}, expired: 150, slow: true, env: never, shows: deletes},
 		"partial": {args: "purge -max-rows 20", databases: []string{"EdFi_Partial"}, expired: 50, env: never, code: 3},
+		"no-color": {
+			args: "purge -batch-size 10 -max-rows 140", databases: []string{"EdFi_No_Color"}, expired: 150, slow: true, env: never + " NO_COLOR=1", code: 3,
+			plain: true, shows: deletes,
+		},
+		"dumb": {
+			args: "purge -batch-size 10 -max-rows 140", databases: []string{"EdFi_Dumb"}, expired: 150, slow: true, env: never + " TERM=dumb", code: 3,
+			plain: true,
+		},
 		"failed": {
 			args: "purge -batch-size 10", databases: []string{"EdFi_Failed_1", "EdFi_Failed_2"}, expired: 10, env: never, code: 1,
 			once: "ALTER TABLE dbo.clientaccesstokens RENAME COLUMN expiration TO expires",
@@ -210,21 +219,51 @@ func (d display) run(t *testing.T, name string, all []database, columns int) {
 	if state.ExitCode() != d.code {
 		t.Errorf("%s, want %d", state, d.code)
 	}
-	for _, line := range redrawn(text) {
+	lines := redrawn(text)
+	for _, line := range lines {
 		if width(line) > columns {
 			t.Errorf("%d columns are too few for %q", columns, line)
 		}
 	}
-	golden := filepath.Join("testdata", "terminal", fmt.Sprintf("%s-%d.txt", name, columns))
-	got := d.normal(text)
+	if d.plain && strings.Contains(text, "\x1b") {
+		t.Errorf("a sequence in %q", text)
+	}
+	if strings.Contains(d.env, "TERM=dumb") && strings.Contains(strings.ReplaceAll(text, "\r\n", ""), "\r") {
+		t.Errorf("a line is written over in %q", text)
+	}
+	if onOne := strings.Count(text, "\n") < screen; !onOne { // the prompt is one more
+		t.Errorf("%d lines are no screen", strings.Count(text, "\n"))
+	}
+	compare(t, fmt.Sprintf("%s-%d.txt", name, columns), d.normal(text))
+}
+
+// compare holds what the command shows against a golden file.
+func compare(t *testing.T, name, got string) {
+	t.Helper()
+	golden := filepath.Join("testdata", "terminal", name)
 	if *update {
 		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if want, err := os.ReadFile(golden); err != nil || got != string(want) {
-		t.Errorf("%s: %v\n%s\n%q", golden, err, got, text)
+		t.Errorf("%s: %v\n%s", golden, err, got)
 	}
+}
+
+// What is no terminal gets lines of text alone, and none is wrapped.
+func TestWithoutATerminalTheCommandWritesWhatItsGoldenFileSays(t *testing.T) {
+	t.Parallel()
+	all := alike(t, []string{"EdFi_Piped_1", "EdFi_Piped_2"})
+	if err := edfi.Fill(t.Context(), all[0].conn, edfi.FillOptions{Expired: 50}, nil); err != nil {
+		t.Fatal(err)
+	}
+	all[1].exec(t, "ALTER TABLE dbo.clientaccesstokens RENAME COLUMN expiration TO expires")
+	stdout, stderr, code := piped(t, all[0].command(t, "purge -max-rows 20", "DATABASES=EdFi_Piped_1,EdFi_Piped_2", never))
+	if code != 1 || strings.ContainsAny(stdout+stderr, "\r\x1b") {
+		t.Errorf("%d\n%q", code, stdout+stderr)
+	}
+	compare(t, "piped.txt", display{}.normal(stdout))
 }
 
 // varying is what differs from one run to the next, and what stands for it.
@@ -251,9 +290,10 @@ func (d display) normal(text string) string {
 	var lines []string
 	meanwhile := ""
 	for line := range strings.SplitSeq(strings.ReplaceAll(text, "\r\n", "\n"), "\n") {
-		frames := strings.Split(line, "\r\x1b[K") // each takes the place of the one before
-		for _, frame := range frames {
-			if d.shows != nil && d.shows.MatchString(frame) {
+		frames := strings.Split(line, "\r") // each is written over the one before
+		for i, frame := range frames {
+			frames[i] = strings.TrimRight(frame, " ")
+			if frame = frames[i]; d.shows != nil && d.shows.MatchString(frame) {
 				meanwhile = frame + "\n\n"
 			}
 		}

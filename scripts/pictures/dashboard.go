@@ -64,11 +64,19 @@ func dashboard(template string) (string, error) {
 		}
 		f.chart(&drawn, w, samples[name[1]])
 	}
-	return svg("The dashboard of the stack", "SAMPLE DATA of three tenants over three days, in the widgets that template.yaml has", bottom+14, drawn.String()), nil
+	for tenant, colour := range colours {
+		x := 614 + tenant*74
+		fmt.Fprintf(&drawn, "<rect x=\"%d\" y=\"51\" width=\"10\" height=\"10\" rx=\"2\" fill=\"%s\"/>\n", x, colour)
+		drawn.WriteString(text(x+14, 60, 12, ink, "", fmt.Sprintf("Tenant%d", tenant+1)))
+	}
+	return svg("The dashboard of the stack", "SAMPLE DATA of three tenants over three days, in the template's own widgets", bottom+14, drawn.String()), nil
 }
 
 // Half-hours of three days; tenants by their numbers.
 const points, tenants = 144, 3
+
+// colours are those of the tenants.
+var colours = [tenants]string{blue, orange, sky}
 
 // samples are made-up values of each metric: a school's days, one hour in which a
 // lock kept the second tenant's rows, and one failed run of it.
@@ -127,7 +135,7 @@ func kebab(name string) string {
 // chart draws a widget of lines, or of areas on one another.
 func (f frame) chart(out *strings.Builder, w widget, sample func(tenant, i int) float64) {
 	out.WriteString(text(f.x+12, f.y+20, 13, ink, `font-weight="600"`, w.Properties.Title))
-	plot := frame{x: f.x + 46, y: f.y + 34, width: f.width - 60, height: f.height - 58}
+	plot := frame{x: f.x + 56, y: f.y + 34, width: f.width - 70, height: f.height - 58}
 	most := 1.0
 	for i := range points {
 		sum := 0.0
@@ -153,7 +161,7 @@ func (f frame) chart(out *strings.Builder, w widget, sample func(tenant, i int) 
 		out.WriteString(text(plot.x+plot.width*day/3, plot.y+plot.height+16, 11, "#57606a", `text-anchor="`+anchor+`"`, says))
 	}
 	base := make([]float64, points)
-	for tenant, colour := range []string{blue, orange, sky} {
+	for tenant, colour := range colours {
 		plot.line(out, base, w.Properties.Stacked, colour, most, func(i int) float64 { return sample(tenant, i) })
 	}
 	for _, a := range w.Properties.Annotations.Horizontal {

@@ -176,7 +176,7 @@ func (t *turn) checkExpired(ctx context.Context) (Window, error) {
 	}
 	text := fmt.Sprintf("%s have expired, the oldest at %s", many, instant(oldest))
 	if *t.result.OldestExpiredAge() > backlogAge {
-		t.result.find(Backlog.Found(text + ": nobody has deleted it; have a purge made until its status is complete"))
+		t.result.find(Backlog.Found(text + ": run purges until the status is complete"))
 	} else {
 		t.result.find(ExpiredRows.Found(text))
 	}

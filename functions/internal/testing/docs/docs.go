@@ -94,7 +94,7 @@ const (
 // Kind returns where the block's commands run.
 func (b Block) Kind() Kind {
 	switch {
-	case b.Heading == "From a release, without Go", b.Heading == "Upgrade and roll back":
+	case b.Heading == "From a release, without Go", b.Heading == "Upgrade and roll back", b.Heading == "Change a parameter":
 		return Release
 	case regexp.MustCompile(`(?m)^purge-tokens `).MatchString(b.Text), strings.Contains(b.Text, "DATABASE_URL="):
 		return Local

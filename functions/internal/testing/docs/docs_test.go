@@ -415,7 +415,7 @@ func TestWhatTheReadmeHasOneTryIsWhatCIRuns(t *testing.T) {
 }
 
 // The URL in the commands. The test replaces it with its server's.
-const exampleURL = "postgres://edfi_token_purge:password@db.example.org:5432/EdFi_Admin"
+const exampleURL = "postgres://edfi_token_purge:<password>@<host>:5432/EdFi_Admin"
 
 func TestTheLocalCommandsWorkAsWritten(t *testing.T) {
 	ctx := context.Background()

@@ -83,6 +83,30 @@ func TestEveryCommandPastesIntoEveryShell(t *testing.T) {
 	}
 }
 
+// What readers put in stands in <...> and between quotes: pasted as it is, it reaches
+// the program, which refuses it. An example value would be taken.
+func TestNoCommandRunsBeforeItsPlaceholdersAreFilled(t *testing.T) {
+	blocks, err := Blocks("sh", "bash", "powershell")
+	if err != nil {
+		t.Fatal(err)
+	}
+	placeholder := regexp.MustCompile(`<[a-z][a-z0-9-]*>`)
+	example := regexp.MustCompile(`123456789012|0123456789abcdef|example\.(org|com)|[A-Z]{2,}/[A-Z]{2,}|:password@`)
+	found := 0
+	for _, b := range blocks {
+		found += len(placeholder.FindAllString(b.Text, -1))
+		for _, bare := range placeholder.FindAllString(regexp.MustCompile(`'[^'\n]*'|"[^"\n]*"`).ReplaceAllString(b.Text, "Q"), -1) {
+			t.Errorf("%s, %s: %s without quotes", b.Page, b.Heading, bare)
+		}
+		if value := example.FindString(b.Text); value != "" {
+			t.Errorf("%s, %s: the example %s would be taken as it is", b.Page, b.Heading, value)
+		}
+	}
+	if found < 10 {
+		t.Errorf("only %d placeholders", found)
+	}
+}
+
 func TestTheShellsReadTheCommands(t *testing.T) {
 	blocks, err := Commands()
 	if err != nil {

@@ -63,6 +63,9 @@ func TestTheReadersRefuseWhatIsWrong(t *testing.T) {
 	}
 }
 
+// Terraform's own parser and formatter read it where it is installed; a reader from
+// PyPI does elsewhere. With a provider at hand, terraform validate takes it too: 1.11
+// with version 5.100 of that of AWS did.
 func TestTheTerraformGivesParametersThatThereAre(t *testing.T) {
 	text, err := os.ReadFile(root + "/scripts/package/main.go") // the two of a release
 	if err != nil {
@@ -75,6 +78,13 @@ func TestTheTerraformGivesParametersThatThereAre(t *testing.T) {
 		}
 		if !json.Valid(out) || !bytes.Contains(out, []byte("aws_cloudformation_stack")) {
 			t.Errorf("it is read as %s", out)
+		}
+		if terraform, err := exec.LookPath("terraform"); err == nil {
+			format := exec.Command(terraform, "fmt", "-check", "-diff", "-")
+			format.Stdin = strings.NewReader(b.Text)
+			if out, err := format.CombinedOutput(); err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
 		}
 		given := regexp.MustCompile(`(?m)^    ([A-Z]\w+) +=`).FindAllStringSubmatch(b.Text, -1)
 		parameters, named := load(t).Parameters, map[string]bool{}
@@ -90,6 +100,8 @@ func TestTheTerraformGivesParametersThatThereAre(t *testing.T) {
 	}
 }
 
+// By kubernetes-validate, which has the schemas of Kubernetes, strictly: a field that
+// they do not know is an error.
 func TestTheCronJobIsOneOfKubernetes(t *testing.T) {
 	for _, b := range snippets(t, "yaml", "kind: CronJob") {
 		if _, err := read(t, "kubernetes", b.Text); err != nil {
@@ -98,9 +110,12 @@ func TestTheCronJobIsOneOfKubernetes(t *testing.T) {
 	}
 }
 
+// By cfn-lint, with values for what readers put in.
 func TestTheTaskOfECSIsSound(t *testing.T) {
 	needTools(t)
 	for _, b := range snippets(t, "yaml", "AWS::ECS::TaskDefinition") {
+		b.Text = strings.NewReplacer("<account>", "123456789012", "<subnet>", "subnet-0123456789abcdef0", "<security-group>", "sg-0123456789abcdef0",
+			"<secret>", "secret", "<host>", "db.example.org", "<region>", "us-east-1", "<task>", "task", "<execution>", "execution", "<scheduler>", "scheduler", "<cluster>", "cluster", "<image>", "image").Replace(b.Text)
 		path := filepath.Join(t.TempDir(), "ecs.yaml")
 		if err := os.WriteFile(path, []byte(b.Text), 0o600); err != nil {
 			t.Fatal(err)
@@ -111,7 +126,8 @@ func TestTheTaskOfECSIsSound(t *testing.T) {
 	}
 }
 
-// PowerShell's own parser reads the commands where there is one.
+// By PowerShell's own parser where there is one, else by the grammar of tree-sitter. No
+// PowerShell has run them yet.
 func TestPowerShellReadsTheCommands(t *testing.T) {
 	const parse = `$errors = $null
 [void][System.Management.Automation.Language.Parser]::ParseInput([Console]::In.ReadToEnd(), [ref]$null, [ref]$errors)
