@@ -15,7 +15,6 @@
 //	pipeline.go  several batches on their way at a time
 //	scan.go      rows that nothing tells apart, as they are met
 //	pooler.go    tells what pools connections in between, if anything does
-//	dial.go      tries the addresses of a host
 package postgres
 
 import (
@@ -35,6 +34,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 
+	"edfi-token-purge/functions/internal/dial"
 	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/redact"
 )
@@ -157,6 +157,43 @@ func (c *conn) connect(ctx context.Context) error {
 		err = c.logIn(ctx)
 	}
 	return c.explain("connect", err)
+}
+
+// logIn logs in at one of the host's addresses.
+func (c *conn) logIn(ctx context.Context) error {
+	dialing, stop := context.WithTimeout(ctx, connectTimeout)
+	defer stop()
+	var addresses []dial.Address
+	var err error
+	if network, socket := pgconn.NetworkAddress(c.server.Host, c.server.Port); network != "tcp" {
+		addresses = []dial.Address{{Network: network, Address: socket}}
+	} else if addresses, err = dial.LookUp(dialing, c.server.resolver, c.server.Host, c.server.Port); err != nil {
+		return err
+	}
+	return dial.Try(ctx, dialing, addresses, c.logInOver, isNotServed)
+}
+
+// logInOver logs in over a connection that is there.
+func (c *conn) logInOver(ctx context.Context, over net.Conn) error {
+	config, err := c.config()
+	if err != nil {
+		return err
+	}
+	address := over.RemoteAddr()
+	config.LookupFunc = func(context.Context, string) ([]string, error) { return []string{address.String()}, nil }
+	first := over
+	config.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		if conn := first; conn != nil {
+			first = nil
+			return conn, nil
+		}
+		return (&net.Dialer{}).DialContext(ctx, address.Network(), address.String()) // to cancel a statement
+	}
+	pg, err := pgx.ConnectConfig(ctx, config)
+	if err == nil {
+		c.pg = pg
+	}
+	return err
 }
 
 func (c *conn) open(ctx context.Context, lock bool) error {

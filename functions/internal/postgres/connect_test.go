@@ -160,6 +160,19 @@ func TestARelayWithNobodyBehindItIsNotYet(t *testing.T) {
 	}
 }
 
+// What we cancel ourselves is no lock that others hold.
+func TestAnExaminationThatTakesTooLongIsNotYet(t *testing.T) {
+	s := newStage(t, "purge_examined", "")
+	db := s.create(t)
+	must(t, db.conn, "BEGIN; LOCK TABLE pg_publication IN ACCESS EXCLUSIVE MODE")
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	if err := opened(ctx, s.server(), db.name); !errors.Is(err, purge.ErrNotYet) {
+		t.Error(err)
+	}
+	must(t, db.conn, "ROLLBACK")
+}
+
 func TestAPoolerWhoseServerIsAwayIsNotYet(t *testing.T) {
 	t.Parallel()
 	own, s, _ := ownServer(t, pgserver.Options{})

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"edfi-token-purge/functions/internal/dial"
 	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/redact"
 )
@@ -90,8 +91,8 @@ func isNotServed(err error) bool {
 // isReached tells whether the server had taken the connection. One that is reset may
 // end before we know that it was taken.
 func isReached(err error) bool {
-	var dial *dialError
-	return !errors.As(err, &dial) || errors.Is(err, syscall.ECONNRESET)
+	var refused *dial.Error
+	return !errors.As(err, &refused) || errors.Is(err, syscall.ECONNRESET)
 }
 
 func isTimeout(err error) bool {

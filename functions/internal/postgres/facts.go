@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
@@ -105,6 +106,9 @@ func (c *conn) examine(ctx context.Context, session uint32, lock bool) error {
 		err = closed
 	}
 	c.facts, c.served = f, err == nil
+	if sqlState(err) == pgerrcode.QueryCanceled && ctx.Err() != nil { // by ourselves, as the time was over
+		err = ctx.Err()
+	}
 	return c.explain("examine the database", err)
 }
 

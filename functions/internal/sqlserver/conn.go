@@ -4,7 +4,6 @@
 //
 //	conn.go       opens and closes a connection
 //	names.go      which names of databases are one to the server
-//	dial.go       logs in at one of the host's addresses
 //	cut.go        windows: looks for expired rows, counts them, cuts batches
 //	delete.go     deletes a batch
 //	limits.go     how long the server lets a statement wait, and when it is given up
@@ -18,6 +17,7 @@
 package sqlserver
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"database/sql"
@@ -26,8 +26,10 @@ import (
 	"net"
 	"time"
 
+	mssql "github.com/microsoft/go-mssqldb"
 	"github.com/microsoft/go-mssqldb/msdsn"
 
+	"edfi-token-purge/functions/internal/dial"
 	"edfi-token-purge/functions/internal/purge"
 	"edfi-token-purge/functions/internal/redact"
 )
@@ -196,6 +198,60 @@ func (c *conn) connect(ctx context.Context) error {
 	deadline, _ := ctx.Deadline() // until the first statement with limits of its own
 	return c.wire.SetDeadline(deadline)
 }
+
+// logIn logs in at one of the host's addresses.
+func (c *conn) logIn(ctx context.Context, config msdsn.Config) error {
+	addresses, err := dial.LookUp(ctx, c.server.resolver, c.server.Host, c.server.Port)
+	if err != nil {
+		return err
+	}
+	return dial.Try(ctx, ctx, addresses, func(ctx context.Context, over net.Conn) error { return c.logInOver(ctx, config, over) }, isNotServed)
+}
+
+// logInOver logs in over a connection that is there.
+func (c *conn) logInOver(ctx context.Context, config msdsn.Config, over net.Conn) error {
+	connector := mssql.NewConnectorConfig(config)
+	connector.Dialer = &dialer{conn: c, over: over}
+	pool := sql.OpenDB(connector)
+	session, err := pool.Conn(ctx)
+	if err != nil {
+		pool.Close() //nolint:errcheck // it has no session
+		over.Close() //nolint:errcheck // which the driver may not have asked for
+		return err
+	}
+	c.pool, c.session = pool, session
+	return nil
+}
+
+// dialer hands the driver the wire. The driver does not look at the context during the
+// handshakes, so the wire itself gives up in time.
+type dialer struct {
+	*conn
+	over  net.Conn
+	asked string // the address that the driver knows the wire by; "" before it asks
+}
+
+// DialContext implements [mssql.Dialer]. A server may send the driver on to another one.
+func (d *dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	wire := d.over
+	if d.asked != "" {
+		if address == d.asked {
+			address = d.over.RemoteAddr().String()
+		}
+		var err error
+		if wire, err = (&net.Dialer{}).DialContext(ctx, network, address); err != nil {
+			return nil, err
+		}
+	}
+	d.asked = cmp.Or(d.asked, address)
+	deadline, _ := ctx.Deadline()
+	d.wire = wire
+	return wire, wire.SetDeadline(deadline)
+}
+
+// HostName implements [mssql.HostDialer]. It makes the driver leave the look-up of
+// the name to DialContext.
+func (d *dialer) HostName() string { return d.server.Host }
 
 func (c *conn) open(ctx context.Context, lock bool) error {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
