@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -241,9 +242,9 @@ func balanced(t *testing.T, choose func(open []int) int, poolers ...Server) Serv
 	return through
 }
 
-// ways are how a balancer chooses among two. By the fewest connections the first one of a
+// choices are how a balancer chooses among two. By the fewest connections the first one of a
 // run and the second one never meet.
-var ways = map[string]func() func(open []int) int{
+var choices = map[string]func() func(open []int) int{
 	"by the fewest connections": func() func([]int) int {
 		return func(open []int) int {
 			if open[1] < open[0] {
@@ -266,7 +267,7 @@ var ways = map[string]func() func(open []int) int{
 func TestTwoPoolersBehindOnePortAreToldForWhatTheyAre(t *testing.T) {
 	s := newStage(t, "purge_two_pools", "")
 	for _, mode := range []string{"session", "transaction", "statement"} {
-		for name, way := range ways {
+		for name, way := range choices {
 			for _, beside := range []int{0, 2} {
 				t.Run(fmt.Sprintf("%s/%s/%d others", mode, name, beside), func(t *testing.T) {
 					t.Parallel()
@@ -311,13 +312,12 @@ func TestASlowWayToASessionIsNoSharedOne(t *testing.T) {
 				}
 				t.Cleanup(func() { slow.Close() })
 				slow.Delay(100 * time.Millisecond)
-				near := poolers[far]
-				poolers[far].Host, poolers[far].Port = "127.0.0.1", slow.Port()
-				r := run(t, balanced(t, ways["by the fewest connections"](), poolers...), db.name)
+				ways := slices.Clone(poolers)
+				ways[far].Host, ways[far].Port = "127.0.0.1", slow.Port()
+				r := run(t, balanced(t, choices["by the fewest connections"](), ways...), db.name)
 				if want := map[string]purge.Status{"session": purge.Complete, "transaction": purge.Failed}[mode]; r.Status != want {
 					t.Errorf("%+v", r)
 				}
-				poolers[far] = near
 				for _, through := range poolers {
 					searchPool(t, through, db.name, 5)
 				}
