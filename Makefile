@@ -36,7 +36,7 @@ demo: need-go bin/host/bootstrap ## one scheduled run on this machine alone, aga
 test: need-go fuzz ## all tests, on a real PostgreSQL; on SQL Server too where TEST_SQLSERVER_URL is set
 	@[ -n "$$TEST_SQLSERVER_URL" ] || echo 'SQL SERVER IS NOT TESTED: TEST_SQLSERVER_URL is not set; make test-sqlserver starts a server with Docker'
 	@command -v faketime >/dev/null || echo "NO SERVER'S OWN CLOCK IS SET IN THE TESTS: faketime is not installed"
-	$(GO) test $(RACE) -shuffle=on -parallel=16 -timeout=10m ./...
+	$(GO) test $(RACE) -shuffle=on -parallel=16 -timeout=20m ./...
 
 fuzz: need-go ## throw nonsense at the parsers of events, settings and secrets; FUZZTIME=10m for long
 	@mkdir -p bin; grep -ro --include='*_test.go' '^func Fuzz[A-Za-z]*' functions | sort | while IFS=: read -r file target; do \

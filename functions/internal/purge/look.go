@@ -77,20 +77,18 @@ func (t *turn) count(ctx context.Context, w Window) (rows int64, err error) {
 // unlocked repeats do while the table as a whole is locked, and remembers whether it
 // stayed so.
 func (t *turn) unlocked(ctx context.Context, do func() error) error {
-	met := error(nil)
 	err := retryWhileLocked(ctx, func() error {
-		if met = do(); errors.Is(met, ErrLocked) {
+		err := do()
+		switch {
+		case errors.Is(err, ErrLocked): // whatever ends the next try
+			t.locks.table = true
 			t.waiting.on(t.locks.by(ctx, t.conn, t.log, "the table is"))
+		case err == nil:
+			t.locks.table = false
 		}
-		return met
+		return err
 	})
 	t.waiting.on("")
-	switch {
-	case errors.Is(met, ErrLocked):
-		t.locks.table = true
-	case met == nil:
-		t.locks.table = false
-	}
 	return err
 }
 
