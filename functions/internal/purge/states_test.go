@@ -498,3 +498,30 @@ func TestACountThatIsNeverSettledIsTold(t *testing.T) {
 		}
 	})
 }
+
+// lockedTable is locked as a whole, and a second look at it takes longer than there is.
+type lockedTable struct {
+	fake
+	looks int
+}
+
+func (f *lockedTable) Open(context.Context, string, Table, bool) (Conn, error) { return f, nil }
+
+func (f *lockedTable) Oldest(ctx context.Context, _ Window, _ Trail) (time.Time, Window, error) {
+	if f.looks++; f.looks > 1 {
+		<-ctx.Done()
+		return time.Time{}, nil, ErrTimeout
+	}
+	return time.Time{}, nil, ErrLocked
+}
+
+func TestALockedTableIsToldWhateverEndsTheLastLook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &lockedTable{fake: fake{rows: 10}}
+		target := Target{Engine: f, Tables: []Table{ClientAccessTokens}, Databases: Select("a").Resolve(nil, false), Log: slog.New(slog.DiscardHandler)}
+		d := Run(t.Context(), target, Policy{Action: DryRun, BatchSize: 10, MaxDuration: 3 * time.Second}, func(DatabaseResult) {}).Databases[0]
+		if d.Status != Partial || len(d.Findings) != 1 || d.Findings[0].Code != LockedRows.Code {
+			t.Errorf("%+v", d)
+		}
+	})
+}
