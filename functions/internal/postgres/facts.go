@@ -20,7 +20,7 @@ const (
 	withZone    = "timestamp with time zone"
 )
 
-// facts is what sqlFacts returns.
+// facts is what sqlFacts returns, and sqlObstacles.
 type facts struct {
 	table     purge.Table      // with its names as SQL writes them
 	column    string           // of expirations, as the catalogue has it
@@ -38,7 +38,8 @@ type facts struct {
 	places    bool // the login may tell rows apart by their place
 	selectAll bool
 	deletable bool
-	hidden    bool     // row-level security hides rows from the login, or may
+	secured   bool     // row-level security holds for the login
+	hidden    bool     // it hides rows, or may
 	indexed   bool     // an index finds rows by their expiration
 	unindexed []string // the tables that have no such index, not all of many
 	signature string   // of all that is relied on later
@@ -46,13 +47,14 @@ type facts struct {
 	counted   bool     // the server counts the rows that it deletes
 	dead      int64    // deleted rows that were not cleared away yet, about
 	perPage   int      // rows that a page of the table can have at most
+	published bool     // deletes of some table are
 	nameless  string   // the statements for what publishes deletes without a replica identity
 	acts      bool     // a trigger, a foreign key or a rule does more at a delete
 	local     bool     // expirations are local time, as Ed-Fi had them in its versions 2
 	backend   uint32   // the server's process that ran the statement
-	resets    []string // statements that change settings
 	readOnly  bool     // default_transaction_read_only is on, or the server is a standby
 	unlinked  bool     // neither triggers nor foreign keys act for this login
+	resets    []string // statements that change settings
 	writes    int64    // transactions that had written to the server when it was asked
 	asked     time.Time
 }
@@ -73,8 +75,8 @@ func (f facts) on(sql string) string {
 // readsRanges tells whether the server has a plan for a range of places.
 func (f facts) readsRanges() bool { return f.version >= 14_00_00 }
 
-// examine prepares the session, reads the facts and takes the lock, in one round
-// trip. It sets nothing and takes no lock in any other session than that one.
+// examine prepares the session, reads the facts and takes the lock, as a rule in one
+// round trip. It sets nothing and takes no lock in any other session than that one.
 func (c *conn) examine(ctx context.Context, session uint32, lock bool) error {
 	f := facts{table: c.table.Lower(), asked: time.Now()}
 	names := func(exactly, folded string) []string { return []string{exactly, folded} }
@@ -105,6 +107,9 @@ func (c *conn) examine(ctx context.Context, session uint32, lock bool) error {
 	if closed := results.Close(); err == nil {
 		err = closed
 	}
+	if err == nil && f.unusual() {
+		err = c.pg.QueryRow(ctx, sqlObstacles, f.oid).Scan(&f.hidden, &f.nameless, &f.resets)
+	}
 	c.facts, c.served = f, err == nil
 	if sqlState(err) == pgerrcode.QueryCanceled && ctx.Err() != nil { // by ourselves, as the time was over
 		err = ctx.Err()
@@ -115,11 +120,16 @@ func (c *conn) examine(ctx context.Context, session uint32, lock bool) error {
 // read reads what sqlFacts returns.
 func (f *facts) read(row pgx.Row) error {
 	err := row.Scan(&f.now, &f.database, &f.version, &f.standby, &f.oid, &f.kind, &f.plain, &f.typeName,
-		&f.usage, &f.selectExp, &f.places, &f.selectAll, &f.deletable, &f.hidden, &f.unindexed,
-		&f.signature, &f.leaves, &f.counted, &f.dead, &f.perPage, &f.nameless, &f.acts, &f.local,
-		&f.table.Relation, &f.table.Expiration, &f.column, &f.backend, &f.readOnly, &f.unlinked, &f.resets)
+		&f.usage, &f.selectExp, &f.places, &f.selectAll, &f.deletable, &f.secured, &f.unindexed,
+		&f.signature, &f.leaves, &f.counted, &f.dead, &f.perPage, &f.published, &f.acts, &f.local,
+		&f.table.Relation, &f.table.Expiration, &f.column, &f.backend, &f.readOnly, &f.unlinked)
 	f.clock, f.indexed = f.now, f.oid != 0 && len(f.unindexed) == 0
 	return err
+}
+
+// unusual tells whether sqlObstacles has anything to say.
+func (f *facts) unusual() bool {
+	return f.secured || f.published || f.readOnly || f.unlinked || !f.counted
 }
 
 // readClock reads what sqlLocalClock returns. A column with a zone has instants.
