@@ -474,6 +474,8 @@ func TestABatchWithoutAnAcknowledgementCountsForWhatTheServerSaysOfIt(t *testing
 		"committed, of an unknown number": {&remembering{loses: all(Deleted{Rows: -1, Transaction: 7}), committed: true}, 90, true},
 		"of a transaction unknown":        {&remembering{loses: all(Deleted{Rows: 10})}, 100, true},
 		"of which nothing is known":       {&remembering{loses: all(Deleted{Rows: -1})}, 90, true},
+		"of a transaction unknown, there": {&remembering{loses: func(*remembering, Batch) Deleted { return Deleted{Rows: 10} }}, 100, true},
+		"of no row":                       {&remembering{loses: func(*remembering, Batch) Deleted { return Deleted{} }}, 100, false},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			c.f.fake.rows = 100
