@@ -151,6 +151,10 @@ func (c *conn) explainRefusal(doing string, refused *pgconn.PgError) error {
 			return purge.NotPurgeable{Kind: purge.NoAccess, Message: fmt.Sprintf("the login may not connect to database %s (SQLSTATE %s): run infra/postgres/role.sql there, or GRANT CONNECT ON DATABASE %s TO edfi_token_purge;",
 				c.database, refused.Code, pgx.Identifier{c.database}.Sanitize())}
 		}
+	case pgerrcode.InvalidColumnReference: // none of ours names a column that may not be there
+		if c.facts.misnamed != "" {
+			return purge.NotPurgeable{Kind: purge.NoReplicaIdentity, Message: message + ": a publication has the table's deletes with a condition, or a list of columns, that the table's replica identity does not go with, so that the server refuses them: " + c.facts.misnamed}
+		}
 	case pgerrcode.ReadOnlySQLTransaction: // it was writable, else it had not been opened
 		return purge.Uncommitted(say("%w: %s: the server has become a reader", purge.ErrLost, message))
 	case pgerrcode.ProtocolViolation:

@@ -47,6 +47,7 @@ type facts struct {
 	dead      int64    // deleted rows that were not cleared away yet, about
 	perPage   int      // rows that a page of the table can have at most
 	nameless  string   // the statements for what publishes deletes without a replica identity
+	misnamed  string   // and for what publishes them with one that does not fit
 	acts      bool     // a trigger, a foreign key or a rule does more at a delete
 	local     bool     // expirations are local time, as Ed-Fi had them in its versions 2
 	backend   uint32   // the server's process that ran the statement
@@ -116,7 +117,7 @@ func (c *conn) examine(ctx context.Context, session uint32, lock bool) error {
 func (f *facts) read(row pgx.Row) error {
 	err := row.Scan(&f.now, &f.database, &f.version, &f.standby, &f.oid, &f.kind, &f.plain, &f.typeName,
 		&f.usage, &f.selectExp, &f.places, &f.selectAll, &f.deletable, &f.hidden, &f.unindexed,
-		&f.signature, &f.leaves, &f.counted, &f.dead, &f.perPage, &f.nameless, &f.acts, &f.local,
+		&f.signature, &f.leaves, &f.counted, &f.dead, &f.perPage, &f.nameless, &f.misnamed, &f.acts, &f.local,
 		&f.table.Relation, &f.table.Expiration, &f.column, &f.backend, &f.readOnly, &f.unlinked, &f.resets)
 	f.clock, f.indexed = f.now, f.oid != 0 && len(f.unindexed) == 0
 	return err

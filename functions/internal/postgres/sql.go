@@ -184,17 +184,32 @@ FROM (SELECT coalesce(NULLIF(current_setting('edfi_token_purge.gone', true), '')
 
 	// Where deletes are published, to subscribers that could not tell by it which row
 	// went, the server refuses each: the statements that mend it, for the table and those
-	// that inherit from it.
+	// that inherit from it. A key that may wait for the commit identifies nothing, and what
+	// has a part has the part's deletes, under whatever name it publishes them.
 	sqlUnidentified = `CASE WHEN EXISTS (SELECT FROM pg_publication WHERE pubdelete) THEN (
-               SELECT string_agg(format('ALTER TABLE %s.%I REPLICA IDENTITY FULL;', l.relnamespace::regnamespace, l.relname), ' ' ORDER BY leaf)
+               SELECT string_agg(` + sqlIdentify + `, ' ' ORDER BY leaf)
                FROM unnest(` + sqlLeaves + `) AS leaf
                JOIN pg_class l ON l.oid = leaf AND l.relkind = 'r'
                WHERE l.relreplident <> 'f' AND NOT EXISTS (
-                   SELECT FROM pg_index i WHERE i.indrelid = leaf
+                   SELECT FROM pg_index i WHERE i.indrelid = leaf AND i.indimmediate
                      AND CASE l.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END)
                  AND EXISTS (
                    SELECT FROM pg_publication p, pg_get_publication_tables(p.pubname) AS published
-                   WHERE p.pubdelete AND published.relid = leaf)) END`
+                   WHERE p.pubdelete AND published.relid IN (SELECT leaf UNION SELECT relid::oid FROM pg_partition_ancestors(leaf) AS relid))) END`
+	sqlIdentify = `format('ALTER TABLE %s.%I REPLICA IDENTITY FULL;', l.relnamespace::regnamespace, l.relname)`
+
+	// It refuses them too where a publication has a list of columns, or a condition, that
+	// the replica identity does not go with, since PostgreSQL 15: the statements that mend
+	// either.
+	sqlMisidentified = `CASE WHEN EXISTS (SELECT FROM pg_publication WHERE pubdelete) THEN coalesce((
+               SELECT string_agg(format('ALTER PUBLICATION %1$I DROP TABLE %2$s.%3$I; ALTER PUBLICATION %1$I ADD TABLE %2$s.%3$I;', p.pubname, l.relnamespace::regnamespace, l.relname), ' ')
+               FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid JOIN pg_class l ON l.oid = r.prrelid
+               WHERE p.pubdelete AND l.oid = ANY (` + sqlLeaves + `) AND to_jsonb(r) ->> 'prattrs' IS NOT NULL), (
+               SELECT string_agg(` + sqlIdentify + `, ' ' ORDER BY l.oid)
+               FROM pg_class l WHERE l.oid = ANY (` + sqlLeaves + `) AND l.relkind = 'r')) END`
+
+	// What the server refuses as soon as a delete begins, it refuses here.
+	sqlWouldDelete = `EXPLAIN DELETE FROM {table} WHERE {expiration} IS NOT NULL`
 
 	// Three settings that are not ours to change for the session, and the statements that
 	// change each wherever it is set for this login: no message names the login.
@@ -257,7 +272,7 @@ SELECT clock_timestamp() AT TIME ZONE 'UTC',
        current_setting('track_counts') = 'on',
        coalesce(pg_stat_get_dead_tuples(c.oid), 0),
        (current_setting('block_size')::int - 24) / (28 + coalesce((` + sqlLeastRow + `), 0)),
-       coalesce(` + sqlUnidentified + `, ''),
+       coalesce(` + sqlUnidentified + `, ''), coalesce(` + sqlMisidentified + `, ''),
        coalesce(` + sqlActs + `, false),
        EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid AND proname = 'accesstokenisvalid'),
        coalesce(quote_ident(c.relname), ($2::text[])[2]), coalesce(quote_ident(a.attname), ($3::text[])[2]), coalesce(a.attname, ''),

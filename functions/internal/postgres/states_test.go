@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"regexp"
 	"strings"
@@ -325,7 +326,7 @@ func TestAStatementThatSomebodyCancelsIsTriedAgain(t *testing.T) {
 
 // Whatever a purge fails for, a check fails for too, with the statement that mends it.
 func TestACheckIsNeverGreenWhereAPurgeFails(t *testing.T) {
-	for name, c := range map[string]struct{ stage, mend string }{
+	cases := map[string]struct{ stage, mend string }{
 		"no right to delete":      {"REVOKE DELETE ON dbo.clientaccesstokens FROM parity_rights", "GRANT .*;"},
 		"no right to read":        {"REVOKE SELECT (expiration) ON dbo.clientaccesstokens FROM parity_rights", "GRANT .*;"},
 		"no right in schema":      {"REVOKE USAGE ON SCHEMA dbo FROM parity_rights", "GRANT .*;"},
@@ -333,15 +334,29 @@ func TestACheckIsNeverGreenWhereAPurgeFails(t *testing.T) {
 		"published deletes":       {"CREATE PUBLICATION p FOR TABLE dbo.clientaccesstokens; ALTER TABLE dbo.clientaccesstokens REPLICA IDENTITY NOTHING", "ALTER TABLE .*;"},
 		"a child of it published": {"CREATE TABLE dbo.child () INHERITS (dbo.clientaccesstokens); CREATE PUBLICATION p FOR TABLE dbo.clientaccesstokens", "ALTER TABLE .*;"},
 		"all tables published":    {"CREATE PUBLICATION p FOR ALL TABLES; ALTER TABLE dbo.clientaccesstokens REPLICA IDENTITY NOTHING", "ALTER TABLE .*;"},
-		"inserts published":       {"CREATE PUBLICATION p FOR TABLE dbo.clientaccesstokens WITH (publish = 'insert'); ALTER TABLE dbo.clientaccesstokens REPLICA IDENTITY NOTHING", ""},
-		"a trigger that keeps":    {"CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; CREATE TRIGGER keep BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION f()", "ALTER TABLE [^;]* DISABLE TRIGGER .*;"},
-		"one that refuses":        {"CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'no'; END$$; CREATE TRIGGER no BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION f()", "ALTER TABLE [^;]* DISABLE TRIGGER .*;"},
-		"one that puts back":      {"CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN INSERT INTO dbo.clientaccesstokens VALUES (OLD.*); RETURN NULL; END'; CREATE TRIGGER back AFTER DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION f()", "ALTER TABLE [^;]* DISABLE TRIGGER .*;"},
-		"one that only watches":   {"CREATE TABLE gone (id uuid); GRANT INSERT ON gone TO PUBLIC; CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.gone VALUES (OLD.id); RETURN OLD; END'; CREATE TRIGGER watch BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION f()", ""},
-		"a rule":                  {"CREATE RULE keep AS ON DELETE TO dbo.clientaccesstokens DO INSTEAD NOTHING", "ALTER TABLE [^;]* DISABLE RULE .*;"},
-		"rows that are needed":    {"CREATE TABLE child (id uuid REFERENCES dbo.clientaccesstokens); INSERT INTO child SELECT id FROM dbo.clientaccesstokens WHERE expiration <= now() AT TIME ZONE 'UTC'", "ALTER TABLE [^;]* DROP CONSTRAINT .*;"},
-		"nothing":                 {"", ""},
-	} {
+		"published as its whole": {`ALTER TABLE dbo.clientaccesstokens RENAME TO whole; CREATE TABLE dbo.clientaccesstokens (LIKE dbo.whole) PARTITION BY RANGE (expiration);
+			CREATE TABLE dbo.part PARTITION OF dbo.clientaccesstokens DEFAULT; INSERT INTO dbo.clientaccesstokens SELECT * FROM dbo.whole; GRANT SELECT (expiration), DELETE ON dbo.clientaccesstokens TO parity_rights;
+			CREATE PUBLICATION p FOR TABLE dbo.clientaccesstokens WITH (publish_via_partition_root = true)`, "ALTER TABLE dbo.part .*;"},
+		"published with a key that waits": {"ALTER TABLE dbo.clientaccesstokens DROP CONSTRAINT clientaccesstokens_pk, ADD PRIMARY KEY (id) DEFERRABLE; CREATE PUBLICATION p FOR TABLE dbo.clientaccesstokens", "ALTER TABLE .*;"},
+		"inserts published":               {"CREATE PUBLICATION p FOR TABLE dbo.clientaccesstokens WITH (publish = 'insert'); ALTER TABLE dbo.clientaccesstokens REPLICA IDENTITY NOTHING", ""},
+		"a trigger that keeps":            {"CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; CREATE TRIGGER keep BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION f()", "ALTER TABLE [^;]* DISABLE TRIGGER .*;"},
+		"one that refuses":                {"CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'no'; END$$; CREATE TRIGGER no BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION f()", "ALTER TABLE [^;]* DISABLE TRIGGER .*;"},
+		"one that puts back":              {"CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN INSERT INTO dbo.clientaccesstokens VALUES (OLD.*); RETURN NULL; END'; CREATE TRIGGER back AFTER DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION f()", "ALTER TABLE [^;]* DISABLE TRIGGER .*;"},
+		"one that only watches":           {"CREATE TABLE gone (id uuid); GRANT INSERT ON gone TO PUBLIC; CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.gone VALUES (OLD.id); RETURN OLD; END'; CREATE TRIGGER watch BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION f()", ""},
+		"a rule":                          {"CREATE RULE keep AS ON DELETE TO dbo.clientaccesstokens DO INSTEAD NOTHING", "ALTER TABLE [^;]* DISABLE RULE .*;"},
+		"rows that are needed":            {"CREATE TABLE child (id uuid REFERENCES dbo.clientaccesstokens); INSERT INTO child SELECT id FROM dbo.clientaccesstokens WHERE expiration <= now() AT TIME ZONE 'UTC'", "ALTER TABLE [^;]* DROP CONSTRAINT .*;"},
+		"nothing":                         {"", ""},
+	}
+	if one[int](t, connect(t, "postgres"), "SELECT current_setting('server_version_num')::int") >= 15_00_00 {
+		maps.Copy(cases, map[string]struct{ stage, mend string }{
+			"published on a condition":  {"CREATE PUBLICATION p FOR TABLE dbo.clientaccesstokens WHERE (expiration > '2020-01-01')", "ALTER TABLE .*;"},
+			"published by its key":      {"CREATE PUBLICATION p FOR TABLE dbo.clientaccesstokens WHERE (id > '00000000-0000-0000-0000-000000000000')", ""},
+			"a column of it published":  {"CREATE PUBLICATION p FOR TABLE dbo.clientaccesstokens (expiration)", "ALTER PUBLICATION .*;"},
+			"columns and key published": {"CREATE PUBLICATION p FOR TABLE dbo.clientaccesstokens (id, expiration)", ""},
+			"its schema published":      {"CREATE PUBLICATION p FOR TABLES IN SCHEMA dbo; ALTER TABLE dbo.clientaccesstokens REPLICA IDENTITY NOTHING", "ALTER TABLE .*;"},
+		})
+	}
+	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			s := newStage(t, "parity", "")
 			db := filled(t, s)
