@@ -128,6 +128,9 @@ var sessionLimits = map[string]sessionLimit{
 func (c *conn) explainRefusal(doing string, refused *pgconn.PgError) error {
 	message := fmt.Sprintf("%s (SQLSTATE %s)", redact.Login(refused.Message, c.server.User, c.server.Password), refused.Code)
 	say := func(format string, args ...any) error { return fmt.Errorf(doing+": "+format, args...) }
+	if c.isRaised(refused) {
+		return say("%w: %s", purge.ErrRefused, message)
+	}
 	switch refused.Code {
 	case pgerrcode.LockNotAvailable, pgerrcode.DeadlockDetected, pgerrcode.SerializationFailure:
 		return say("%w: SQLSTATE %s", purge.ErrLocked, refused.Code)
@@ -166,9 +169,22 @@ func (c *conn) explainRefusal(doing string, refused *pgconn.PgError) error {
 	return say("%s", message)
 }
 
+// isRaised tells whether a trigger's function raised an error, as it may do with any code:
+// one that reaches for another server has those of lost connections. Locks, time and
+// resources are the server's all the same, and so is that it has become a reader.
+func (c *conn) isRaised(refused *pgconn.PgError) bool {
+	switch code := refused.Code; code {
+	case pgerrcode.LockNotAvailable, pgerrcode.DeadlockDetected, pgerrcode.SerializationFailure, pgerrcode.QueryCanceled, pgerrcode.ReadOnlySQLTransaction:
+		return false
+	default:
+		resources := pgerrcode.IsInsufficientResources(code) && code != pgerrcode.TooManyConnections
+		return c.facts.oid != 0 && refused.Where != "" && refused.SeverityUnlocalized != "FATAL" && !resources
+	}
+}
+
 // kindOf returns what a refusal is to the domain, by its code; nil is a plain error.
 func (c *conn) kindOf(refused *pgconn.PgError) error {
-	if c.facts.oid != 0 && refused.Where == "" && surprises[refused.Code] != nil { // else a trigger's function raised it
+	if c.facts.oid != 0 && surprises[refused.Code] != nil {
 		return surprises[refused.Code]
 	}
 	switch code := refused.Code; {
@@ -182,7 +198,7 @@ func (c *conn) kindOf(refused *pgconn.PgError) error {
 		return purge.ErrLost
 	case pgerrcode.IsInsufficientResources(code): // a full disk gets no emptier by trying again
 		return nil
-	case pgerrcode.IsIntegrityConstraintViolation(code), refused.Where != "":
+	case pgerrcode.IsIntegrityConstraintViolation(code):
 		return purge.ErrRefused
 	}
 	return nil
