@@ -99,7 +99,7 @@ ORDER BY datname`
 	// do, as it is counted; an index that goes makes a run slow and not wrong.
 	sqlSignature = `concat_ws(' ', a.atttypid, c.relkind, row_security_active(c.oid), ` + sqlLeaves + `::text, ` + sqlActs + `, current_setting('track_counts'),
            CASE WHEN row_security_active(c.oid) THEN (
-               SELECT string_agg(concat_ws(' ', p.oid, p.polcmd, p.polpermissive, p.polroles, pg_get_expr(p.polqual, p.polrelid)), ',' ORDER BY p.oid)
+               SELECT string_agg(concat_ws(' ', p.oid, p.polcmd, p.polpermissive, ` + sqlConcerns + `, pg_get_expr(p.polqual, p.polrelid)), ',' ORDER BY p.oid)
                FROM pg_policy p WHERE p.polrelid = c.oid) END)`
 
 	// The table itself and all that inherit from it, partitions among them.
@@ -180,7 +180,10 @@ FROM (SELECT coalesce(NULLIF(current_setting('edfi_token_purge.gone', true), '')
 	sqlPolicies = `
                SELECT FROM pg_policy p
                WHERE p.polrelid = c.oid AND p.polcmd::text IN ('*', need.cmd)
-                 AND EXISTS (SELECT FROM unnest(p.polroles) AS role WHERE role = 0 OR pg_has_role(role, 'USAGE'))`
+                 AND ` + sqlConcerns
+
+	// Whether a policy is for this login, too.
+	sqlConcerns = `EXISTS (SELECT FROM unnest(p.polroles) AS role WHERE role = 0 OR pg_has_role(role, 'USAGE'))`
 
 	// Where deletes are published, to subscribers that could not tell by it which row
 	// went, the server refuses each: the statements that mend it, for the table and those

@@ -222,7 +222,7 @@ func TestRowsThatTakeLongGoAFewAtATimeInEachRun(t *testing.T) {
 	db := filled(t, s)
 	db.Delay(t, 5*time.Millisecond)
 	server := s.server()
-	policy := purge.Policy{BatchSize: 5000, BatchTarget: 50 * time.Millisecond, MaxDuration: 3 * time.Second}
+	policy := purge.Policy{BatchSize: 5000, BatchTarget: 50 * time.Millisecond, MaxDuration: 3 * time.Second, StopBefore: time.Second}
 	server.Longest = policy.Longest()
 	left := int64(rows)
 	for range 2 {
@@ -230,6 +230,9 @@ func TestRowsThatTakeLongGoAFewAtATimeInEachRun(t *testing.T) {
 		expired, _ := db.counts(t)
 		if r.Status != purge.Partial || r.DeletedRows < 50 || expired != left-r.DeletedRows {
 			t.Errorf("%s, %d rows, %d of %d left: %s", r.Status, r.DeletedRows, expired, left, r.Error)
+		}
+		if found := text(r.Findings); !strings.Contains(found, "warning slow-rows") || !strings.Contains(found, "DISABLE TRIGGER before_delete;") {
+			t.Error(found)
 		}
 		left = expired
 	}

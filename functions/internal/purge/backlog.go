@@ -27,6 +27,8 @@ const (
 	// their index entries stay until VACUUM comes, and a single look over a million
 	// of them takes longer than any batch.
 	checkpointRows = 50_000
+	// slowRows is below how many rows of a batch it is worth a word that they take long.
+	slowRows = 10
 )
 
 // errMaxRows ends a sweep although there is time and nothing went wrong.
@@ -121,6 +123,7 @@ type backlog struct {
 	unmarked       int64         // rows since the last checkpoint
 	refused        refusedError  // what this sweep leaves for that
 	refusals       int           // in turn
+	slow           bool          // a few rows ran out of time
 	throttled      time.Duration // that workers waited for others, all together
 }
 
@@ -389,6 +392,7 @@ func (b *backlog) back(c *batch) {
 func (b *backlog) Done(ctx context.Context, c *batch) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.slow = b.slow || errors.Is(c.err, ErrTimeout) && c.size < slowRows && c.size < b.policy.BatchSize && c.took > 2*b.policy.BatchTarget
 	switch {
 	case errors.Is(c.err, ErrLost) && !errors.Is(c.err, ErrUncommitted): // until it is known, all of it counts against the quota
 		b.unacknowledged, b.aside = append(b.unacknowledged, c), append(b.aside, c.again(0, c.locked))
@@ -414,6 +418,11 @@ func (b *backlog) Done(ctx context.Context, c *batch) {
 		b.count(c.deleted)
 	}
 	b.back(c)
+}
+
+// Slow tells whether rows take so long that a batch has few of them.
+func (b *backlog) Slow() bool {
+	return b.slow || b.sizer.Next() < min(slowRows, b.policy.BatchSize)
 }
 
 // overfull takes back a batch that was more than it may be: rows came, or they take others
