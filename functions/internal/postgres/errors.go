@@ -72,6 +72,9 @@ var surprises = map[string]error{
 	pgerrcode.UndefinedColumn:           purge.ErrChanged,
 	pgerrcode.UndefinedFunction:         purge.ErrChanged,
 	pgerrcode.InvalidSchemaName:         purge.ErrChanged,
+	// Its deletes were published, in a way that the server refuses them for.
+	pgerrcode.ObjectNotInPrerequisiteState: purge.ErrChanged,
+	pgerrcode.InvalidColumnReference:       purge.ErrChanged,
 }
 
 // isNotServed tells whether a log-in failed as it does at a server that takes
