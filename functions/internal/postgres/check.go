@@ -55,7 +55,16 @@ func (c *conn) Check(ctx context.Context) ([]purge.Finding, error) {
 	if err != nil {
 		return found, c.explain("look for jobs", err)
 	}
-	return append(found, jobs), c.facts.mayDelete()
+	return append(found, jobs), c.mayBegin(ctx)
+}
+
+// mayBegin returns nil, or what keeps any delete from beginning.
+func (c *conn) mayBegin(ctx context.Context) error {
+	if err := c.facts.mayDelete(); err != nil || c.facts.standby {
+		return err
+	}
+	_, err := c.pg.Exec(ctx, c.facts.on(sqlWouldDelete))
+	return c.explain("delete", err)
 }
 
 // WhySlow implements [purge.SlowLook].

@@ -72,6 +72,9 @@ var surprises = map[string]error{
 	pgerrcode.UndefinedColumn:           purge.ErrChanged,
 	pgerrcode.UndefinedFunction:         purge.ErrChanged,
 	pgerrcode.InvalidSchemaName:         purge.ErrChanged,
+	// Its deletes were published, in a way that the server refuses them for.
+	pgerrcode.ObjectNotInPrerequisiteState: purge.ErrChanged,
+	pgerrcode.InvalidColumnReference:       purge.ErrChanged,
 }
 
 // isNotServed tells whether a log-in failed as it does at a server that takes
@@ -128,6 +131,9 @@ var sessionLimits = map[string]sessionLimit{
 func (c *conn) explainRefusal(doing string, refused *pgconn.PgError) error {
 	message := fmt.Sprintf("%s (SQLSTATE %s)", redact.Login(refused.Message, c.server.User, c.server.Password), refused.Code)
 	say := func(format string, args ...any) error { return fmt.Errorf(doing+": "+format, args...) }
+	if c.isRaised(refused) {
+		return say("%w: %s", purge.ErrRefused, message)
+	}
 	switch refused.Code {
 	case pgerrcode.LockNotAvailable, pgerrcode.DeadlockDetected, pgerrcode.SerializationFailure:
 		return say("%w: SQLSTATE %s", purge.ErrLocked, refused.Code)
@@ -151,6 +157,10 @@ func (c *conn) explainRefusal(doing string, refused *pgconn.PgError) error {
 			return purge.NotPurgeable{Kind: purge.NoAccess, Message: fmt.Sprintf("the login may not connect to database %s (SQLSTATE %s): run infra/postgres/role.sql there, or GRANT CONNECT ON DATABASE %s TO edfi_token_purge;",
 				c.database, refused.Code, pgx.Identifier{c.database}.Sanitize())}
 		}
+	case pgerrcode.InvalidColumnReference: // none of ours names a column that may not be there
+		if c.facts.misnamed != "" {
+			return purge.NotPurgeable{Kind: purge.NoReplicaIdentity, Message: message + ": a publication has the table's deletes with a condition, or a list of columns, that the table's replica identity does not go with, so that the server refuses them: " + c.facts.misnamed}
+		}
 	case pgerrcode.ReadOnlySQLTransaction: // it was writable, else it had not been opened
 		return purge.Uncommitted(say("%w: %s: the server has become a reader", purge.ErrLost, message))
 	case pgerrcode.ProtocolViolation:
@@ -162,9 +172,22 @@ func (c *conn) explainRefusal(doing string, refused *pgconn.PgError) error {
 	return say("%s", message)
 }
 
+// isRaised tells whether a trigger's function raised an error, as it may do with any code:
+// one that reaches for another server has those of lost connections. Locks, time and
+// resources are the server's all the same, and so is that it has become a reader.
+func (c *conn) isRaised(refused *pgconn.PgError) bool {
+	switch code := refused.Code; code {
+	case pgerrcode.LockNotAvailable, pgerrcode.DeadlockDetected, pgerrcode.SerializationFailure, pgerrcode.QueryCanceled, pgerrcode.ReadOnlySQLTransaction:
+		return false
+	default:
+		resources := pgerrcode.IsInsufficientResources(code) && code != pgerrcode.TooManyConnections
+		return c.facts.oid != 0 && refused.Where != "" && refused.SeverityUnlocalized != "FATAL" && !resources
+	}
+}
+
 // kindOf returns what a refusal is to the domain, by its code; nil is a plain error.
 func (c *conn) kindOf(refused *pgconn.PgError) error {
-	if c.facts.oid != 0 && refused.Where == "" && surprises[refused.Code] != nil { // else a trigger's function raised it
+	if c.facts.oid != 0 && surprises[refused.Code] != nil {
 		return surprises[refused.Code]
 	}
 	switch code := refused.Code; {
@@ -178,7 +201,7 @@ func (c *conn) kindOf(refused *pgconn.PgError) error {
 		return purge.ErrLost
 	case pgerrcode.IsInsufficientResources(code): // a full disk gets no emptier by trying again
 		return nil
-	case pgerrcode.IsIntegrityConstraintViolation(code), refused.Where != "":
+	case pgerrcode.IsIntegrityConstraintViolation(code):
 		return purge.ErrRefused
 	}
 	return nil

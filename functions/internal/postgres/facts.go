@@ -49,6 +49,7 @@ type facts struct {
 	perPage   int      // rows that a page of the table can have at most
 	published bool     // deletes of some table are
 	nameless  string   // the statements for what publishes deletes without a replica identity
+	misnamed  string   // and for what publishes them with one that does not fit
 	acts      bool     // a trigger, a foreign key or a rule does more at a delete
 	local     bool     // expirations are local time, as Ed-Fi had them in its versions 2
 	backend   uint32   // the server's process that ran the statement
@@ -108,7 +109,7 @@ func (c *conn) examine(ctx context.Context, session uint32, lock bool) error {
 		err = closed
 	}
 	if err == nil && f.unusual() {
-		err = c.pg.QueryRow(ctx, sqlObstacles, f.oid).Scan(&f.hidden, &f.nameless, &f.resets)
+		err = c.pg.QueryRow(ctx, sqlObstacles, f.oid).Scan(&f.hidden, &f.nameless, &f.misnamed, &f.resets)
 	}
 	c.facts, c.served = f, err == nil
 	if sqlState(err) == pgerrcode.QueryCanceled && ctx.Err() != nil { // by ourselves, as the time was over

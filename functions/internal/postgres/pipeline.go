@@ -22,11 +22,12 @@ const locksAhead = 8
 var errNoAnswer = errors.New("the connection ended before the answer")
 
 // deleteAlike deletes batches of one form in a pipeline: each DELETE has sqlTransaction
-// ahead of it, sqlProve behind it, and then a Sync, which commits. One is always sent
-// before the one ahead of it has ended, so that the server need not wait for the link, and
-// never before the transaction of that one is known: where the connection is lost, the
-// server says of all but the last what became of them. It returns how many batches it
-// got to before its limits had to be set anew, or no more were wanted.
+// ahead of it, sqlProve behind it, and then a Sync, which commits. One is always begun
+// before the one ahead of it has ended, so that the server need not wait for the link. It
+// is committed once that one is acknowledged and, but for the last, the number of its own
+// transaction is known. So where the connection is lost, one batch at most may have been
+// committed without a word. It returns how many batches it got to before its limits had
+// to be set anew, or no more were wanted.
 func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, f form, done func(purge.Deleted, error) bool) int {
 	plan, sql, prove := c.deleting(f.physical)
 	plan.bounded = !f.patient
@@ -43,28 +44,26 @@ func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, f form, d
 	}
 	p := pipeline{Pipeline: c.pg.PgConn().StartPipeline(ctx), conn: c, transaction: c.prepared[sqlTransaction], delete: c.prepared[sql], prove: c.prepared[prove]}
 	defer p.Close() //nolint:errcheck // each statement has told its own
-	for answered, more := 0, true; ; answered++ {
-		if more && p.sent == answered {
-			p.sendNext(batches)
+	for ended, more := 0, true; ; ended++ {
+		if more && p.begun == ended {
+			p.beginNext(batches)
 		}
-		if answered == p.sent {
-			if p.failure == nil {
-				return p.sent
-			}
+		switch {
+		case p.begun > ended:
+		case p.failure == nil:
+			return ended
+		default:
 			done(purge.Deleted{}, purge.Uncommitted(c.explain("delete", p.failure)))
-			return p.sent + 1
+			return ended + 1
 		}
-		transaction, err := p.begun()
-		if more && ahead > 1 && err == nil {
-			p.sendNext(batches)
-		}
-		gone, err := p.committed(err)
-		gone.Transaction = transaction
-		if err = c.explain("delete", err); err != nil && (!errors.Is(err, purge.ErrLost) || errors.Is(err, purge.ErrUncommitted)) {
+		gone, err := p.end(batches, more && ahead > 1)
+		if err != nil && (!errors.Is(err, purge.ErrLost) || errors.Is(err, purge.ErrUncommitted)) {
 			gone = purge.Deleted{}
 		}
 		more = done(gone, err)
-		c.began = time.Now()
+		if c.began = time.Now(); c.pg.IsClosed() { // what has begun is undone
+			return ended + 1
+		}
 	}
 }
 
@@ -83,25 +82,26 @@ type pipeline struct {
 	*pgconn.Pipeline
 	conn    *conn
 	encoded pgx.ExtendedQueryBuilder
-	sent    int   // batches that were sent whole, with the Sync that commits them
-	failure error // of the last that was sent
+	begun   int   // batches whose statements are on their way or done
+	failure error // of the last that was to begin
 
 	transaction, delete, prove *pgconn.StatementDescription
 }
 
-// sendNext sends the next of batches, if there is one and the limits hold still.
-func (p *pipeline) sendNext(batches []purge.Batch) {
-	if p.sent < len(batches) && p.mayGoOn() {
-		p.send(batches[p.sent])
+// beginNext queues the statements of the next of batches, if there is one and the limits
+// hold still.
+func (p *pipeline) beginNext(batches []purge.Batch) {
+	if p.begun < len(batches) && p.mayGoOn() {
+		p.begin(batches[p.begun])
 	}
 }
 
-// mayGoOn tells whether another batch may be sent: the limits hold still.
+// mayGoOn tells whether another batch may begin: the limits hold still.
 func (p *pipeline) mayGoOn() bool {
-	return p.failure == nil && (p.sent == 0 || p.conn.limits.valid(time.Now()))
+	return p.failure == nil && (p.begun == 0 || p.conn.limits.valid(time.Now()))
 }
 
-func (p *pipeline) send(b purge.Batch) {
+func (p *pipeline) begin(b purge.Batch) {
 	most := b.Most
 	if most == 0 {
 		most = math.MaxInt64
@@ -113,13 +113,36 @@ func (p *pipeline) send(b purge.Batch) {
 	if facts.acts && p.failure == nil {
 		p.SendQueryParams(sqlRunDeferred, nil, nil, nil, nil)
 	}
-	p.queue(p.prove, []any{facts.leaves, most})
-	if p.failure == nil {
-		p.failure = p.Sync()
+	if p.queue(p.prove, []any{facts.leaves, most}); p.failure == nil {
+		p.begun++
 	}
-	if p.failure == nil {
-		p.sent++
+}
+
+// end commits the batch that has begun, and returns what came of it. With ahead the next
+// one is sent along.
+func (p *pipeline) end(batches []purge.Batch, ahead bool) (gone purge.Deleted, err error) {
+	ahead = ahead && p.begun < len(batches) && p.mayGoOn()
+	send := p.Sync // the last one does not wait for its number, as nothing would be under way meanwhile
+	if ahead {
+		send = p.Flush
 	}
+	if err := send(); err != nil { // not all of it was sent
+		return gone, purge.Uncommitted(p.conn.explain("delete", err))
+	}
+	transaction, err := p.number()
+	switch {
+	case ahead && p.conn.pg.IsClosed():
+		return gone, purge.Uncommitted(p.conn.explain("delete", err))
+	case ahead:
+		p.SendPipelineSync()
+		if err == nil {
+			p.beginNext(batches)
+		}
+		err = cmp.Or(err, p.Flush())
+	}
+	gone, err = p.answer(err)
+	gone.Transaction = transaction
+	return gone, p.conn.explain("delete", err)
 }
 
 func (p *pipeline) queue(statement *pgconn.StatementDescription, args []any) {
@@ -133,9 +156,9 @@ func (p *pipeline) queue(statement *pgconn.StatementDescription, args []any) {
 	}
 }
 
-// begun reads the answer to the first statement of a batch, which the server sends ahead
+// number reads the answer to the first statement of a batch, which the server sends ahead
 // of all others.
-func (p *pipeline) begun() (transaction uint64, failure error) {
+func (p *pipeline) number() (transaction uint64, failure error) {
 	answer, failure := p.GetResults()
 	reader, ok := answer.(*pgconn.ResultReader)
 	if !ok {
@@ -148,10 +171,10 @@ func (p *pipeline) begun() (transaction uint64, failure error) {
 	return transaction, failure
 }
 
-// committed reads the answers to the other statements of a batch and to the Sync behind
+// answer reads the answers to the other statements of a batch and to the Sync behind
 // them; the failure is that of the first. Where the connection is lost after the last
 // statement, what that said is returned beside the error.
-func (p *pipeline) committed(failure error) (gone purge.Deleted, _ error) {
+func (p *pipeline) answer(failure error) (gone purge.Deleted, _ error) {
 	gone.Rows = -1
 	for {
 		switch result, err := p.GetResults(); answer := result.(type) {

@@ -99,7 +99,7 @@ ORDER BY datname`
 	// do, as it is counted; an index that goes makes a run slow and not wrong.
 	sqlSignature = `concat_ws(' ', a.atttypid, c.relkind, row_security_active(c.oid), ` + sqlLeaves + `::text, ` + sqlActs + `, current_setting('track_counts'),
            CASE WHEN row_security_active(c.oid) THEN (
-               SELECT string_agg(concat_ws(' ', p.oid, p.polcmd, p.polpermissive, p.polroles, pg_get_expr(p.polqual, p.polrelid)), ',' ORDER BY p.oid)
+               SELECT string_agg(concat_ws(' ', p.oid, p.polcmd, p.polpermissive, ` + sqlConcerns + `, pg_get_expr(p.polqual, p.polrelid)), ',' ORDER BY p.oid)
                FROM pg_policy p WHERE p.polrelid = c.oid) END)`
 
 	// The table itself and all that inherit from it, partitions among them.
@@ -180,21 +180,39 @@ FROM (SELECT coalesce(NULLIF(current_setting('edfi_token_purge.gone', true), '')
 	sqlPolicies = `
                SELECT FROM pg_policy p
                WHERE p.polrelid = c.oid AND p.polcmd::text IN ('*', need.cmd)
-                 AND EXISTS (SELECT FROM unnest(p.polroles) AS role WHERE role = 0 OR pg_has_role(role, 'USAGE'))`
+                 AND ` + sqlConcerns
+
+	// Whether a policy is for this login, too.
+	sqlConcerns = `EXISTS (SELECT FROM unnest(p.polroles) AS role WHERE role = 0 OR pg_has_role(role, 'USAGE'))`
 
 	// Where deletes are published, to subscribers that could not tell by it which row
 	// went, the server refuses each: the statements that mend it, for the table and those
-	// that inherit from it.
+	// that inherit from it. A key that may wait for the commit identifies nothing, and what
+	// has a part has the part's deletes, under whatever name it publishes them.
 	sqlUnidentified = `(
-               SELECT string_agg(format('ALTER TABLE %s.%I REPLICA IDENTITY FULL;', l.relnamespace::regnamespace, l.relname), ' ' ORDER BY leaf)
+               SELECT string_agg(` + sqlIdentify + `, ' ' ORDER BY leaf)
                FROM unnest(` + sqlLeaves + `) AS leaf
                JOIN pg_class l ON l.oid = leaf AND l.relkind = 'r'
                WHERE l.relreplident <> 'f' AND NOT EXISTS (
-                   SELECT FROM pg_index i WHERE i.indrelid = leaf
+                   SELECT FROM pg_index i WHERE i.indrelid = leaf AND i.indimmediate
                      AND CASE l.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END)
                  AND EXISTS (
                    SELECT FROM pg_publication p, pg_get_publication_tables(p.pubname) AS published
-                   WHERE p.pubdelete AND published.relid = leaf))`
+                   WHERE p.pubdelete AND published.relid IN (SELECT leaf UNION SELECT relid::oid FROM pg_partition_ancestors(leaf) AS relid)))`
+	sqlIdentify = `format('ALTER TABLE %s.%I REPLICA IDENTITY FULL;', l.relnamespace::regnamespace, l.relname)`
+
+	// It refuses them too where a publication has a list of columns, or a condition, that
+	// the replica identity does not go with, since PostgreSQL 15: the statements that mend
+	// either.
+	sqlMisidentified = `coalesce((
+               SELECT string_agg(format('ALTER PUBLICATION %1$I DROP TABLE %2$s.%3$I; ALTER PUBLICATION %1$I ADD TABLE %2$s.%3$I;', p.pubname, l.relnamespace::regnamespace, l.relname), ' ')
+               FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid JOIN pg_class l ON l.oid = r.prrelid
+               WHERE p.pubdelete AND l.oid = ANY (` + sqlLeaves + `) AND to_jsonb(r) ->> 'prattrs' IS NOT NULL), (
+               SELECT string_agg(` + sqlIdentify + `, ' ' ORDER BY l.oid)
+               FROM pg_class l WHERE l.oid = ANY (` + sqlLeaves + `) AND l.relkind = 'r'), '')`
+
+	// What the server refuses as soon as a delete begins, it refuses here.
+	sqlWouldDelete = `EXPLAIN DELETE FROM {table} WHERE {expiration} IS NOT NULL`
 
 	// Three settings that are not ours to change for the session, and the statements that
 	// change each wherever it is set for this login: no message names the login.
@@ -276,6 +294,7 @@ LEFT JOIN LATERAL (
 	sqlObstacles = `
 SELECT coalesce(row_security_active(c.oid) AND ` + sqlHides + `, false),
        coalesce(` + sqlUnidentified + `, ''),
+       ` + sqlMisidentified + `,
        ` + sqlResets + `
 FROM (SELECT) AS always
 LEFT JOIN pg_class c ON c.oid = $1`

@@ -47,6 +47,19 @@ func TestADeferredTriggerThatComesInTheMiddleOfARunIsNoticed(t *testing.T) {
 	}
 }
 
+// A policy may be for a role that the login is given in the middle of a run. What was
+// planned before does not know of it.
+func TestAPolicyThatComesToConcernTheLoginIsNoticed(t *testing.T) {
+	s := newStage(t, "concerned", "")
+	db := filled(t, s)
+	must(t, db.conn, `DROP ROLE IF EXISTS few; CREATE ROLE few; ALTER TABLE dbo.clientaccesstokens ENABLE ROW LEVEL SECURITY;
+CREATE POLICY everything ON dbo.clientaccesstokens USING (true); CREATE POLICY half ON dbo.clientaccesstokens AS RESTRICTIVE TO few USING (id::text < '8')`)
+	r := purgeWith(t.Context(), t, s.server(), db.name, purge.Policy{BatchSize: 100, MaxDuration: 20 * time.Second}, func() { must(t, db.conn, "GRANT few TO concerned") })
+	if expired, live := db.counts(t); r.Status != purge.Failed || r.DeletedRows != rows-expired || live != 10 || !strings.Contains(text(r.Findings), "error row-security") {
+		t.Errorf("%+v; %d expired and %d live left", r, expired, live)
+	}
+}
+
 // Where the server keeps no count, the batch holds its bound and counts all the same, in
 // each way that rows are deleted; where something else acts on deletes, nobody could.
 func TestWithoutTheServersCountABatchHoldsItsBoundAndItsCount(t *testing.T) {

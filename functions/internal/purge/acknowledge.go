@@ -10,25 +10,23 @@ import (
 func (b *backlog) Acknowledge(ctx context.Context, conn Conn) error {
 	for ; len(b.unacknowledged) > 0; b.unacknowledged = b.unacknowledged[1:] {
 		c := b.unacknowledged[0]
-		committed, err := c.wasCommitted(ctx, conn)
-		switch {
-		case err != nil:
+		committed, proved, err := c.wasCommitted(ctx, conn)
+		if err != nil {
 			return err
-		case committed:
-			b.settle(c)
-		default:
-			b.quota.Release(c.reserved, 0)
 		}
+		b.settle(c, committed, proved)
 	}
 	return nil
 }
 
-// wasCommitted tells whether b was: the server says so or, where it can't be asked, the
-// rows are gone, whoever deleted them.
-func (b *batch) wasCommitted(ctx context.Context, conn Conn) (committed bool, err error) {
+// wasCommitted tells whether b was: the server says so, which is a proof, or where it
+// can't be asked, the rows are gone, whoever deleted them. Rows that are there are no
+// proof either: they may have come since, or the server may be about to commit.
+func (b *batch) wasCommitted(ctx context.Context, conn Conn) (committed, proved bool, err error) {
 	witness, ok := conn.(Witness)
+	proved = ok && b.transaction != 0
 	err = retryWhileLocked(ctx, func() (err error) {
-		if ok && b.transaction != 0 {
+		if proved {
 			committed, err = witness.Committed(ctx, b.transaction)
 			return err
 		}
@@ -36,29 +34,43 @@ func (b *batch) wasCommitted(ctx context.Context, conn Conn) (committed bool, er
 		committed = found == nil
 		return err
 	})
-	return committed, err
+	return committed, proved, err
 }
 
-// settle counts a batch that was committed without an acknowledgement. Where the server
-// had not said how many rows went, they are as many as were cut; of a number that nobody
-// knows none is counted, and the quota has them all.
-func (b *backlog) settle(c *batch) {
-	rows, went := c.deleted, c.deleted
-	if c.deleted < 0 {
-		rows, went = c.Rows, cmp.Or(c.Rows, c.reserved)
+// settle counts a batch without an acknowledgement where it was committed. Where the
+// server had not said how many rows went, they are as many as were cut; of a number that
+// nobody knows none is counted. The quota has all that may have gone.
+func (b *backlog) settle(c *batch, committed, proved bool) {
+	if proved && !committed {
+		b.quota.Release(c.reserved, 0)
+		return
 	}
-	if c.deleted < 0 || c.transaction == 0 {
-		b.uncertain += c.reserved
+	rows := c.deleted
+	if rows < 0 {
+		rows = c.Rows
 	}
-	b.quota.Release(c.reserved, went)
-	b.count(rows)
+	if !proved || c.deleted < 0 {
+		b.uncertain += c.mayBe()
+	}
+	b.quota.Release(c.reserved, cmp.Or(rows, c.mayBe()))
+	if committed {
+		b.count(rows)
+	}
+}
+
+// mayBe returns how many rows went at most, if any did.
+func (b *batch) mayBe() int64 {
+	if b.deleted >= 0 {
+		return b.deleted
+	}
+	return b.reserved
 }
 
 // Uncertain returns by how many rows the count may be off.
 func (b *backlog) Uncertain() int64 {
 	rows := b.uncertain
 	for _, c := range b.unacknowledged {
-		rows += c.reserved
+		rows += c.mayBe()
 	}
 	return rows
 }

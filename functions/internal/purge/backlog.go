@@ -27,29 +27,40 @@ const (
 	// their index entries stay until VACUUM comes, and a single look over a million
 	// of them takes longer than any batch.
 	checkpointRows = 50_000
+	// slowRows is below how many rows of a batch it is worth a word that they take long.
+	slowRows = 10
 )
 
 // errMaxRows ends a sweep although there is time and nothing went wrong.
 var errMaxRows = errors.New("the cap on rows is reached")
 
+// errTakesMore is for a row that can't go alone.
+var errTakesMore = errors.New("a row takes more rows of the table with it than a batch may have")
+
 // refusedError ends a sweep that left rows which the database refuses to delete.
 type refusedError struct {
-	rows  int64 // at least
-	more  bool  // that were not tried one by one
-	cause error // of the first
-	mend  string
+	rows       int64 // at least
+	more       bool  // that were not tried one by one
+	unfinished bool  // the sweep ended before all rows were tried
+	cause      error // of the first
+	mend       string
 }
 
 // Error says how many rows stay, and why.
 func (r refusedError) Error() string {
 	rows := Grouped(r.rows) + " rows stay"
-	switch {
-	case r.more:
-		rows = "more than " + Grouped(r.rows) + " rows stay"
-	case r.rows == 1:
+	if r.rows == 1 {
 		rows = "1 row stays"
 	}
-	return fmt.Sprintf("%s, and all others are deleted: %s%s", rows, r.cause, r.mend)
+	switch {
+	case r.more:
+		rows = "more than " + rows + ", and the others were not tried"
+	case r.unfinished:
+		rows += " of those that were tried"
+	default:
+		rows += ", and all others are deleted"
+	}
+	return fmt.Sprintf("%s: %s%s", rows, r.cause, r.mend)
 }
 
 // Unwrap returns the cause.
@@ -60,6 +71,7 @@ type part struct {
 	window Window
 	size   int  // most rows a batch has here; 0 is as many as elsewhere
 	locked bool // others held a row of it
+	last   bool // one row of it took more than itself, so that all others come first
 }
 
 // batch is a Batch on its way to a worker and back.
@@ -69,6 +81,7 @@ type batch struct {
 	reserved int64 // rows of the quota
 	retried  bool
 	locked   bool
+	last     bool
 	deleted  int64
 	took     time.Duration
 	err      error
@@ -79,7 +92,7 @@ type batch struct {
 
 // again returns what is left of b as a part, of which batches have at most so many
 // rows.
-func (b *batch) again(size int, locked bool) part { return part{b.Window, size, locked} }
+func (b *batch) again(size int, locked bool) part { return part{b.Window, size, locked, b.last} }
 
 // backlog is what one database still has to delete. Workers pull batches from it,
 // and it takes in what came of them.
@@ -110,6 +123,7 @@ type backlog struct {
 	unmarked       int64         // rows since the last checkpoint
 	refused        refusedError  // what this sweep leaves for that
 	refusals       int           // in turn
+	slow           bool          // a few rows ran out of time
 	throttled      time.Duration // that workers waited for others, all together
 }
 
@@ -129,6 +143,7 @@ func (b *backlog) End() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.aside, b.todo = append(b.aside, b.todo...), nil
+	b.refused.unfinished = b.failure != nil
 	switch {
 	case b.failure != nil:
 		return b.failure
@@ -245,7 +260,7 @@ func (b *backlog) cutMore(ctx context.Context, conn Conn) {
 		}
 	}
 	if rest != nil {
-		b.todo = slices.Insert(b.todo, 0, part{rest, first.size, first.locked})
+		b.todo = slices.Insert(b.todo, 0, part{rest, first.size, first.locked, first.last})
 	}
 	b.ready = append(b.ready, cut...)
 	b.cut += len(cut)
@@ -283,7 +298,7 @@ func (b *backlog) read(ctx context.Context, conn Conn, p part, wait bool) (cut [
 	}
 	for _, c := range batches {
 		c.Most, c.Patient = int64(size), size == 1
-		cut = append(cut, &batch{Batch: c, size: size, reserved: int64(size), retried: p.size > 0, locked: p.locked})
+		cut = append(cut, &batch{Batch: c, size: size, reserved: int64(size), retried: p.size > 0, locked: p.locked, last: p.last})
 		reserved -= int64(size)
 	}
 	return cut, rest, nil
@@ -377,6 +392,7 @@ func (b *backlog) back(c *batch) {
 func (b *backlog) Done(ctx context.Context, c *batch) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.slow = b.slow || errors.Is(c.err, ErrTimeout) && c.size < slowRows && c.size < b.policy.BatchSize && c.took > 2*b.policy.BatchTarget
 	switch {
 	case errors.Is(c.err, ErrLost) && !errors.Is(c.err, ErrUncommitted): // until it is known, all of it counts against the quota
 		b.unacknowledged, b.aside = append(b.unacknowledged, c), append(b.aside, c.again(0, c.locked))
@@ -387,7 +403,7 @@ func (b *backlog) Done(ctx context.Context, c *batch) {
 	case errors.Is(c.err, ErrLocked): // the others first, then this in smaller pieces
 		b.todo = append(b.todo, c.again(max(1, c.size/splitInto), true))
 	case errors.Is(c.err, ErrOverfull):
-		b.todo = slices.Insert(b.todo, 0, c.again(max(1, c.size/2), c.locked))
+		b.overfull(c)
 	case errors.Is(c.err, ErrRefused) && c.size == 1:
 		b.refuse(c)
 	case errors.Is(c.err, ErrRefused) && c.retried: // all that was not tried yet has gone
@@ -402,6 +418,26 @@ func (b *backlog) Done(ctx context.Context, c *batch) {
 		b.count(c.deleted)
 	}
 	b.back(c)
+}
+
+// Slow tells whether rows take so long that a batch has few of them.
+func (b *backlog) Slow() bool {
+	return b.slow || b.sizer.Next() < min(slowRows, b.policy.BatchSize)
+}
+
+// overfull takes back a batch that was more than it may be: rows came, or they take others
+// with them. A single row comes once more after all others, which may be gone by then.
+func (b *backlog) overfull(c *batch) {
+	switch {
+	case c.size > 1:
+		b.todo = slices.Insert(b.todo, 0, c.again(c.size/2, c.locked))
+	case c.last:
+		c.err = errTakesMore
+		b.refuse(c)
+	default:
+		c.last = true
+		b.todo = append(b.todo, c.again(1, c.locked))
+	}
 }
 
 // refuse leaves rows aside that the database refuses to delete.

@@ -127,6 +127,10 @@ var (
 		Code: "refused-rows", Level: LevelError,
 		Mend: "a foreign key or a trigger refuses to let rows go, so they stay, and all others are deleted: mend what the message names; on PostgreSQL it has the statements that end triggers, rules and foreign keys, and a check lists them",
 	})
+	SlowRows = kind(Kind{
+		Code: "slow-rows", Level: LevelWarning,
+		Mend: "rows take so long to delete that a batch has few, so the run ended before all were gone, and the next one goes on: a trigger, or a foreign key whose own table has no index for it; on PostgreSQL the message has the statements that end what acts on deletes",
+	})
 	LockHolder = kind(Kind{
 		Code: "lock-holder", Level: LevelInfo,
 		Mend: "SQL Server: a look for expired rows waited for locks that the sessions in the message hold: end those that are forgotten",

@@ -3,6 +3,7 @@ package purge
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -134,6 +135,9 @@ func (t *turn) finalLook(outer context.Context) {
 	defer cancel()
 	if refused := &t.backlog.refused; refused.rows > 0 && refused.mend == "" {
 		refused.mend = t.whatActs(ctx)
+	}
+	if t.backlog.Slow() {
+		t.result.find(SlowRows.Found(fmt.Sprintf("rows take so long to delete that fewer than %d of them are a batch%s", slowRows, t.whatActs(ctx))))
 	}
 	left := t.backlog.Left()
 	if left == nil || t.result.StopReason == MaxRows {

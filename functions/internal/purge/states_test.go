@@ -67,7 +67,7 @@ func TestRefusedRowsAreToldWithTheStatementThatMends(t *testing.T) {
 			f := explained{&stubborn{timed{fake: fake{rows: 100}, perRow: time.Second}, func(i int) bool { return i == 0 }}}
 			d := runAll(t.Context(), f, Policy{BatchSize: 10, MaxDuration: ends, StopBefore: time.Second}, "a").Databases[0]
 			stopped := d.StopReason == MaxDuration && d.DeletedRows < 99
-			if found := d.Findings; stopped != (ends > 0) || len(found) != 1 || found[0].Code != RefusedRows.Code || !strings.HasSuffix(found[0].Message, "so it ends: ALTER TABLE x DISABLE TRIGGER y;") {
+			if found := d.Findings; stopped != (ends > 0) || len(found) != 1 || found[0].Code != RefusedRows.Code || !strings.HasSuffix(found[0].Message, "so it ends: ALTER TABLE x DISABLE TRIGGER y;") || strings.Contains(found[0].Message, "all others are deleted") == stopped {
 				t.Errorf("%+v", d)
 			}
 		})
@@ -108,6 +108,34 @@ func TestABatchThatFilledUpIsCutAnewAndNeverHasMoreThanTheCap(t *testing.T) {
 	f = &filling{fake: fake{rows: 100}, overfull: 7}
 	if r := runAll(t.Context(), f, Policy{BatchSize: 10, MaxRows: 25}, "a"); r.DeletedRows != 25 || r.Databases[0].StopReason != MaxRows {
 		t.Errorf("%+v, %v", r, f.most)
+	}
+}
+
+// family is a table whose first row takes all others with it.
+type family struct {
+	fake
+	stays int // the last row, which does not go alone; 0 is none
+}
+
+func (f *family) Open(context.Context, string, Table, bool) (Conn, error) { return f, nil }
+
+func (f *family) Delete(ctx context.Context, b Batch) (Deleted, error) {
+	w := b.Window.(stretch)
+	if w.from == 0 && int64(f.left()) > b.Most || f.stays > 0 && w.to > f.stays {
+		return Deleted{}, ErrOverfull
+	}
+	return f.fake.Delete(ctx, b)
+}
+
+func TestARowThatTakesOthersWithItGoesWhenTheyHaveGone(t *testing.T) {
+	f := &family{fake: fake{rows: 100}}
+	if r := runAll(t.Context(), f, Policy{BatchSize: 10}, "a"); r.Status != Complete || r.DeletedRows != 100 {
+		t.Errorf("%+v", r)
+	}
+	f = &family{fake: fake{rows: 100}, stays: 99}
+	d := runAll(t.Context(), f, Policy{BatchSize: 10}, "a").Databases[0]
+	if d.Status != Failed || d.DeletedRows != 98 || !strings.Contains(d.Error, "2 rows stay, and all others are deleted: a row takes more rows") {
+		t.Errorf("%+v", d)
 	}
 }
 
@@ -474,6 +502,8 @@ func TestABatchWithoutAnAcknowledgementCountsForWhatTheServerSaysOfIt(t *testing
 		"committed, of an unknown number": {&remembering{loses: all(Deleted{Rows: -1, Transaction: 7}), committed: true}, 90, true},
 		"of a transaction unknown":        {&remembering{loses: all(Deleted{Rows: 10})}, 100, true},
 		"of which nothing is known":       {&remembering{loses: all(Deleted{Rows: -1})}, 90, true},
+		"of a transaction unknown, there": {&remembering{loses: func(*remembering, Batch) Deleted { return Deleted{Rows: 10} }}, 100, true},
+		"of no row":                       {&remembering{loses: func(*remembering, Batch) Deleted { return Deleted{} }}, 100, false},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			c.f.fake.rows = 100

@@ -514,7 +514,7 @@ func (l *lossy) Delete(ctx context.Context, b Batch) (Deleted, error) {
 	lost := l.gone > 0
 	l.mu.Unlock()
 	if lost {
-		return Deleted{}, fmt.Errorf("delete: %w", ErrLost)
+		return Deleted{Rows: -1}, fmt.Errorf("delete: %w", ErrLost)
 	}
 	return l.fake.Delete(ctx, b)
 }

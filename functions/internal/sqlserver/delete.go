@@ -67,6 +67,8 @@ func (c *conn) deleteOnce(ctx context.Context, w window) (purge.Deleted, error) 
 		return c.ended(ctx, w, held, err)
 	case err != nil && ctx.Err() == nil && refusal(err):
 		return purge.Deleted{}, err
+	case err != nil && c.facts.triggered: // which may have committed it
+		return purge.Deleted{Rows: -1}, c.explain("delete", late(ctx, err))
 	case err != nil:
 		return purge.Deleted{}, purge.Uncommitted(c.explain("delete", late(ctx, err)))
 	}
@@ -172,7 +174,8 @@ func (c *conn) notRehearsed(trigger string) error {
 func (c *conn) ended(ctx context.Context, w window, held int64, err error) (purge.Deleted, error) {
 	var left int64
 	if failure := c.session.QueryRowContext(ctx, c.on(w, sqlHeld), c.args(w)...).Scan(&left); failure != nil {
-		return purge.Deleted{Rows: -1}, c.explain("delete", late(ctx, failure))
+		// Whatever it failed at, the rows may have gone.
+		return purge.Deleted{Rows: -1}, as{c.explain("delete", late(ctx, failure)), []error{purge.ErrLost}}
 	}
 	switch {
 	case left < held:

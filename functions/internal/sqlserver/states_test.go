@@ -15,6 +15,7 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -351,6 +352,43 @@ func TestATriggerThatCommitsIsToldAndCounted(t *testing.T) {
 	r := run(t, s.server(), "EdFi_Admin")
 	if r.Status != purge.Failed || r.DeletedRows != 7 || !contains(r.Error, "commits") || table.deletes.Load() != 1 {
 		t.Errorf("%+v after %d deletes", r, table.deletes.Load())
+	}
+}
+
+// Where the connection is lost as well, nobody can tell how many rows went, and that is
+// told.
+func TestATriggerThatCommitsAndALostConnectionAreAnUncertainCount(t *testing.T) {
+	t.Parallel()
+	ended := failure(3609, 16, "The transaction ended in the trigger. The batch has been aborted.")
+	for name, c := range map[string]struct {
+		triggered bool // as it was examined
+		delete    []byte
+		looks     []byte // what a look at what is left says then
+	}{
+		"in the delete":                 {true, hangUp, nil},
+		"in the look behind it":         {false, ended, hangUp},
+		"or that look meets a deadlock": {false, ended, failure(1205, 13, "deadlock")},
+	} {
+		table := newScript(7, 1, nil)
+		var gone atomic.Bool
+		table.delete = func(int64) []byte {
+			table.rows.Store(0)
+			gone.Store(true)
+			return c.delete
+		}
+		s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+			switch {
+			case kind == "facts":
+				return examined(func(f *facts) { f.triggered = c.triggered })
+			case kind == "held" && c.looks != nil && gone.Swap(false):
+				return c.looks
+			}
+			return table.answer(kind)
+		}})
+		r := run(t, s.server(), "EdFi_Admin")
+		if r.Status != purge.Complete || r.DeletedRows != 0 || !slices.ContainsFunc(r.Findings, func(f purge.Finding) bool { return f.Code == purge.CountUncertain.Code }) {
+			t.Errorf("%s: %+v", name, r)
+		}
 	}
 }
 

@@ -113,8 +113,8 @@ func testGrace(t *testing.T, s suite) {
 	r := s.do(t.Context(), t, hooked{Engine: s.Engine(), now: now}, db.Name(), p)
 	expect(t, r, purge.Complete, purge.Drained, 2)
 	expectLeft(t, db, limit.Add(s.Tick()), now)
-	if *r.OldestExpiredAge() != 0 {
-		t.Errorf("age %s although nothing that may go is left", *r.OldestExpiredAge())
+	if age := r.OldestExpiredAge(); age == nil || *age != 0 {
+		t.Errorf("age %v although nothing that may go is left", age)
 	}
 }
 
