@@ -66,11 +66,17 @@ func (v view) databases(w io.Writer, result purge.Result) (quiet []string) {
 	row := func(status string, cells []string, name string) {
 		rows = append(rows, strings.Join(append(append([]string{status}, cells...), name), "\t"))
 	}
+	each := v.verbose || countTables(result) <= mostRows
 	for _, d := range result.Databases {
 		if !v.verbose && len(result.Databases) > mostRows && isQuiet(d) {
 			quiet = append(quiet, purge.Printable(d.Database))
-		} else {
-			row(string(d.Status), cells(d), purge.Printable(d.Database))
+			continue
+		}
+		row(string(d.Status), cells(d), purge.Printable(d.Database))
+		for _, table := range d.Tables {
+			if each {
+				row(string(table.Status), cells(table), "  "+table.Table)
+			}
 		}
 	}
 	if rows != nil {
@@ -92,6 +98,14 @@ func (v view) databases(w io.Writer, result purge.Result) (quiet []string) {
 		fmt.Fprintf(w, "complete%s in %d databases (-v has a row for each):\n", what, len(quiet))
 	}
 	return quiet
+}
+
+// countTables returns how many tables there are in all databases.
+func countTables(result purge.Result) (n int) {
+	for _, d := range result.Databases {
+		n += max(1, len(d.Tables))
+	}
+	return n
 }
 
 // isQuiet tells whether nothing is to be said of a database.
@@ -123,15 +137,23 @@ func tableColumns(action purge.Action) (heads []string, cells func(purge.Databas
 			return []string{purge.Grouped(d.DeletedRows), purge.Grouped(int64(d.Batches)), duration(d.DurationMs)}
 		}
 	case purge.DryRun:
-		return []string{"EXPIRED", "OLDEST (UTC)", "TIME"}, func(d purge.DatabaseResult) []string {
-			oldest := ""
-			if d.OldestExpiration != nil {
-				oldest = d.OldestExpiration.UTC().Format("2006-01-02 15:04")
-			}
-			return []string{counted(d.ExpiredRows), oldest, duration(d.DurationMs)}
+		return []string{"EXPIRED", "OLDEST", "TIME"}, func(d purge.DatabaseResult) []string {
+			return []string{counted(d.ExpiredRows), oldest(d), duration(d.DurationMs)}
 		}
 	default:
 		return []string{"TIME"}, func(d purge.DatabaseResult) []string { return []string{duration(d.DurationMs)} }
+	}
+}
+
+// oldest writes the time in the oldest expired row, with its zone where that is certain.
+func oldest(d purge.DatabaseResult) string {
+	switch {
+	case d.OldestExpiration == nil:
+		return ""
+	case d.Local:
+		return d.OldestExpiration.Format("2006-01-02 15:04")
+	default:
+		return d.OldestExpiration.UTC().Format("2006-01-02 15:04 UTC")
 	}
 }
 

@@ -174,7 +174,7 @@ func (t *turn) checkExpired(ctx context.Context) (Window, error) {
 	case !errors.Is(err, ErrTimeout):
 		return nil, err
 	}
-	text := fmt.Sprintf("%s have expired, the oldest at %s", many, instant(oldest))
+	text := fmt.Sprintf("%s have expired, the oldest at %s", many, t.result.column(oldest))
 	if *t.result.OldestExpiredAge() > backlogAge {
 		t.result.find(Backlog.Found(text + ": run purges until the status is complete"))
 	} else {

@@ -239,6 +239,7 @@ type SlotCounter interface {
 type Facts struct {
 	Now      time.Time // the database's clock, UTC
 	Clock    time.Time // the one that the table's rows expire by
+	Local    bool      // the zone of what the column holds is not certain
 	Indexed  bool      // an index finds the oldest row; else a look reads the whole table
 	Findings []Finding
 	// Writes is what WriteCounter counted as the connection was opened, at Counted; 0 is

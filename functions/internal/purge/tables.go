@@ -183,6 +183,7 @@ func (d *DatabaseResult) add(table DatabaseResult, all []Finding) {
 	} else {
 		*d.ExpiredRows += *table.ExpiredRows
 	}
+	d.Local = d.Local || table.Local && table.OldestExpiration != nil
 	d.Cutoff, d.OldestExpiration = earlier(d.Cutoff, table.Cutoff), earlier(d.OldestExpiration, table.OldestExpiration)
 	if table.Error != "" {
 		if d.Error != "" {

@@ -247,7 +247,7 @@ func (t *turn) work(ctx context.Context) error {
 		t.result.find(f)
 	}
 	if t.result.Cutoff == nil { // else this is another turn of the same run
-		t.cutAt(facts.Clock)
+		t.cutAt(facts)
 	}
 	t.expired = t.conn.Expired(time.Time{}, t.result.Cutoff.Time)
 	if t.run.policy.Action == Check {
@@ -267,9 +267,10 @@ func (t *turn) work(ctx context.Context) error {
 }
 
 // cutAt fixes the cut-off by the clock of the table.
-func (t *turn) cutAt(clock time.Time) {
+func (t *turn) cutAt(facts Facts) {
 	table, grace := t.table, t.run.policy.Grace
-	t.result.Cutoff, t.result.Grace = instant(table.Cutoff(clock, grace)), grace+table.Grace
+	t.result.Cutoff, t.result.Grace = instant(table.Cutoff(facts.Clock, grace)), grace+table.Grace
+	t.result.Local = facts.Local
 }
 
 // dryRun counts what a purge would delete.
