@@ -129,8 +129,8 @@ func (t *turn) inspectHeld(ctx context.Context) error {
 
 // finalLook finds the oldest row that a stopped purge leaves behind, for the metric.
 // Where time is too short for that, it is not known.
-func (t *turn) finalLook(outer context.Context) {
-	ctx, cancel := context.WithTimeout(outer, min(finalLookTimeout, t.run.policy.StopBefore/4))
+func (t *turn) finalLook(outer context.Context, patience time.Duration) {
+	ctx, cancel := context.WithTimeout(outer, patience)
 	defer cancel()
 	if refused := &t.backlog.refused; refused.rows > 0 && refused.mend == "" {
 		refused.mend = t.whatActs(ctx)

@@ -158,3 +158,17 @@ func TestTablesShareTheTimeAndTheCap(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 }
+
+// Nor does one that is locked as a whole, whenever its turn comes.
+func TestALockedTableTakesNoMoreThanItsShare(t *testing.T) {
+	for range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			e := estateOf(7)
+			e.tables[AdminTokens.Name].locked = true
+			d := e.run(t, Policy{MaxDuration: 3 * time.Second, StopBefore: 10 * time.Second}, false)
+			if d.Status != Partial || d.DeletedRows != 21 || d.DurationMs > 5000 {
+				t.Fatalf("%+v", d)
+			}
+		})
+	}
+}
