@@ -22,6 +22,9 @@ const (
 	// words it is told, where they differ from one database to the next.
 	mostNames = 3
 	mostTexts = 3
+	// mostInfos is how many texts of how things are may be told of one database; where its
+	// tables have more, -v tells.
+	mostInfos = 12
 )
 
 // view is how people see a result.
@@ -223,7 +226,7 @@ func groups(result purge.Result) (groups []*group) {
 	for _, level := range purge.Levels {
 		for _, d := range result.Databases {
 			for _, f := range d.Findings {
-				if f.Level == level && !strings.Contains(d.Error, f.Message) { // else it was told already
+				if f.Level == level && !isTold(d, f) {
 					add(d.Database, f.Level, f.Code, f.Message)
 				}
 			}
@@ -232,19 +235,31 @@ func groups(result purge.Result) (groups []*group) {
 	return groups
 }
 
+// isTold tells whether a finding is what a database failed for, which is told already.
+func isTold(d purge.DatabaseResult, f purge.Finding) bool {
+	message := f.Message
+	for _, table := range d.Tables {
+		message = strings.TrimPrefix(message, table.Table+": ")
+	}
+	return strings.Contains(d.Error, message)
+}
+
 // notes returns what is to be read below the table, each thing once and with the
 // databases that it is about.
 func (v view) notes(result purge.Result) (notes []note) {
-	several := len(result.Databases) > 1
+	all := groups(result)
+	several := len(result.Databases) > 1 || countInfos(all) > mostInfos
 	var fine []string
-	for _, g := range groups(result) {
+	for _, g := range all {
 		switch {
 		case g.level != purge.LevelInfo || several && v.verbose:
 			notes = append(notes, v.note(g, len(result.Databases)))
 		case several:
 			fine = append(fine, g.code)
 		default:
-			fine = append(fine, g.code+": "+g.texts[0])
+			for _, text := range g.texts {
+				fine = append(fine, g.code+": "+text)
+			}
 		}
 	}
 	switch {
@@ -255,6 +270,16 @@ func (v view) notes(result purge.Result) (notes []note) {
 		notes = append(notes, note{purge.LevelInfo, purge.LevelInfo, fine})
 	}
 	return notes
+}
+
+// countInfos returns how many texts there are that nobody needs to act on.
+func countInfos(groups []*group) (n int) {
+	for _, g := range groups {
+		if g.level == purge.LevelInfo {
+			n += len(g.texts)
+		}
+	}
+	return n
 }
 
 // inLine names as many as there is room for in one line, between what goes before and

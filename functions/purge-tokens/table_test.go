@@ -177,3 +177,20 @@ func TestColoursAreForTerminalsAndTakeNoRoom(t *testing.T) {
 		t.Errorf("%s\nwant\n%s", text, plain)
 	}
 }
+
+func TestOfSeveralTablesEachThingIsToldOnce(t *testing.T) {
+	refused := purge.NoDeleteRight.Found("adminapi.Tokens: the login may not delete tokens")
+	infos := []purge.Finding{purge.ExpiredRows.Found("ClientAccessTokens: no row has expired"), purge.ExpiredRows.Found("adminapi.Tokens: 12 rows have expired")}
+	d := purge.DatabaseResult{
+		Status: purge.Failed, Error: "adminapi.Tokens: no-delete-right: the login may not delete tokens", Findings: append([]purge.Finding{refused}, infos...),
+		Tables: []purge.DatabaseResult{{Table: purge.ClientAccessTokens.Name}, {Table: purge.AdminTokens.Name}},
+	}
+	for n, want := range map[int]bool{1: true, 10: false} { // many go to -v
+		d.Findings = append([]purge.Finding{refused}, slices.Repeat(infos, n)...)
+		var b strings.Builder
+		view{}.write(&b, purge.Result{Status: purge.Failed, Action: purge.Check, Databases: []purge.DatabaseResult{d}})
+		if strings.Count(b.String(), "may not delete tokens") != 1 || want != strings.Contains(b.String(), infos[1].Message) || want == strings.Contains(b.String(), "(-v tells)") {
+			t.Errorf("%d of each\n%s", n, b.String())
+		}
+	}
+}

@@ -249,7 +249,7 @@ func TestACheckTellsOfTablesThatNobodyAskedFor(t *testing.T) {
 	p := policy
 	p.Action = purge.Check
 	r := runTables(t, s.server(), db, p, purge.ClientAccessTokens)
-	for _, want := range []string{"warning unwatched-table", "adminapi.Tokens has about 1", " rows, of an age", "OpenIddictToken has few rows, the oldest of 2024-05-06", "TABLES to ClientAccessTokens,adminapi.Tokens,dmscs.OpenIddictToken,ClientAccessTokenLogs"} {
+	for _, want := range []string{"warning unwatched-table", "adminapi.Tokens has about 1", " rows, of unknown age", "OpenIddictToken has few rows, the oldest of 2024-05-06", "TABLES to ClientAccessTokens,adminapi.Tokens,dmscs.OpenIddictToken,ClientAccessTokenLogs"} {
 		if !strings.Contains(text(r.Findings), want) {
 			t.Errorf("%q is not in %s", want, text(r.Findings))
 		}

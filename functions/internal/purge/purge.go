@@ -209,7 +209,7 @@ type Resister interface {
 type Surveyor interface {
 	// Survey returns about how many rows the table has, and the time in its oldest one;
 	// nil where the login may not see it, or there is none. there is false where there is
-	// no such table.
+	// no such table. With an error rows and there still count.
 	Survey(ctx context.Context, table Table) (rows int64, oldest *time.Time, there bool, err error)
 }
 
