@@ -161,11 +161,19 @@ func oldest(d purge.DatabaseResult) string {
 }
 
 // counted writes a number of rows; nil is none that is known.
-func counted(rows *int64) string {
-	if rows == nil {
+func counted(n *int64) string {
+	if n == nil {
 		return "not counted"
 	}
-	return purge.Grouped(*rows)
+	return purge.Grouped(*n)
+}
+
+// rows writes how many there are.
+func rows(n int64) string {
+	if n == 1 {
+		return "1 row"
+	}
+	return purge.Grouped(n) + " rows"
 }
 
 // list writes names side by side, in at most so many lines.
@@ -347,12 +355,12 @@ func summary(result purge.Result) string {
 		return n
 	}
 	did := map[purge.Action]string{
-		purge.Purge:  purge.Grouped(result.DeletedRows) + " rows deleted",
-		purge.DryRun: "a purge would delete " + counted(sum(result).ExpiredRows) + " rows",
+		purge.Purge:  rows(result.DeletedRows) + " deleted",
+		purge.DryRun: "how many rows a purge would delete was not counted everywhere",
 		purge.Check:  "a purge will work",
 	}[result.Action]
-	if result.Action == purge.DryRun && sum(result).ExpiredRows == nil {
-		did = "how many rows a purge would delete was not counted everywhere"
+	if expired := sum(result).ExpiredRows; result.Action == purge.DryRun && expired != nil {
+		did = "a purge would delete " + rows(*expired)
 	}
 	switch all := len(result.Databases); {
 	case result.Status == purge.Failed && of(purge.Failed) == 0:
