@@ -156,8 +156,31 @@ func (v *visit) result() DatabaseResult {
 	for _, table := range there {
 		sum.add(table, v.run.target.Findings)
 	}
+	sum.Error = causes(there)
 	slices.SortStableFunc(sum.Findings, bySeverity)
 	return sum
+}
+
+// causes returns what tables failed for, each cause once, and one of all tables without
+// their names.
+func causes(tables []DatabaseResult) string {
+	var texts []string
+	of := map[string][]string{}
+	for _, t := range tables {
+		if t.Error == "" {
+			continue
+		}
+		if of[t.Error] == nil {
+			texts = append(texts, t.Error)
+		}
+		of[t.Error] = append(of[t.Error], t.Table)
+	}
+	for i, text := range texts {
+		if len(of[text]) < len(tables) || len(tables) == 1 {
+			texts[i] = strings.Join(of[text], ", ") + ": " + text
+		}
+	}
+	return strings.Join(texts, "; ")
 }
 
 func (v *visit) names() (names []string) {
@@ -193,12 +216,6 @@ func (d *DatabaseResult) add(table DatabaseResult, all []Finding) {
 	}
 	d.Local = d.Local || table.Local && table.OldestExpiration != nil
 	d.Cutoff, d.OldestExpiration = earlier(d.Cutoff, table.Cutoff), earlier(d.OldestExpiration, table.OldestExpiration)
-	if table.Error != "" {
-		if d.Error != "" {
-			d.Error += "; "
-		}
-		d.Error += table.Table + ": " + table.Error
-	}
 	for _, f := range table.Findings {
 		switch {
 		case slices.Contains(all, f):

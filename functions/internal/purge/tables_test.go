@@ -136,11 +136,19 @@ func TestATableThatFailsStopsNoOther(t *testing.T) {
 	if d.Status != Failed || d.DeletedRows != 21 || d.Error != "adminapi.Tokens: hunter" || len(d.Tables) != 4 {
 		t.Errorf("%+v", d)
 	}
+	e = estateOf(7)
+	for name, cause := range map[string]string{ClientAccessTokens.Name: "hunter", AdminTokens.Name: "fisher", ClientAccessTokenLogs.Name: "hunter"} {
+		e.tables[name].err = errors.New(cause)
+	}
+	d = e.run(t, Policy{}, false)
+	if d.DeletedRows != 7 || d.Error != "ClientAccessTokens, ClientAccessTokenLogs: hunter; adminapi.Tokens: fisher" {
+		t.Errorf("%+v", d)
+	}
 }
 
 func TestADatabaseThatIsDownFailsOnceForAllItsTables(t *testing.T) {
 	e := &estate{down: errors.New("no route")}
-	if d := e.run(t, Policy{}, false); d.Status != Failed || e.opens != 1 || len(d.Tables) != 4 || d.OldestExpiredAge() != nil {
+	if d := e.run(t, Policy{}, false); d.Status != Failed || d.Error != "no route" || e.opens != 1 || len(d.Tables) != 4 || d.OldestExpiredAge() != nil {
 		t.Errorf("%+v, %d opened", d, e.opens)
 	}
 }
