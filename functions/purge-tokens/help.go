@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"text/tabwriter"
 
 	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/redact"
 )
 
 // setting is a variable of the environment, as the help tells of it.
@@ -48,9 +50,8 @@ func writeSettings(w io.Writer) {
 	table.Flush() //nolint:errcheck // of w
 }
 
-// writeHelp writes what the words after help ask for, and returns false for words that
-// it knows nothing of.
-func writeHelp(w io.Writer, about []string, columns int) bool {
+// writeHelp writes what the words after help ask for.
+func writeHelp(w io.Writer, about []string, columns int) error {
 	v := view{columns: columns}
 	switch {
 	case len(about) == 0:
@@ -64,7 +65,7 @@ func writeHelp(w io.Writer, about []string, columns int) bool {
 	case len(about) == 2 && about[0] == "findings":
 		at := slices.IndexFunc(purge.Kinds, func(k purge.Kind) bool { return k.Code == about[1] })
 		if at < 0 {
-			return false
+			return fmt.Errorf("%s is no finding: purge-tokens help findings lists them", redact.Quote(about[1]))
 		}
 		k := purge.Kinds[at]
 		levels := k.Level
@@ -74,7 +75,7 @@ func writeHelp(w io.Writer, about []string, columns int) bool {
 		fmt.Fprintf(w, "%s (%s)\n", k.Code, levels)
 		v.wrap(w, "  "+strings.ReplaceAll(k.Mend, "`", ""), "  ")
 	default:
-		return false
+		return errors.New("there is help, help findings, and help findings CODE")
 	}
-	return true
+	return nil
 }

@@ -11,7 +11,9 @@ import (
 
 func TestTheHelpListsEverySettingWithItsDefault(t *testing.T) {
 	var help strings.Builder
-	writeHelp(&help, nil, 0)
+	if err := writeHelp(&help, nil, 0); err != nil {
+		t.Fatal(err)
+	}
 	page, err := os.ReadFile("../../docs/configuration.md")
 	if err != nil {
 		t.Fatal(err)
@@ -45,11 +47,13 @@ func TestTheHelpListsEverySettingWithItsDefault(t *testing.T) {
 func TestTheHelpTellsOfEachFinding(t *testing.T) {
 	for _, k := range purge.Kinds {
 		var help strings.Builder
-		if !writeHelp(&help, []string{"findings", k.Code}, 80) || !strings.HasPrefix(help.String(), k.Code+" ("+k.Level) {
+		if err := writeHelp(&help, []string{"findings", k.Code}, 80); err != nil || !strings.HasPrefix(help.String(), k.Code+" ("+k.Level) {
 			t.Errorf("%s: %s", k.Code, help.String())
 		}
 	}
-	if writeHelp(new(strings.Builder), []string{"findings", "none-such"}, 0) {
-		t.Error("there is help on a finding that there is not")
+	for about, want := range map[string]string{"findings none-such": "none-such", "nothing": "help findings CODE"} {
+		if err := writeHelp(new(strings.Builder), strings.Fields(about), 0); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", about, err)
+		}
 	}
 }

@@ -56,7 +56,8 @@ AWS_REGION and so on, as for every AWS tool. In place of a secret:
 
 or a connection string as Ed-Fi keeps it.
 
-The settings, and what holds where they are not set:
+The settings, and what holds where they are not set; of two values the second
+is SQL Server's:
 
 `
 
@@ -136,18 +137,19 @@ func local(args []string) int {
 		return exitComplete
 	}
 	if len(args) > 0 && args[0] == "help" {
-		if columns, _ := sizeOf(os.Stdout); writeHelp(os.Stdout, args[1:], columns) {
-			return exitComplete
+		columns, _ := sizeOf(os.Stdout)
+		if err := writeHelp(os.Stdout, args[1:], columns); err != nil {
+			return exitWith(exitUsage, err)
 		}
-		return exitWith(exitUsage, errors.New("there is help on its own, on findings, and on a finding by its code"))
+		return exitComplete
 	}
 	c, err := parseArgs(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		writeHelp(os.Stdout, nil, 0)
+		writeHelp(os.Stdout, nil, 0) //nolint:errcheck // nothing is asked for that there might not be
 		return exitComplete
 	case len(args) == 0:
-		writeHelp(os.Stderr, nil, 0)
+		writeHelp(os.Stderr, nil, 0) //nolint:errcheck // as above
 		return exitUsage
 	case err != nil:
 		return exitWith(exitUsage, fmt.Errorf("%w (purge-tokens -h lists what there is)", err))

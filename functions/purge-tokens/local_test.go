@@ -62,7 +62,7 @@ func TestTheCommandDoesWhatTheFunctionDoes(t *testing.T) {
 		t.Errorf("check: %d\n%s%s", code, stdout, stderr)
 	}
 	stdout, _, code = piped(t, db.command(t, "dry-run"))
-	if code != 0 || !regexp.MustCompile(`(?m)^complete +90 +20..-..-.. ..:.. +[\d.]+s +`+db.name+`$`).MatchString(stdout) {
+	if code != 0 || !regexp.MustCompile(`(?m)^complete +90 +20..-..-.. ..:.. UTC +[\d.]+s +`+db.name+`$`).MatchString(stdout) {
 		t.Errorf("dry-run: %d\n%s", code, stdout)
 	}
 	db.expect(t, 90, 7)

@@ -213,9 +213,9 @@ func (p *progress) waits(database, why string) {
 func (p *progress) part(known bool, total int64) string {
 	switch {
 	case known:
-		return purge.Grouped(p.deleted) + " of " + purge.Grouped(total) + " rows"
+		return purge.Grouped(p.deleted) + " of " + rows(total)
 	case p.action == purge.Purge && p.databases == 1:
-		return purge.Grouped(p.deleted) + " rows"
+		return rows(p.deleted)
 	case p.action == purge.Purge:
 		return fmt.Sprintf("%d of %d databases  %s rows", p.ended, p.databases, purge.Grouped(p.deleted))
 	case p.databases == 1:

@@ -22,6 +22,9 @@ const (
 	// words it is told, where they differ from one database to the next.
 	mostNames = 3
 	mostTexts = 3
+	// mostInfos is how many texts of how things are may be told of one database; where its
+	// tables have more, -v tells.
+	mostInfos = 12
 )
 
 // view is how people see a result.
@@ -66,11 +69,17 @@ func (v view) databases(w io.Writer, result purge.Result) (quiet []string) {
 	row := func(status string, cells []string, name string) {
 		rows = append(rows, strings.Join(append(append([]string{status}, cells...), name), "\t"))
 	}
+	each := v.verbose || countTables(result) <= mostRows
 	for _, d := range result.Databases {
 		if !v.verbose && len(result.Databases) > mostRows && isQuiet(d) {
 			quiet = append(quiet, purge.Printable(d.Database))
-		} else {
-			row(string(d.Status), cells(d), purge.Printable(d.Database))
+			continue
+		}
+		row(string(d.Status), cells(d), purge.Printable(d.Database))
+		for _, table := range d.Tables {
+			if each {
+				row(string(table.Status), cells(table), "  "+table.Table)
+			}
 		}
 	}
 	if rows != nil {
@@ -92,6 +101,14 @@ func (v view) databases(w io.Writer, result purge.Result) (quiet []string) {
 		fmt.Fprintf(w, "complete%s in %d databases (-v has a row for each):\n", what, len(quiet))
 	}
 	return quiet
+}
+
+// countTables returns how many tables there are in all databases.
+func countTables(result purge.Result) (n int) {
+	for _, d := range result.Databases {
+		n += max(1, len(d.Tables))
+	}
+	return n
 }
 
 // isQuiet tells whether nothing is to be said of a database.
@@ -123,24 +140,40 @@ func tableColumns(action purge.Action) (heads []string, cells func(purge.Databas
 			return []string{purge.Grouped(d.DeletedRows), purge.Grouped(int64(d.Batches)), duration(d.DurationMs)}
 		}
 	case purge.DryRun:
-		return []string{"EXPIRED", "OLDEST (UTC)", "TIME"}, func(d purge.DatabaseResult) []string {
-			oldest := ""
-			if d.OldestExpiration != nil {
-				oldest = d.OldestExpiration.UTC().Format("2006-01-02 15:04")
-			}
-			return []string{counted(d.ExpiredRows), oldest, duration(d.DurationMs)}
+		return []string{"EXPIRED", "OLDEST", "TIME"}, func(d purge.DatabaseResult) []string {
+			return []string{counted(d.ExpiredRows), oldest(d), duration(d.DurationMs)}
 		}
 	default:
 		return []string{"TIME"}, func(d purge.DatabaseResult) []string { return []string{duration(d.DurationMs)} }
 	}
 }
 
+// oldest writes the time in the oldest expired row, with its zone where that is certain.
+func oldest(d purge.DatabaseResult) string {
+	switch {
+	case d.OldestExpiration == nil:
+		return ""
+	case d.Local:
+		return d.OldestExpiration.Format("2006-01-02 15:04")
+	default:
+		return d.OldestExpiration.UTC().Format("2006-01-02 15:04 UTC")
+	}
+}
+
 // counted writes a number of rows; nil is none that is known.
-func counted(rows *int64) string {
-	if rows == nil {
+func counted(n *int64) string {
+	if n == nil {
 		return "not counted"
 	}
-	return purge.Grouped(*rows)
+	return purge.Grouped(*n)
+}
+
+// rows writes how many there are.
+func rows(n int64) string {
+	if n == 1 {
+		return "1 row"
+	}
+	return purge.Grouped(n) + " rows"
 }
 
 // list writes names side by side, in at most so many lines.
@@ -201,7 +234,7 @@ func groups(result purge.Result) (groups []*group) {
 	for _, level := range purge.Levels {
 		for _, d := range result.Databases {
 			for _, f := range d.Findings {
-				if f.Level == level && !strings.Contains(d.Error, f.Message) { // else it was told already
+				if f.Level == level && !isTold(d, f) {
 					add(d.Database, f.Level, f.Code, f.Message)
 				}
 			}
@@ -210,19 +243,31 @@ func groups(result purge.Result) (groups []*group) {
 	return groups
 }
 
+// isTold tells whether a finding is what a database failed for, which is told already.
+func isTold(d purge.DatabaseResult, f purge.Finding) bool {
+	message := f.Message
+	for _, table := range d.Tables {
+		message = strings.TrimPrefix(message, table.Table+": ")
+	}
+	return strings.Contains(d.Error, message)
+}
+
 // notes returns what is to be read below the table, each thing once and with the
 // databases that it is about.
 func (v view) notes(result purge.Result) (notes []note) {
-	several := len(result.Databases) > 1
+	all := groups(result)
+	several := len(result.Databases) > 1 || countInfos(all) > mostInfos
 	var fine []string
-	for _, g := range groups(result) {
+	for _, g := range all {
 		switch {
 		case g.level != purge.LevelInfo || several && v.verbose:
 			notes = append(notes, v.note(g, len(result.Databases)))
 		case several:
 			fine = append(fine, g.code)
 		default:
-			fine = append(fine, g.code+": "+g.texts[0])
+			for _, text := range g.texts {
+				fine = append(fine, g.code+": "+text)
+			}
 		}
 	}
 	switch {
@@ -233,6 +278,16 @@ func (v view) notes(result purge.Result) (notes []note) {
 		notes = append(notes, note{purge.LevelInfo, purge.LevelInfo, fine})
 	}
 	return notes
+}
+
+// countInfos returns how many texts there are that nobody needs to act on.
+func countInfos(groups []*group) (n int) {
+	for _, g := range groups {
+		if g.level == purge.LevelInfo {
+			n += len(g.texts)
+		}
+	}
+	return n
 }
 
 // inLine names as many as there is room for in one line, between what goes before and
@@ -300,12 +355,12 @@ func summary(result purge.Result) string {
 		return n
 	}
 	did := map[purge.Action]string{
-		purge.Purge:  purge.Grouped(result.DeletedRows) + " rows deleted",
-		purge.DryRun: "a purge would delete " + counted(sum(result).ExpiredRows) + " rows",
+		purge.Purge:  rows(result.DeletedRows) + " deleted",
+		purge.DryRun: "how many rows a purge would delete was not counted everywhere",
 		purge.Check:  "a purge will work",
 	}[result.Action]
-	if result.Action == purge.DryRun && sum(result).ExpiredRows == nil {
-		did = "how many rows a purge would delete was not counted everywhere"
+	if expired := sum(result).ExpiredRows; result.Action == purge.DryRun && expired != nil {
+		did = "a purge would delete " + rows(*expired)
 	}
 	switch all := len(result.Databases); {
 	case result.Status == purge.Failed && of(purge.Failed) == 0:

@@ -49,12 +49,20 @@ func sampleResults() map[string]purge.Result {
 	uncounted := many(3, purge.DatabaseResult{Status: purge.Complete, ExpiredRows: new(int64(1500)), OldestExpiration: &oldest})
 	uncounted[1].ExpiredRows, uncounted[1].Status, uncounted[1].StopReason = nil, purge.Partial, purge.MaxDuration
 
+	tokens, other := many(1, counted[0])[0], many(1, counted[0])[0]
+	tokens.Table, other.Table = purge.ClientAccessTokens.Name, purge.AdminTokens.Name
+	other.Local, other.OldestExpiration = true, &purge.Instant{Time: oldest.Add(-30 * time.Hour)}
+	estate := many(2, purge.DatabaseResult{Status: purge.Complete, ExpiredRows: new(int64(3000)), Local: true, OldestExpiration: other.OldestExpiration, Tables: []purge.DatabaseResult{tokens, other}})
+	estate[1].Tables = estate[1].Tables[:1]
+	estate[1].ExpiredRows, estate[1].Local, estate[1].OldestExpiration = tokens.ExpiredRows, false, &oldest
+
 	one := many(1, purge.DatabaseResult{Status: purge.Complete, DeletedRows: 1_500_001, Batches: 301, Findings: []purge.Finding{purge.Throttled.Found("others write to the server, and this run made way for 2.1s")}})
 	return map[string]purge.Result{
 		"check":     healthy,
 		"check-600": hundreds,
 		"purge":     {Status: purge.Failed, Action: purge.Purge, DeletedRows: 1_379_567, DurationMs: 65_000, Databases: mixed},
 		"dry-run":   {Status: purge.Complete, Action: purge.DryRun, DurationMs: 200, Databases: counted},
+		"estate":    {Status: purge.Complete, Action: purge.DryRun, DurationMs: 200, Databases: estate},
 		"uncounted": {Status: purge.Partial, Action: purge.DryRun, DurationMs: 200, Databases: uncounted},
 		"one":       {Status: purge.Complete, Action: purge.Purge, DeletedRows: 1_500_001, DurationMs: 2410, Databases: one},
 		"one-check": {Status: purge.Complete, Action: purge.Check, DurationMs: 80, Databases: many(1, purge.DatabaseResult{Status: purge.Complete, Findings: append(fine[:3:3], missing)})},
@@ -167,5 +175,22 @@ func TestColoursAreForTerminalsAndTakeNoRoom(t *testing.T) {
 	}
 	if text != plain.String() {
 		t.Errorf("%s\nwant\n%s", text, plain)
+	}
+}
+
+func TestOfSeveralTablesEachThingIsToldOnce(t *testing.T) {
+	refused := purge.NoDeleteRight.Found("adminapi.Tokens: the login may not delete tokens")
+	infos := []purge.Finding{purge.ExpiredRows.Found("ClientAccessTokens: no row has expired"), purge.ExpiredRows.Found("adminapi.Tokens: 12 rows have expired")}
+	d := purge.DatabaseResult{
+		Status: purge.Failed, Error: "adminapi.Tokens: no-delete-right: the login may not delete tokens", Findings: append([]purge.Finding{refused}, infos...),
+		Tables: []purge.DatabaseResult{{Table: purge.ClientAccessTokens.Name}, {Table: purge.AdminTokens.Name}},
+	}
+	for n, want := range map[int]bool{1: true, 10: false} { // many go to -v
+		d.Findings = append([]purge.Finding{refused}, slices.Repeat(infos, n)...)
+		var b strings.Builder
+		view{}.write(&b, purge.Result{Status: purge.Failed, Action: purge.Check, Databases: []purge.DatabaseResult{d}})
+		if strings.Count(b.String(), "may not delete tokens") != 1 || want != strings.Contains(b.String(), infos[1].Message) || want == strings.Contains(b.String(), "(-v tells)") {
+			t.Errorf("%d of each\n%s", n, b.String())
+		}
 	}
 }

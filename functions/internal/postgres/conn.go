@@ -331,7 +331,7 @@ func (c *conn) Switch(ctx context.Context, table purge.Table) error {
 // Facts implements [purge.Conn].
 func (c *conn) Facts() purge.Facts {
 	f := c.facts
-	return purge.Facts{Now: f.now.Time, Clock: f.clock.Time, Indexed: f.indexed, Findings: f.findings(), Writes: f.writes, Counted: f.asked}
+	return purge.Facts{Now: f.now.Time, Clock: f.clock.Time, Local: c.table.Local && f.typeName != withZone, Indexed: f.indexed, Findings: f.findings(), Writes: f.writes, Counted: f.asked}
 }
 
 // Writes implements [purge.WriteCounter].

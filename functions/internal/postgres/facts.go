@@ -227,8 +227,12 @@ func (f facts) mayDelete() error {
 
 // grant gives all that a purge needs. No message names the login that is used.
 func (f facts) grant() string {
-	return fmt.Sprintf("run infra/postgres/role.sql, or for the role of the login GRANT USAGE ON SCHEMA %s TO edfi_token_purge; GRANT SELECT (ctid, %s), DELETE ON %s TO edfi_token_purge;",
-		f.table.Schema, f.table.Expiration, f.table)
+	script := "infra/postgres/role.sql"
+	if f.table.Name != purge.ClientAccessTokens.Name {
+		script += " with all names of TABLES, as docs/tables.md says"
+	}
+	return fmt.Sprintf("run %s, or for the role of the login GRANT USAGE ON SCHEMA %s TO edfi_token_purge; GRANT SELECT (ctid, %s), DELETE ON %s TO edfi_token_purge;",
+		script, f.table.Schema, f.table.Expiration, f.table)
 }
 
 // findings are what costs time, or leaves rows behind, in each run.

@@ -71,6 +71,14 @@ func TestConformance(t *testing.T) {
 			purgetest.RunTable(t, newStage(t, "purge_"+strings.ToLower(table.Relation), ""), table)
 		})
 	}
+	for name, shape := range shapes {
+		t.Run(purge.ConfigurationTokens.Name+name, func(t *testing.T) {
+			t.Parallel()
+			s := newStage(t, "purge_"+strings.ToLower(name), "")
+			s.shape = shape
+			purgetest.RunTable(t, s, purge.ConfigurationTokens)
+		})
+	}
 }
 
 // stage implements [purgetest.Server] for one role.
@@ -78,6 +86,7 @@ type stage struct {
 	role    string
 	extra   string  // a grant beyond role.sql
 	through *Server // where not directly
+	shape   shape   // of its table, where not that of tables.sql
 }
 
 const password = `p@ss;'"word /?#`
@@ -111,6 +120,8 @@ func (s stage) server() Server {
 
 func (s stage) Tick(purge.Table) time.Duration { return time.Microsecond }
 
+func (s stage) Local(table purge.Table) bool { return table.Local && !s.shape.instants }
+
 var created atomic.Int64
 
 // Two at once can't create or grant one role.
@@ -143,7 +154,7 @@ func (s stage) createEmpty(t testing.TB) database {
 		admin := connect(t, "postgres")
 		must(t, admin, "DROP DATABASE "+pgx.Identifier{name}.Sanitize()+" WITH (FORCE)")
 	})
-	db := database{name: name, role: s.role, conn: connect(t, name), table: purge.ClientAccessTokens}
+	db := database{name: name, role: s.role, conn: connect(t, name), its: relations[purge.ClientAccessTokens.Name]}
 	if err := edfi.CreateSchema(t.Context(), db.conn); err != nil {
 		t.Fatal(err)
 	}
@@ -168,20 +179,19 @@ func grant(t testing.TB, db database) {
 type database struct {
 	name, role string
 	conn       *pgx.Conn
-	table      purge.Table
+	its        relation // that it stands for
 }
 
 // on returns sql for the database's table.
 func (d database) on(sql string) string {
-	its := relations[d.table.Name]
-	return strings.NewReplacer("{table}", its.table, "{column}", its.column).Replace(sql)
+	return strings.NewReplacer("{table}", d.its.table, "{column}", d.its.column).Replace(sql)
 }
 
 func (d database) Name() string { return d.name }
 
 func (d database) Insert(t testing.TB, expirations ...time.Time) {
 	t.Helper()
-	if _, err := d.conn.Exec(t.Context(), into(d.table)+"unnest($1::timestamp[]) AS at", expirations); err != nil {
+	if _, err := d.conn.Exec(t.Context(), d.its.into()+"unnest($1::timestamp[]) AS at", expirations); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -206,8 +216,8 @@ func (d database) SetTimeZone(t testing.TB, zone string) bool {
 }
 
 func (d database) DropIndex(t testing.TB) {
-	if index := relations[d.table.Name].index; index != "" {
-		must(t, d.conn, "DROP INDEX "+index)
+	if d.its.index != "" {
+		must(t, d.conn, "DROP INDEX "+d.its.index)
 	}
 }
 func (d database) DropTable(t testing.TB) { must(t, d.conn, d.on("DROP TABLE {table}")) }

@@ -35,7 +35,7 @@ func TestARunLeavesTheLastConnectionsOfAServerToTheAPI(t *testing.T) {
 		}
 		must(t, conn, `GRANT USAGE ON SCHEMA dbo TO purger; GRANT SELECT (expiration), DELETE ON dbo.clientaccesstokens TO purger`)
 		must(t, conn, "INSERT INTO dbo.clientaccesstokens (id, expiration) SELECT gen_random_uuid(), now() - n * interval '1 minute' FROM generate_series(1, 500) AS n")
-		database{name: name, conn: conn, table: purge.ClientAccessTokens}.Delay(t, time.Millisecond)
+		database{name: name, conn: conn, its: relations[purge.ClientAccessTokens.Name]}.Delay(t, time.Millisecond)
 		conn.Close(t.Context())
 		where.Databases = append(where.Databases, purge.Database{Name: name})
 	}

@@ -68,18 +68,21 @@ func (t *turn) check(ctx context.Context, facts Facts) error {
 	return nil
 }
 
-// manyRows is from how many rows on a table that nobody cleans is worth a warning.
-const manyRows = 100_000
+const (
+	// manyRows is from how many rows on a table that nobody cleans is worth a warning.
+	manyRows = 100_000
+	// surveyPatience bounds how long a check looks for the oldest row of such a table.
+	surveyPatience = 2 * time.Second
+)
 
 // survey finds the tables that could be purged and are not asked for. What it can't see is
 // no fault.
 func (t *turn) survey(ctx context.Context, find func(Finding)) {
 	conn, ok := t.conn.(Surveyor)
-	if !ok || t != t.visit.turns[0] { // once for a database
+	if !ok || t.visit.surveyed {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, countPatience)
-	defer cancel()
+	t.visit.surveyed = true
 	var unwatched []string
 	var names []string
 	level := LevelInfo
@@ -87,15 +90,17 @@ func (t *turn) survey(ctx context.Context, find func(Finding)) {
 		if names = append(names, table.Name); slices.ContainsFunc(t.run.target.Tables, func(asked Table) bool { return asked.Name == table.Name }) {
 			continue
 		}
-		rows, oldest, there, err := conn.Survey(ctx, table)
-		switch {
-		case err != nil:
-			t.log.WarnContext(ctx, "table not surveyed", "error", err.Error())
-			return
-		case !there:
+		brief, cancel := context.WithTimeout(ctx, surveyPatience)
+		rows, oldest, there, err := conn.Survey(brief, table)
+		cancel()
+		if err != nil {
+			t.log.WarnContext(ctx, "table not surveyed to the end", "error", err.Error())
+		}
+		if !there {
 			names = names[:len(names)-1]
 			continue
-		case rows >= manyRows:
+		}
+		if rows >= manyRows {
 			level = LevelWarning
 		}
 		text := fmt.Sprintf("%s has about %s rows", table.Name, Grouped(rows))
@@ -105,7 +110,7 @@ func (t *turn) survey(ctx context.Context, find func(Finding)) {
 		if oldest != nil {
 			text += fmt.Sprintf(", the oldest of %s", oldest.Format(time.DateOnly))
 		} else if rows > 0 {
-			text += ", of an age that the login may not see"
+			text += ", of unknown age"
 		}
 		unwatched = append(unwatched, text)
 	}
@@ -174,7 +179,7 @@ func (t *turn) checkExpired(ctx context.Context) (Window, error) {
 	case !errors.Is(err, ErrTimeout):
 		return nil, err
 	}
-	text := fmt.Sprintf("%s have expired, the oldest at %s", many, instant(oldest))
+	text := fmt.Sprintf("%s have expired, the oldest at %s", many, t.result.column(oldest))
 	if *t.result.OldestExpiredAge() > backlogAge {
 		t.result.find(Backlog.Found(text + ": run purges until the status is complete"))
 	} else {

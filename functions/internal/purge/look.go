@@ -116,7 +116,7 @@ func (t *turn) inspectHeld(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close()
-	t.cutAt(conn.Facts().Clock)
+	t.cutAt(conn.Facts())
 	oldest, found, err := conn.Oldest(ctx, conn.Expired(time.Time{}, t.result.Cutoff.Time), Trail{})
 	if err != nil {
 		return err
@@ -130,8 +130,8 @@ func (t *turn) inspectHeld(ctx context.Context) error {
 
 // finalLook finds the oldest row that a stopped purge leaves behind, for the metric.
 // Where time is too short for that, it is not known.
-func (t *turn) finalLook(outer context.Context) {
-	ctx, cancel := context.WithTimeout(outer, min(finalLookTimeout, t.run.policy.StopBefore/4))
+func (t *turn) finalLook(outer context.Context, patience time.Duration) {
+	ctx, cancel := context.WithTimeout(outer, patience)
 	defer cancel()
 	if refused := &t.backlog.refused; refused.rows > 0 && refused.mend == "" {
 		refused.mend = t.whatActs(ctx)

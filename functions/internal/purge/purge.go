@@ -209,7 +209,7 @@ type Resister interface {
 type Surveyor interface {
 	// Survey returns about how many rows the table has, and the time in its oldest one;
 	// nil where the login may not see it, or there is none. there is false where there is
-	// no such table.
+	// no such table. With an error rows and there still count.
 	Survey(ctx context.Context, table Table) (rows int64, oldest *time.Time, there bool, err error)
 }
 
@@ -239,6 +239,7 @@ type SlotCounter interface {
 type Facts struct {
 	Now      time.Time // the database's clock, UTC
 	Clock    time.Time // the one that the table's rows expire by
+	Local    bool      // the zone of what the column holds is not certain
 	Indexed  bool      // an index finds the oldest row; else a look reads the whole table
 	Findings []Finding
 	// Writes is what WriteCounter counted as the connection was opened, at Counted; 0 is

@@ -100,6 +100,8 @@ type DatabaseResult struct {
 	// The database's own numbers are their sums.
 	Tables []DatabaseResult `json:"tables,omitempty"`
 
+	// Local tells that the zone of cut-off and oldest expiration is not certain.
+	Local bool `json:"-"`
 	// Grace is how long before the database's clock the cut-off lies.
 	Grace time.Duration `json:"-"`
 	// OldestLeft is what the last look found: the expiration of the oldest expired
@@ -117,7 +119,6 @@ func (d DatabaseResult) OldestExpiredAge() *time.Duration {
 	switch {
 	case d.Tables != nil:
 		return oldestAge(d.Tables)
-
 	case !d.LeftKnown || d.Cutoff == nil:
 		return nil
 	case d.OldestLeft == nil:
@@ -140,6 +141,15 @@ func oldestAge(tables []DatabaseResult) *time.Duration {
 		*oldest = max(*oldest, *age)
 	}
 	return oldest
+}
+
+// column writes what the column of expirations holds. Where its zone is not certain, none
+// is told.
+func (d DatabaseResult) column(at time.Time) string {
+	if d.Local {
+		return strings.TrimSuffix(instant(at).String(), "Z")
+	}
+	return instant(at).String()
 }
 
 // looked takes in what a look found: the oldest expired row, or nil for none.

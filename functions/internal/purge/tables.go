@@ -20,6 +20,7 @@ type visit struct {
 	pending  []*turn // those that want a turn
 	conn     Conn    // that the last turn left open; nil is none
 	wanting  int     // tables that have not had their turn in this round
+	surveyed bool    // its other tables were looked at
 }
 
 func newVisit(r *run, d Database) *visit {
@@ -155,8 +156,31 @@ func (v *visit) result() DatabaseResult {
 	for _, table := range there {
 		sum.add(table, v.run.target.Findings)
 	}
+	sum.Error = causes(there)
 	slices.SortStableFunc(sum.Findings, bySeverity)
 	return sum
+}
+
+// causes returns what tables failed for, each cause once, and one of all tables without
+// their names.
+func causes(tables []DatabaseResult) string {
+	var texts []string
+	of := map[string][]string{}
+	for _, t := range tables {
+		if t.Error == "" {
+			continue
+		}
+		if of[t.Error] == nil {
+			texts = append(texts, t.Error)
+		}
+		of[t.Error] = append(of[t.Error], t.Table)
+	}
+	for i, text := range texts {
+		if len(of[text]) < len(tables) || len(tables) == 1 {
+			texts[i] = strings.Join(of[text], ", ") + ": " + text
+		}
+	}
+	return strings.Join(texts, "; ")
 }
 
 func (v *visit) names() (names []string) {
@@ -169,7 +193,14 @@ func (v *visit) names() (names []string) {
 // severity orders what tables came to: the worst is the database's.
 var severity = map[Status]int{"": 0, Complete: 1, Partial: 2, Failed: 3}
 
-// add counts one of its tables in. Of its findings those of all tables are there.
+// ofDatabase are the kinds of findings about the connection, the server or the database,
+// which are told once for all tables.
+var ofDatabase = []string{
+	Connected.Code, Clock.Code, ClockSkew.Code, TLS.Code, NoTLS.Code, CertificateEnds.Code, Version.Code, TimeZone.Code, SessionSettings.Code,
+	RCSI.Code, RCSIOff.Code, ReaderEndpoint.Code, ReadOnly.Code, ReadOnlyDatabase.Code, UnwatchedTable.Code,
+}
+
+// add counts one of its tables in. Of its findings those of all databases are there.
 func (d *DatabaseResult) add(table DatabaseResult, all []Finding) {
 	if severity[table.Status] > severity[d.Status] {
 		d.Status, d.StopReason = table.Status, table.StopReason
@@ -183,15 +214,14 @@ func (d *DatabaseResult) add(table DatabaseResult, all []Finding) {
 	} else {
 		*d.ExpiredRows += *table.ExpiredRows
 	}
+	d.Local = d.Local || table.Local && table.OldestExpiration != nil
 	d.Cutoff, d.OldestExpiration = earlier(d.Cutoff, table.Cutoff), earlier(d.OldestExpiration, table.OldestExpiration)
-	if table.Error != "" {
-		if d.Error != "" {
-			d.Error += "; "
-		}
-		d.Error += table.Table + ": " + table.Error
-	}
 	for _, f := range table.Findings {
-		if !slices.Contains(all, f) {
+		switch {
+		case slices.Contains(all, f):
+		case slices.Contains(ofDatabase, f.Code):
+			d.find(f)
+		default:
 			f.Message = table.Table + ": " + f.Message
 			d.Findings = append(d.Findings, f)
 		}

@@ -20,6 +20,7 @@ type estate struct {
 	opens, turns int
 	closed       int
 	down         error
+	unseen       error // what a look at other tables ends with
 }
 
 // tenant is a connection to one of the tables.
@@ -62,6 +63,17 @@ func (c *tenant) Switch(_ context.Context, table Table) error {
 	return err
 }
 
+func (c *tenant) Check(context.Context) ([]Finding, error) {
+	return []Finding{NoTLS.Found("no TLS"), Rights.Found("rights")}, nil
+}
+
+func (c *tenant) Survey(_ context.Context, table Table) (rows int64, oldest *time.Time, there bool, err error) {
+	if _, there = c.of.tables[table.Name]; !there {
+		return 0, nil, false, nil
+	}
+	return manyRows, nil, true, c.of.unseen
+}
+
 func (c *tenant) Close() {
 	c.of.mu.Lock()
 	defer c.of.mu.Unlock()
@@ -71,8 +83,13 @@ func (c *tenant) Close() {
 func (e *estate) run(t *testing.T, p Policy, matched bool) DatabaseResult {
 	t.Helper()
 	p.Action = Purge
+	return e.runTables(t, p, matched, Tables()...)
+}
+
+func (e *estate) runTables(t *testing.T, p Policy, matched bool, tables ...Table) DatabaseResult {
+	t.Helper()
 	p.BatchSize = max(p.BatchSize, 10)
-	target := Target{Engine: e, Tables: Tables(), Databases: []Database{{Name: "a", Matched: matched}}, Log: slog.New(slog.DiscardHandler)}
+	target := Target{Engine: e, Tables: tables, Databases: []Database{{Name: "a", Matched: matched}}, Log: slog.New(slog.DiscardHandler)}
 	d := Run(t.Context(), target, p, func(DatabaseResult) {}).Databases[0]
 	if e.opens != e.closed && e.down == nil {
 		t.Errorf("%d connections opened, %d closed", e.opens, e.closed)
@@ -119,11 +136,19 @@ func TestATableThatFailsStopsNoOther(t *testing.T) {
 	if d.Status != Failed || d.DeletedRows != 21 || d.Error != "adminapi.Tokens: hunter" || len(d.Tables) != 4 {
 		t.Errorf("%+v", d)
 	}
+	e = estateOf(7)
+	for name, cause := range map[string]string{ClientAccessTokens.Name: "hunter", AdminTokens.Name: "fisher", ClientAccessTokenLogs.Name: "hunter"} {
+		e.tables[name].err = errors.New(cause)
+	}
+	d = e.run(t, Policy{}, false)
+	if d.DeletedRows != 7 || d.Error != "ClientAccessTokens, ClientAccessTokenLogs: hunter; adminapi.Tokens: fisher" {
+		t.Errorf("%+v", d)
+	}
 }
 
 func TestADatabaseThatIsDownFailsOnceForAllItsTables(t *testing.T) {
 	e := &estate{down: errors.New("no route")}
-	if d := e.run(t, Policy{}, false); d.Status != Failed || e.opens != 1 || len(d.Tables) != 4 || d.OldestExpiredAge() != nil {
+	if d := e.run(t, Policy{}, false); d.Status != Failed || d.Error != "no route" || e.opens != 1 || len(d.Tables) != 4 || d.OldestExpiredAge() != nil {
 		t.Errorf("%+v, %d opened", d, e.opens)
 	}
 }
@@ -156,5 +181,39 @@ func TestTablesShareTheTimeAndTheCap(t *testing.T) {
 	}
 	if fmt.Sprint(len(got)) != "4" || got[ClientAccessTokens.Name] == 0 || got[AdminTokens.Name] == 0 || got[ConfigurationTokens.Name] == 0 || got[ClientAccessTokenLogs.Name] == 0 {
 		t.Errorf("%v", got)
+	}
+}
+
+// Nor does one that is locked as a whole, whenever its turn comes.
+func TestALockedTableTakesNoMoreThanItsShare(t *testing.T) {
+	for range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			e := estateOf(7)
+			e.tables[AdminTokens.Name].locked = true
+			d := e.run(t, Policy{MaxDuration: 3 * time.Second, StopBefore: 10 * time.Second}, false)
+			if d.Status != Partial || d.DeletedRows != 21 || d.DurationMs > 5000 {
+				t.Fatalf("%+v", d)
+			}
+		})
+	}
+}
+
+func TestACheckTellsOnceOfTheDatabaseAndOfTablesThatNobodyAskedFor(t *testing.T) {
+	for _, unseen := range []error{nil, ErrTimeout, ErrLocked} {
+		e := estateOf(7)
+		e.unseen = unseen
+		delete(e.tables, ClientAccessTokens.Name)
+		d := e.runTables(t, Policy{Action: Check}, false, ClientAccessTokens, AdminTokens, ConfigurationTokens)
+		count := map[string]int{}
+		for _, f := range d.Findings {
+			count[f.Code]++
+			if f.Code == UnwatchedTable.Code && (f.Level != LevelWarning || !strings.HasPrefix(f.Message, "ClientAccessTokenLogs has about 100,000 rows, of unknown age") ||
+				!strings.HasSuffix(f.Message, " TABLES to ClientAccessTokens,adminapi.Tokens,dmscs.OpenIddictToken,ClientAccessTokenLogs")) {
+				t.Errorf("%+v", f)
+			}
+		}
+		if d.Status != Complete || count[UnwatchedTable.Code] != 1 || count[Connected.Code] != 1 || count[NoTLS.Code] != 1 || count[Rights.Code] != 2 {
+			t.Errorf("%+v", d)
+		}
 	}
 }

@@ -70,9 +70,11 @@ func (t *turn) serve(outer, work context.Context) (again bool) {
 	}
 	// A server out of reach is waited for as if several databases were at it already.
 	e := t.connect(work, t.run.schedule.share(work, t.run.policy.Parallel))
+	var share time.Duration
 	if e.opened {
 		defer t.leave(outer)
-		t.perform(work, t.visit.share(work), &e) // by now it may be known that there are fewer at once
+		share = t.visit.share(work) // by now it may be known that there are fewer at once
+		t.perform(work, share, &e)
 	}
 	e.canceled = errors.Is(outer.Err(), context.Canceled)
 	t.result.reached = e.opened && !errors.Is(e.err, ErrLost) || isOfTable(e.err)
@@ -81,7 +83,11 @@ func (t *turn) serve(outer, work context.Context) (again bool) {
 	// A server that is silent would take what time there is left.
 	silent := errors.Is(e.err, ErrLost) || len(t.backlog.unacknowledged) > 0
 	if e.opened && !silent && t.result.Status != Complete && t.expired != nil && t.run.policy.Action == Purge {
-		recoverPanic(outer, t.log, func() error { t.finalLook(outer); return nil }) //nolint:errcheck // logged; the status stands
+		patience := min(finalLookTimeout, t.run.policy.StopBefore/4)
+		if again && share > 0 { // it comes out of the time of others
+			patience = min(patience, share/4)
+		}
+		recoverPanic(outer, t.log, func() error { t.finalLook(outer, patience); return nil }) //nolint:errcheck // logged; the status stands
 	}
 	if refused := t.backlog.refused; refused.rows > 0 {
 		t.result.find(RefusedRows.Found(refused.Error()))
@@ -247,7 +253,7 @@ func (t *turn) work(ctx context.Context) error {
 		t.result.find(f)
 	}
 	if t.result.Cutoff == nil { // else this is another turn of the same run
-		t.cutAt(facts.Clock)
+		t.cutAt(facts)
 	}
 	t.expired = t.conn.Expired(time.Time{}, t.result.Cutoff.Time)
 	if t.run.policy.Action == Check {
@@ -267,9 +273,10 @@ func (t *turn) work(ctx context.Context) error {
 }
 
 // cutAt fixes the cut-off by the clock of the table.
-func (t *turn) cutAt(clock time.Time) {
+func (t *turn) cutAt(facts Facts) {
 	table, grace := t.table, t.run.policy.Grace
-	t.result.Cutoff, t.result.Grace = instant(table.Cutoff(clock, grace)), grace+table.Grace
+	t.result.Cutoff, t.result.Grace = instant(table.Cutoff(facts.Clock, grace)), grace+table.Grace
+	t.result.Local = facts.Local
 }
 
 // dryRun counts what a purge would delete.

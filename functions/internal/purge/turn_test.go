@@ -26,6 +26,7 @@ type fake struct {
 	deletes int
 	err     error // of every delete
 	panics  bool
+	locked  bool // as a whole
 	opened  int
 	most    int // connections that the server gives
 }
@@ -57,6 +58,10 @@ func (f *fake) Facts() Facts {
 func (f *fake) Expired(time.Time, time.Time) Window { return stretch{0, f.rows} }
 
 func (f *fake) Oldest(ctx context.Context, w Window, _ Trail) (time.Time, Window, error) {
+	if f.locked {
+		sleep(ctx, 2*time.Second) // LOCK_TIMEOUT
+		return time.Time{}, nil, ErrLocked
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for i := w.(stretch).from; i < w.(stretch).to; i++ {
@@ -84,6 +89,10 @@ func (f *fake) Cut(_ context.Context, w Window, size, batches int) (cut []Batch,
 func (f *fake) Delete(ctx context.Context, b Batch) (Deleted, error) {
 	if sleep(ctx, f.takes); ctx.Err() != nil {
 		return Deleted{}, ctx.Err()
+	}
+	if f.locked {
+		sleep(ctx, 2*time.Second)
+		return Deleted{}, ErrLocked
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

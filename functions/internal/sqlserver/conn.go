@@ -342,5 +342,5 @@ func (c *conn) Switch(ctx context.Context, table purge.Table) error {
 
 // Facts implements [purge.Conn].
 func (c *conn) Facts() purge.Facts {
-	return purge.Facts{Now: c.facts.now, Clock: c.facts.clock, Indexed: c.facts.indexed, Findings: c.facts.findings()}
+	return purge.Facts{Now: c.facts.now, Clock: c.facts.clock, Local: c.table.Local, Indexed: c.facts.indexed, Findings: c.facts.findings()}
 }

@@ -139,7 +139,11 @@ func (f facts) mayDelete() error {
 
 // grant gives all that a purge needs. No message names the login that is used.
 func (f facts) grant() string {
-	return fmt.Sprintf("run infra/sqlserver/role.sql, or for the user of the login GRANT SELECT, DELETE ON %s TO edfi_token_purge;", f.table)
+	script := "infra/sqlserver/role.sql"
+	if f.table.Name != purge.ClientAccessTokens.Name {
+		script += " and tables.sql with all names of TABLES, as docs/tables.md says"
+	}
+	return fmt.Sprintf("run %s, or for the user of the login GRANT SELECT, DELETE ON %s TO edfi_token_purge;", script, f.table)
 }
 
 // findings are what costs time in each run.

@@ -69,3 +69,29 @@ func TestTheRoleLetsTheSecondUserOfARotationIn(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+// As without SQLCMD mode, too.
+func TestAListWithAnotherNameChangesNoRight(t *testing.T) {
+	s := newStage(t, "purge_listed")
+	db := estate(t, s, purge.Tables()...)
+	script, err := os.ReadFile("../../../infra/sqlserver/tables.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for list, want := range map[string]purge.Status{
+		"$(TABLES)": purge.Complete, "": purge.Complete, "ClientAccessTokens,adminapi.Token": purge.Complete, "ClientAccessTokens,": purge.Complete,
+		"ClientAccessTokens, adminapi.Tokens": purge.Failed, // which it takes
+	} {
+		said := runAll(t, db.conn, strings.NewReplacer("edfi_token_purge", s.login, "$(TABLES)", strings.Join(purge.TableNames(), ",")).Replace(string(script)))
+		if said != nil {
+			t.Fatal(said)
+		}
+		said = runAll(t, db.conn, strings.NewReplacer("edfi_token_purge", s.login, "$(TABLES)", list).Replace(string(script)))
+		if refused := len(said) == 1 && strings.Contains(said[0], "No right was changed"); refused != (want == purge.Complete) {
+			t.Errorf("%q: %q", list, said)
+		}
+		if r := runTables(t, s.server(), db, purge.ConfigurationTokens); r.Status != want {
+			t.Errorf("%q: %+v", list, r)
+		}
+	}
+}

@@ -164,6 +164,8 @@ func (s stage) admin() Server {
 	return there
 }
 
+func (s stage) Local(table purge.Table) bool { return table.Local }
+
 // Tick is what lies between a full second and the next datetime, or datetime2 on any
 // server.
 func (s stage) Tick(table purge.Table) time.Duration {

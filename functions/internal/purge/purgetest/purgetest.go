@@ -24,6 +24,8 @@ type Server interface {
 	// Tick is the step of the table's column of expirations: the least time between two
 	// that differ.
 	Tick(table purge.Table) time.Duration
+	// Local tells whether the zone of what that column holds is not certain.
+	Local(table purge.Table) bool
 }
 
 // Database is one database of the stage, and in it the table that it was created for.

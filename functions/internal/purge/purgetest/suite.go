@@ -98,6 +98,9 @@ func testBoundary(t *testing.T, s suite) {
 	r := s.do(t.Context(), t, hooked{Engine: s.Engine(), now: now}, db.Name(), policy())
 	expect(t, r, purge.Complete, purge.Drained, 3)
 	expectLeft(t, db, now.Add(s.Tick()), now.Add(time.Hour))
+	if r.Local != s.Local(s.table) {
+		t.Errorf("the zone of what the column holds is not certain: %t", r.Local)
+	}
 	if !r.Cutoff.Equal(s.table.Cutoff(now, 0)) || !r.OldestExpiration.Equal(s.table.Cutoff(now.Add(-time.Hour), 0)) {
 		t.Errorf("cut-off %s, oldest %s", r.Cutoff, r.OldestExpiration)
 	}
@@ -126,7 +129,7 @@ func testTimeZones(t *testing.T, s suite) {
 			return
 		}
 		clock := db.Now(t)
-		if s.table.Local {
+		if s.Local(s.table) {
 			clock = clock.Add(min(0, ahead))
 		}
 		live := []time.Time{clock.Add(time.Minute), clock.Add(8 * time.Hour)}
