@@ -25,6 +25,7 @@ import (
 	"maps"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -100,7 +101,10 @@ type conn struct {
 	table    purge.Table
 	pg       *pgx.Conn
 	startup  map[string]string // settings that the log-in asks for; nil is the usual ones
+	dialed   time.Time         // the host, for this session
 	pooled   bool              // a pooler that keeps sessions apart is in between
+	set      []string          // settings in the session; none before it is known for the run's own
+	before   [][2]string       // settings that were in it, with their values
 	served   bool              // the server has answered a statement
 	locked   bool
 	facts    facts
@@ -163,6 +167,7 @@ func (c *conn) connect(ctx context.Context) error {
 func (c *conn) logIn(ctx context.Context) error {
 	dialing, stop := context.WithTimeout(ctx, connectTimeout)
 	defer stop()
+	c.dialed = time.Now()
 	var addresses []dial.Address
 	var err error
 	if network, socket := pgconn.NetworkAddress(c.server.Host, c.server.Port); network != "tcp" {
@@ -230,19 +235,22 @@ func (c *conn) open(ctx context.Context, lock bool) error {
 // begin examines the table in a session of our own. Nothing is set in a session that
 // the log-in did not open, until a pooler is known to leave it to us.
 func (c *conn) begin(ctx context.Context, lock bool) error {
-	session := c.pg.PgConn().PID()
-	if err := c.examine(ctx, session, lock); err != nil || c.facts.backend == session {
+	age := float64((time.Since(c.dialed) + mostDelay).Milliseconds())
+	if err := c.examine(ctx, session{c.pg.PgConn().PID(), age}, lock); err != nil || len(c.set) > 0 {
 		return err
 	}
-	session = c.facts.backend
+	backend := c.facts.backend
 	if err := c.findOutPooling(ctx); err != nil {
 		return err
 	}
 	c.pooled = true
-	if err := c.examine(ctx, session, lock); err != nil {
+	if err := c.readBefore(ctx); err != nil {
 		return err
 	}
-	if c.facts.backend != session {
+	if err := c.examine(ctx, session{backend: backend}, lock); err != nil {
+		return err
+	}
+	if len(c.set) == 0 {
 		return errPooled
 	}
 	return nil
@@ -303,26 +311,48 @@ func (c *conn) Close() {
 	wire.Close() //nolint:errcheck // as above
 }
 
-// leave makes the session as it was, where somebody may meet it.
+// leave makes the session as it was: somebody may meet it, and a server under load ends
+// one some time after its client has left. A run that follows at once must not meet the
+// lock.
 func (c *conn) leave(ctx context.Context) {
-	var left []string
+	if len(c.set) == 0 && !c.locked && !c.pooled { // nothing of ours is in it
+		return
+	}
+	// All in one round trip. What is prepared is closed by the protocol: a pooler that
+	// keeps count of it does not read DEALLOCATE.
+	end := c.pg.PgConn().StartPipeline(ctx)
+	for _, statement := range c.prepared {
+		end.SendDeallocate(statement.Name)
+	}
 	if c.locked || c.pooled {
-		// A server under load ends a session some time after its client has left. A
-		// run that follows at once must not meet the lock.
-		left = append(left, sqlUnlock)
+		end.SendQueryParams(sqlUnlock, nil, nil, nil, nil)
 	}
-	if c.pooled {
-		left = append(left, sqlReset)
+	changed := append([]string{"statement_timeout", "lock_timeout", "enable_indexscan", "enable_seqscan", "plan_cache_mode"}, c.set...)
+	for _, name := range changed {
+		end.SendQueryParams("RESET "+pgx.Identifier{name}.Sanitize(), nil, nil, nil, nil)
 	}
-	if left != nil {
-		c.pg.PgConn().Exec(ctx, strings.Join(left, ";")).Close() //nolint:errcheck // it goes with the session at the latest
+	for _, had := range c.before {
+		if slices.Contains(changed, had[0]) {
+			end.SendQueryParams(sqlSet, [][]byte{[]byte(had[0]), []byte(had[1])}, nil, nil, nil)
+		}
 	}
+	if end.Sync() == nil {
+		end.Close() //nolint:errcheck // it goes with the session at the latest
+	}
+}
+
+// readBefore reads what is set in a session that others have had.
+func (c *conn) readBefore(ctx context.Context) error {
+	read, _ := c.pg.Query(ctx, sqlBefore) // the error comes below
+	before, err := pgx.CollectRows(read, func(row pgx.CollectableRow) (had [2]string, err error) { return had, row.Scan(&had[0], &had[1]) })
+	c.before = before
+	return c.explain("read the settings of the session", err)
 }
 
 // Switch implements [purge.Conn].
 func (c *conn) Switch(ctx context.Context, table purge.Table) error {
 	c.table, c.limits, c.tooLarge, c.sampled, c.canceled = table, nil, false, false, 0 // the settings set anew lift the limits
-	if err := c.examine(ctx, c.facts.backend, false); err != nil {
+	if err := c.examine(ctx, session{backend: c.facts.backend}, false); err != nil {
 		return err
 	}
 	return c.facts.fault(c.database, c.locked)

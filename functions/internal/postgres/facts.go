@@ -76,23 +76,36 @@ func (f facts) on(sql string) string {
 // readsRanges tells whether the server has a plan for a range of places.
 func (f facts) readsRanges() bool { return f.version >= 14_00_00 }
 
-// examine prepares the session, reads the facts and takes the lock, as a rule in one
-// round trip. It sets nothing and takes no lock in any other session than that one.
-func (c *conn) examine(ctx context.Context, session uint32, lock bool) error {
+// session is one of the server's.
+type session struct {
+	backend uint32
+	age     any // in milliseconds, at most; nil is any age
+}
+
+// examine prepares the session, reads the facts and takes the lock, as a rule in
+// one round trip. It sets nothing and takes no lock in any other session than this one;
+// what it has set is in c.set.
+func (c *conn) examine(ctx context.Context, own session, lock bool) error {
 	f := facts{table: c.table.Lower(), asked: time.Now()}
 	names := func(exactly, folded string) []string { return []string{exactly, folded} }
 	var batch pgx.Batch
-	batch.Queue(sqlSettings, int64(session))
+	batch.Queue(sqlReadable)
+	batch.Queue(sqlSettings, int64(own.backend), own.age)
 	batch.Queue(sqlWrites)
 	batch.Queue(sqlFacts, f.table.Schema, names(c.table.Relation, f.table.Relation), names(c.table.Expiration, f.table.Expiration))
 	if c.table.Local {
 		batch.Queue(sqlLocalClock, c.table.Grace.Seconds())
 	}
 	if lock {
-		batch.Queue(sqlLock, int64(session))
+		batch.Queue(sqlLock, int64(own.backend), own.age)
 	}
 	results := c.pg.SendBatch(ctx, &batch)
 	_, err := results.Exec()
+	var set []string
+	if err == nil {
+		read, _ := results.Query() // the error comes below
+		set, err = pgx.CollectRows(read, func(row pgx.CollectableRow) (name string, err error) { return name, row.Scan(&name, nil) })
+	}
 	if err == nil {
 		err = results.QueryRow().Scan(&f.writes)
 	}
@@ -111,7 +124,7 @@ func (c *conn) examine(ctx context.Context, session uint32, lock bool) error {
 	if err == nil && f.unusual() {
 		err = c.pg.QueryRow(ctx, sqlObstacles, f.oid).Scan(&f.hidden, &f.nameless, &f.misnamed, &f.resets)
 	}
-	c.facts, c.served = f, err == nil
+	c.facts, c.served, c.set = f, err == nil, set
 	if sqlState(err) == pgerrcode.QueryCanceled && ctx.Err() != nil { // by ourselves, as the time was over
 		err = ctx.Err()
 	}

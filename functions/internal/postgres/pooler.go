@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"edfi-token-purge/functions/internal/purge"
 )
@@ -22,9 +23,14 @@ import (
 // be left to whoever comes next.
 //
 // Whether anything is in between costs nothing to know. A log-in ends with the number
-// of the server's process. A pooler can't pass that on, for it logs its clients in
-// itself and gives them whichever session is free; it makes a number up. So each
-// statement that sets something does so only where that number is its own process's.
+// of the server's process. Most poolers can't pass that on, for they log their clients in
+// themselves and give them whichever session is free; they make a number up. Some pass on
+// what the server once said to them (pgagroal, by its code; it ends a log-in with the
+// number of a session that it then puts back). Then the process is older than the log-in.
+// So each statement that sets something does so only where the number is its own process's,
+// and at first only in a process no older than the log-in. A pooler that opened its
+// session for this very log-in and passed on its number is the one that can't be seen.
+// The session is left as it was for that reason too.
 //
 // Whether a pooler keeps sessions apart it does not say. From within one connection it
 // can't be seen either: a pool that nobody else uses gives the same session again and
@@ -48,12 +54,18 @@ import (
 // before, and only where the comparison saw nothing. One that still looks right is found
 // out when a limit is set in mid-run, which is not done in a session of somebody else's.
 //
-// RDS Proxy, by its documentation, does so too until a session is pinned, and pins it for
-// set_config, for advisory locks and for the protocol's prepared statements, which is
-// all that is sent here besides. So a pinned session looks like pool_mode session, where
-// it passes notifications on, and one that isn't is refused.
+// RDS Proxy, by its documentation, gives each transaction another session until one is
+// pinned, and pins it for a setting, an advisory lock or LISTEN, but since 2023 no more for
+// the protocol's prepared statements. Of what comes before the comparison it may take some
+// for a setting. So a run is served or refused there, as it may be.
+//
+// pgcat and others keep back what the server says unasked until the client's next
+// statement, in session mode too. Their sessions can't be proved, so they are refused.
 
 const (
+	// mostDelay is how long a statement may be under way, on a busy machine too: a process
+	// that is older than the log-in by more is somebody else's.
+	mostDelay    = time.Second
 	poolerRounds = 6
 	// poolerPatience is how long a second connection that has logged in may wait for a
 	// session until the pool counts as exhausted.
@@ -72,7 +84,14 @@ var errPooled = purge.NotPurgeable{
 	Server:  true,
 }
 
-// findOutPooling returns errPooled where the pooler in between does not leave the
+// errUnheard is beside errPooled where no notification has reached the connection.
+var errUnheard = purge.NotPurgeable{
+	Kind:    purge.TransactionPooler,
+	Message: "a pooler in between passes no notification on to a connection that rests, so nothing proves that this one has its session to itself: give the port of the PostgreSQL server itself (DB_PORT, or port in the secret; usually 5432), or of a PgBouncer with pool_mode = session",
+	Server:  true,
+}
+
+// findOutPooling returns errPooled or errUnheard where the pooler in between does not leave the
 // session to this connection.
 func (c *conn) findOutPooling(ctx context.Context) error {
 	for round := range poolerRounds {
@@ -167,7 +186,7 @@ func (c *conn) comparePooled(ctx context.Context) (*conn, error) {
 	return second.conn, nil
 }
 
-// listenTo returns errPooled where this connection hears no notification of the second
+// listenTo returns errUnheard where this connection hears no notification of the second
 // one while it rests.
 func (c *conn) listenTo(ctx context.Context, second *conn) error {
 	channel := "edfi_token_purge_" + rand.Text()
@@ -176,6 +195,9 @@ func (c *conn) listenTo(ctx context.Context, second *conn) error {
 		return nil
 	}
 	defer c.unlisten(channel)
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok && c.kindOf(refused) == nil { // some know no LISTEN
+		return errUnheard
+	}
 	if err != nil {
 		return c.explain("find out about a pooler", err)
 	}
@@ -191,11 +213,11 @@ func (c *conn) listenTo(ctx context.Context, second *conn) error {
 			return err
 		}
 		if late, err := c.hears(ctx, channel, 0); !late || err != nil {
-			return cmp.Or(err, error(errPooled))
+			return cmp.Or(err, error(errUnheard))
 		}
 		wait *= 5
 	}
-	return errPooled
+	return errUnheard
 }
 
 // batch sends statements that end with sqlBackend, in one transaction, and returns

@@ -80,15 +80,17 @@ func others(t *testing.T, through Server, database string, clients int) (stop fu
 
 var listening = regexp.MustCompile(`edfi_token_purge_[0-9A-Z]+`)
 
-// leftBehind tells what of ours is in the session that conn has now; "" is nothing.
-// What a pooler itself sets for its client is compared with what the server has.
-func leftBehind(conn *pgx.Conn) (found string) {
-	err := conn.QueryRow(context.Background(), `
+const leftovers = `
 SELECT coalesce((SELECT string_agg(name || '=' || setting, ' ') FROM pg_settings
                  WHERE source = 'session' AND setting <> reset_val AND name <> 'application_name'), '')
     || coalesce((SELECT string_agg(name, ' ') FROM pg_prepared_statements), '')
     || coalesce((SELECT string_agg(channel, ' ') FROM pg_listening_channels() AS channel), '')
-    || coalesce((SELECT string_agg('lock ' || objid, ' ') FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()), '')`).Scan(&found)
+    || coalesce((SELECT string_agg('lock ' || objid, ' ') FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()), '')`
+
+// leftBehind tells what of ours is in the session that conn has now; "" is nothing.
+// What a pooler itself sets for its client is compared with what the server has.
+func leftBehind(conn *pgx.Conn) (found string) {
+	err := conn.QueryRow(context.Background(), leftovers).Scan(&found)
 	if err != nil {
 		return err.Error()
 	}

@@ -26,7 +26,7 @@ const (
 	// Of default_transaction_read_only nothing is taken: whoever set it may mean it.
 	// A server that doesn't know a setting doesn't get it.
 	sqlSettings = `
-SELECT pg_catalog.set_config(name, value, false)
+SELECT name, pg_catalog.set_config(name, value, false)
 FROM (VALUES ('synchronous_commit', 'off'),
              ('enable_seqscan', 'off'),
              ('enable_bitmapscan', 'off'),
@@ -50,12 +50,23 @@ FROM (VALUES ('synchronous_commit', 'off'),
              ('track_counts', CASE pg_catalog.current_setting('is_superuser') WHEN 'on' THEN 'on' END),
              ('session_replication_role', CASE pg_catalog.current_setting('is_superuser') WHEN 'on' THEN 'origin' END),
              ('search_path', pg_catalog.concat_ws(', ', 'pg_catalog', NULLIF(pg_catalog.current_setting('search_path'), '')))) AS setting (name, value)
-WHERE pg_catalog.pg_backend_pid() = $1::pg_catalog.int8
+WHERE ` + sqlOwn + `
   AND value IS NOT NULL
   AND pg_catalog.current_setting(name, true) IS NOT NULL`
 
-	// What a session that others get next is left with: what it had.
-	sqlReset = `RESET ALL; DEALLOCATE ALL`
+	// Dates are written so that they can be read, until the transaction ends.
+	sqlReadable = `SELECT pg_catalog.set_config('DateStyle', 'ISO', true)`
+
+	// Whether the session is the process $1, and was no older than $2 milliseconds when the
+	// transaction began; NULL is any age. It is the same for all statements of one.
+	sqlOwn = `pg_catalog.pg_backend_pid() = $1::pg_catalog.int8
+  AND coalesce((SELECT pg_catalog.date_part('epoch', pg_catalog.now() - backend_start) * 1000
+                FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid())) <= $2::pg_catalog.float8, true)`
+
+	// What was set in the session by whoever had it before.
+	sqlBefore = `SELECT name, setting FROM pg_catalog.pg_settings WHERE source = 'session'`
+
+	sqlSet = `SELECT pg_catalog.set_config($1, $2, false)`
 
 	sqlBackend = `SELECT pg_catalog.pg_backend_pid()`
 
@@ -387,7 +398,7 @@ ORDER BY jobid`
 
 	// One run at a time for each database. The numbers spell EdFi and Purg. The
 	// server lets the lock go when the connection ends, however it ends.
-	sqlLock = `SELECT CASE WHEN pg_backend_pid() = $1::int8 THEN pg_try_advisory_lock(1164200553, 1349874279) ELSE false END`
+	sqlLock = `SELECT CASE WHEN ` + sqlOwn + ` THEN pg_try_advisory_lock(1164200553, 1349874279) ELSE false END`
 
 	sqlUnlock = `SELECT pg_advisory_unlock(1164200553, 1349874279)`
 

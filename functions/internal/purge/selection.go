@@ -65,11 +65,15 @@ func ParseSelection(list string) (Selection, error) {
 // Select is a selection of names alone: a * in one is a character like any other.
 func Select(names ...string) Selection { return Selection{names: names} }
 
-// connection tells what is for a login and not for a name: a keyword of a connection
-// string with its value, a part behind a semicolon, or user:password@host.
-var connection = regexp.MustCompile(`(?i)://|;.*=|=.*;|` +
-	`(?:^|\b)(?:host|hostaddr|server|data ?source|address|addr|port|user|user ?name|user ?id|uid|[\w ]*password|pwd|passfile|database|dbname|initial ?catalog|sslmode)\s*=|` +
-	`[^\s:]:[^@]+@`)
+// connection tells what is for a login and not for a name: a URL, encoded or not, a
+// keyword of a connection string with its value, a part behind a semicolon, a flag, or
+// user:password@host.
+var connection = regexp.MustCompile(`(?i)://|%3a(?:/|%2f){2}|^//|^[jo]dbc:|;.*=|=.*;|` +
+	`\b(?:host|hostaddr|server|data ?source|address|addr|port|user|user ?name|user ?id|uid|passfile|database|dbname|initial ?catalog|sslmode|` +
+	`driver|dsn|provider|service|authentication|trusted_connection|integrated ?security|encrypt|instance|instance ?name)\s*=|` +
+	`(?:password|passphrase|passwd|passcode|pass|pwd|psw|secret|token|key)\s*[=:]|` +
+	`(?:^|\s)--?[\w-]*(?:password|passphrase|passwd|passcode|pwd|psw|secret|token|key)\b|` +
+	`[^\s:]:[^@]+@|[^\s/]/[^@]+@`)
 
 // CheckName returns why text can be no database's name, nor a pattern for one: results,
 // logs and metrics show names, so that no login may stand where one belongs. Its error

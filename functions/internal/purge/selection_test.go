@@ -70,9 +70,22 @@ func TestBadSelectionsAreRefused(t *testing.T) {
 	for _, list := range []string{
 		"", " ", ",", "A,,B", "!", "!A", "!A,!B*", "A\nB", "A!B", "!!A", "A,h://B", "\xff", strings.Repeat("A,", 10_000) + "A",
 		"host=h password=x", "Server=h;Database=d", "A,Password = x", "Data Source=h", "user:pw@h", "a;b=c", "A\u0085B", "!pwd=x",
+		"my.secret=x", "token = x", "AccountKey=x", "PassPhrase: x", "PGPASSWORD=x", "DB_PASS=x", "A,--password x", "tool -Password x", "--api-key x", "joe/pw@h",
+		"postgres%3A%2F%2Fjoe%3Apw%40h", "postgres%3a//h", "//joe@h/d", "jdbc:postgresql:d", "DSN=x", "Driver={x}", "Trusted_Connection=yes", "service=x",
 	} {
 		if _, err := ParseSelection(list); err == nil {
 			t.Errorf("%q: no error", list)
+		}
+	}
+}
+
+// An unusual name is one all the same.
+func TestUnusualNamesAreNames(t *testing.T) {
+	for _, name := range []string{
+		"a=b", "a@b", "a:b", "a/b", "a;b", "a b", "a-b", "--x", "tokens", "EdFi_Token", "secret", "Password Store", "key-store", "admin (old)", `a"b'c`, "ü", "100%", "a%3Db", "x.y\\z", "port", "passage=1",
+	} {
+		if err := CheckName(name); err != nil {
+			t.Errorf("%q: %v", name, err)
 		}
 	}
 }

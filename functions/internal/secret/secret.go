@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -125,17 +126,65 @@ func parse(text string) (Login, error) {
 	decoder := json.NewDecoder(strings.NewReader(text))
 	err := decoder.Decode(&fields)
 	switch {
+	case 3*strings.Count(text, "\x00") > len(text):
+		return Login{}, errors.New(neither + ", but binary or UTF-16: store it as text in UTF-8")
 	case err != nil && strings.HasPrefix(strings.TrimSpace(text), "{"):
 		return Login{}, mistake(text, err)
 	case err == nil && fields != nil:
 		if _, err := decoder.Token(); err != io.EOF {
 			return Login{}, errors.New("it holds more than one JSON object, or something behind it")
 		}
+		if name := twice(text); name != "" {
+			return Login{}, fmt.Errorf("it gives the %s twice", name)
+		}
 		return parseObject(fields)
+	case scheme.MatchString(text):
+		return Login{}, errors.New("it is a URL; it must be a JSON object or a connection string of Ed-Fi")
 	case json.Valid([]byte(text)) || !strings.Contains(text, "="):
 		return Login{}, errors.New(neither + "; it must hold username and password, and may hold engine, host, port and dbname")
 	}
 	return parseConnectionString(text, nil)
+}
+
+// known are the fields of a secret, and misnamed what others call them.
+var (
+	known    = []string{"engine", "host", "port", "dbname", "username", "password", "connectionString"}
+	misnamed = map[string]string{"database": "dbname", "db": "dbname", "hostname": "host", "user": "username", "connection_string": "connectionString"}
+)
+
+// twice returns a field that a login has in text more than once, of which a reader takes
+// whichever it likes; "" is none.
+func twice(text string) string {
+	decoder := json.NewDecoder(strings.NewReader(text))
+	decoder.Token() //nolint:errcheck // the text was read before
+	seen := map[string]bool{}
+	for decoder.More() {
+		name, _ := decoder.Token()
+		var value json.RawMessage
+		if decoder.Decode(&value) != nil {
+			return ""
+		}
+		if name, _ := name.(string); seen[name] && slices.Contains(known, name) {
+			return name
+		}
+		seen[fmt.Sprint(name)] = true
+	}
+	return ""
+}
+
+// misspelled returns a fault for each field that is called otherwise than it must be: it
+// would count for nothing, and another server or database be purged.
+func misspelled(fields map[string]json.RawMessage) (faults []string) {
+	for name := range fields {
+		for _, right := range known {
+			_, there := fields[right]
+			if name != right && strings.EqualFold(name, right) || !there && misnamed[strings.ToLower(name)] == right {
+				faults = append(faults, fmt.Sprintf("%s must be called %s", name, right))
+			}
+		}
+	}
+	slices.Sort(faults)
+	return faults
 }
 
 // mistake says where text stops being JSON. The decoder's own error quotes it.
@@ -153,7 +202,7 @@ func mistake(text string, err error) error {
 
 // parseObject reads the fields of a JSON object.
 func parseObject(fields map[string]json.RawMessage) (Login, error) {
-	var faults []string
+	faults := misspelled(fields)
 	read := func(name string) string {
 		raw, ok := fields[name]
 		if !ok || bytes.Equal(raw, []byte("null")) {

@@ -44,27 +44,53 @@ func TestParseNamesFieldsNotValues(t *testing.T) {
 		``:                                       "neither a JSON object nor a connection string",
 		"\ufeff":                                 "neither a JSON object nor a connection string",
 		`{"username":"u","password":"hunter2",}`: "as JSON it has a comma too much before byte 38",
-		"{\"username\":\"u\",\"password\":\"a=hunter2\",\n}": "as JSON it has a comma too much before byte 41",
-		`{"username":"u",,"password":"hunter2"}`:             "a comma too much",
-		`{"username":"u" "password":"hunter2"}`:              "as JSON it has a mistake at byte 17",
-		`{"username":"u","password":"hunter2"`:               "as JSON it breaks off",
-		`{username="u";password="hunter2"}`:                  "as JSON it has a mistake at byte 2",
-		`null`:                                               "neither a JSON object nor a connection string",
-		`["hunter2"]`:                                        "neither a JSON object nor a connection string",
-		`{"username":"hunter2"}`:                             "password is missing",
-		`{"password":"hunter2"}`:                             "username is missing",
-		`{"username":"","password":"hunter2"}`:               "username is missing",
-		`{"username":null,"password":"hunter2"}`:             "username is missing",
-		`{"username":["hunter2"],"password":1}`:              "password must be a string",
-		`{"username":"u","password":"p","port":0}`:           "port must be a number",
-		`{"username":"u","password":"p","port":"hunter2"}`:   "port must be a number",
-		`{"username":"u","password":"p","port":65536}`:       "port must be a number",
-		`{"username":"u","password":"hunter2"} {}`:           "more than one",
+		"{\"username\":\"u\",\"password\":\"a=hunter2\",\n}":          "as JSON it has a comma too much before byte 41",
+		`{"username":"u",,"password":"hunter2"}`:                      "a comma too much",
+		`{"username":"u" "password":"hunter2"}`:                       "as JSON it has a mistake at byte 17",
+		`{"username":"u","password":"hunter2"`:                        "as JSON it breaks off",
+		`{username="u";password="hunter2"}`:                           "as JSON it has a mistake at byte 2",
+		`null`:                                                        "neither a JSON object nor a connection string",
+		`["hunter2"]`:                                                 "neither a JSON object nor a connection string",
+		`{"username":"hunter2"}`:                                      "password is missing",
+		`{"password":"hunter2"}`:                                      "username is missing",
+		`{"username":"","password":"hunter2"}`:                        "username is missing",
+		`{"username":null,"password":"hunter2"}`:                      "username is missing",
+		`{"username":["hunter2"],"password":1}`:                       "password must be a string",
+		`{"username":"u","password":"p","port":0}`:                    "port must be a number",
+		`{"username":"u","password":"p","port":"hunter2"}`:            "port must be a number",
+		`{"username":"u","password":"p","port":65536}`:                "port must be a number",
+		`{"username":"u","password":"hunter2"} {}`:                    "more than one",
+		`{"username":"u","password":"p","password":"hunter2"}`:        "it gives the password twice",
+		`{"host":"h","username":"u","password":"hunter2","host":"x"}`: "it gives the host twice",
+		`{"username":"u","password":"p","Password":"hunter2"}`:        "Password must be called password",
+		`{"USERNAME":"u","password":"hunter2"}`:                       "USERNAME must be called username",
+		`{"username":"u","password":"hunter2","Host":"h"}`:            "Host must be called host",
+		`{"username":"u","password":"hunter2","PORT":5433}`:           "PORT must be called port",
+		`{"username":"u","password":"hunter2","dbName":"d"}`:          "dbName must be called dbname",
+		`{"username":"u","password":"hunter2","database":"d"}`:        "database must be called dbname",
+		`{"user":"u","password":"hunter2","Hostname":"h"}`:            "Hostname must be called host; user must be called username",
+		`{"ConnectionString":"host=h;username=u;password=hunter2"}`:   "ConnectionString must be called connectionString",
+		`postgres://u:hunter2@h/d?sslmode=require`:                    "it is a URL",
+		utf16LE(`{"username":"u","password":"hunter2"}`):              "UTF-16",
+		utf16LE(`host=h;username=u;password=hunter2`):                 "UTF-16",
 	} {
 		_, err := Parse(text)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: %v, want %q", text, err, want)
 		}
+	}
+}
+
+// utf16LE is text as Windows saves it, as far as it is ASCII.
+func utf16LE(text string) string {
+	return "\xff\xfe" + strings.Join(strings.Split(text, ""), "\x00") + "\x00"
+}
+
+// What RDS and others keep beside a login is theirs.
+func TestParseLeavesOtherFieldsAlone(t *testing.T) {
+	login, err := Parse(`{"username":"u","password":"p","dbname":"d","database":"other","masterarn":"a","resourceId":"r","replicas":[1,{"host":"x"}],"tags":null}`)
+	if err != nil || login.Database != "d" || login.Host != "" {
+		t.Errorf("%+v, %v", login, err)
 	}
 }
 
