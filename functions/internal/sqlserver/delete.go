@@ -67,10 +67,11 @@ func (c *conn) deleteOnce(ctx context.Context, w window) (purge.Deleted, error) 
 		return c.ended(ctx, w, held, err)
 	case err != nil && ctx.Err() == nil && refusal(err):
 		return purge.Deleted{}, err
-	case err != nil && c.facts.triggered: // which may have committed it
-		return purge.Deleted{Rows: -1}, c.explain("delete", late(ctx, err))
 	case err != nil:
-		return purge.Deleted{}, purge.Uncommitted(c.explain("delete", late(ctx, err)))
+		if err = c.explain("delete", late(ctx, err)); c.facts.triggered && errors.Is(err, purge.ErrLost) { // a trigger may have committed it
+			return purge.Deleted{Rows: -1}, err
+		}
+		return purge.Deleted{}, purge.Uncommitted(err)
 	}
 	if err = c.explain("delete", tx.Commit()); errors.Is(err, purge.ErrLost) {
 		return gone, err // it may have come through
