@@ -23,11 +23,11 @@ var errNoAnswer = errors.New("the connection ended before the answer")
 
 // deleteAlike deletes batches of one form in a pipeline: each DELETE has sqlTransaction
 // ahead of it, sqlProve behind it, and then a Sync, which commits. One is always begun
-// before the one ahead of it has ended, so that the server need not wait for the link. It
-// is committed once that one is acknowledged and, but for the last, the number of its own
-// transaction is known. So where the connection is lost, one batch at most may have been
-// committed without a word. It returns how many batches it got to before its limits had
-// to be set anew, or no more were wanted.
+// before the one ahead of it has ended, so that the server need not wait for the link, and
+// committed once that one is acknowledged, which comes in time: the server is still
+// deleting. So where the connection is lost, one batch at most may have been committed
+// without a word. It returns how many batches it got to before its limits had to be set
+// anew, or no more were wanted.
 func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, f form, done func(purge.Deleted, error) bool) int {
 	plan, sql, prove := c.deleting(f.physical)
 	plan.bounded = !f.patient
@@ -119,26 +119,15 @@ func (p *pipeline) begin(b purge.Batch) {
 }
 
 // end commits the batch that has begun, and returns what came of it. With ahead the next
-// one is sent along.
+// one begins meanwhile.
 func (p *pipeline) end(batches []purge.Batch, ahead bool) (gone purge.Deleted, err error) {
-	ahead = ahead && p.begun < len(batches) && p.mayGoOn()
-	send := p.Sync // the last one does not wait for its number, as nothing would be under way meanwhile
-	if ahead {
-		send = p.Flush
-	}
-	if err := send(); err != nil { // not all of it was sent
+	if err := p.Sync(); err != nil { // it did not get through
 		return gone, purge.Uncommitted(p.conn.explain("delete", err))
 	}
 	transaction, err := p.number()
-	switch {
-	case ahead && p.conn.pg.IsClosed():
-		return gone, purge.Uncommitted(p.conn.explain("delete", err))
-	case ahead:
-		p.SendPipelineSync()
-		if err == nil {
-			p.beginNext(batches)
-		}
-		err = cmp.Or(err, p.Flush())
+	if ahead && err == nil {
+		p.beginNext(batches)
+		err = p.Flush()
 	}
 	gone, err = p.answer(err)
 	gone.Transaction = transaction

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf16"
@@ -33,13 +34,14 @@ func without(s, secret string, word bool) string {
 		wide = append(wide, byte(unit), byte(unit>>8))
 	}
 	for _, form := range []string{secret, string(wide)} {
-		s = withoutHex(withoutBase64(s, form, word), []byte(form), word)
+		s = withoutNumbers(withoutHex(withoutBase64(s, form, word), []byte(form), word), form)
 	}
 	return s
 }
 
 // withoutLiteral takes out secret in any letter case, and with each of its characters
-// as it is, doubled or escaped, for a string of SQL, Go or JSON, or encoded for a URL.
+// as it is, doubled or escaped, for a string of SQL, Go, JSON or a shell, or encoded for a
+// URL or for XML.
 func withoutLiteral(s, secret string, word bool) string {
 	if secret == "" {
 		return s
@@ -93,15 +95,15 @@ func match(s string, i int, secret string) int {
 
 // addForms adds where the character r ends that begins at s[at:], for each of its forms.
 func (p *places) addForms(s string, at int, r rune) {
-	p.add(percent(s, at, r))
-	slashes := at
-	for slashes < len(s) && s[slashes] == '\\' {
-		slashes++
-	}
+	p.add(percent(s, at, r, false))
+	p.add(percent(s, at, r, true))
+	p.add(entity(s, at, r))
+	slashes := at + slashesAt(s, at)
 	if slashes > at {
 		for _, end := range escaped(s, slashes, r) {
 			p.add(end)
 		}
+		p.add(escapedBytes(s, at, r))
 	}
 	switch {
 	case r == '\\': // one, or as many as it takes in a string in a string
@@ -111,14 +113,25 @@ func (p *places) addForms(s string, at int, r rune) {
 	case isWord(r): // nothing escapes these with a slash alone
 		p.add(asItIs(s, at, r))
 	default:
-		if r == ' ' && strings.HasPrefix(s[at:], "+") { // in a query
-			p.add(at + 1)
+		for _, form := range otherForms[r] {
+			if strings.HasPrefix(s[at:], form) {
+				p.add(at + len(form))
+			}
 		}
 		if end := asItIs(s, slashes, r); end > 0 {
 			p.add(end)
 			p.add(asItIs(s, end, r)) // doubled
 		}
 	}
+}
+
+// mostSlashes is how many an escape may have: a string in a string has twice as many.
+const mostSlashes = 64
+
+// slashesAt returns how many slashes there are at s[at:], as far as they matter.
+func slashesAt(s string, at int) int {
+	rest := s[at:min(len(s), at+mostSlashes)]
+	return len(rest) - len(strings.TrimLeft(rest, `\`))
 }
 
 // asItIs returns where r ends that stands at s[at:] in either letter case, or -1.
@@ -129,16 +142,68 @@ func asItIs(s string, at int, r rune) int {
 	return -1
 }
 
-// percent returns where r ends that is percent-encoded at s[p:], or -1.
-func percent(s string, p int, r rune) int {
+// otherForms are how a query has a blank, a shell a quote in quotes, and an editor a blank.
+var otherForms = map[rune][]string{' ': {"+", "%2B", "%2b", "\u00a0", "&nbsp;"}, '\'': {`'\''`, `'"'"'`}}
+
+// percent returns where r ends that is percent-encoded at s[p:], or -1; again tells that
+// the percent signs were encoded too, any number of times.
+func percent(s string, p int, r rune, again bool) int {
 	var buffer [utf8.UTFMax]byte
 	for _, b := range buffer[:utf8.EncodeRune(buffer[:], r)] {
-		if p+3 > len(s) || s[p] != '%' || hexValue(s[p+1:p+3]) != int(b) {
+		if p >= len(s) || s[p] != '%' {
 			return -1
 		}
-		p += 3
+		for p++; again && strings.HasPrefix(s[p:], "25") && p+4 <= len(s) && hexValue(s[p+2:p+4]) >= 0; {
+			p += 2
+		}
+		if p+2 > len(s) || hexValue(s[p:p+2]) != int(b) {
+			return -1
+		}
+		p += 2
 	}
 	return p
+}
+
+// entities are those of XML that have a name.
+var entities = map[string]rune{"amp": '&', "lt": '<', "gt": '>', "quot": '"', "apos": '\''}
+
+// entity returns where r ends that is an entity of XML at s[at:], or -1.
+func entity(s string, at int, r rune) int {
+	end := strings.IndexByte(s[at:min(len(s), at+12)], ';')
+	if end < 2 || s[at] != '&' {
+		return -1
+	}
+	value, known := entities[s[at+1:at+end]]
+	if digits, is := strings.CutPrefix(s[at+1:at+end], "#"); is {
+		base := 10
+		if digits != "" && digits[0]|0x20 == 'x' {
+			digits, base = digits[1:], 16
+		}
+		number, err := strconv.ParseUint(digits, base, 21)
+		value, known = rune(number), err == nil
+	}
+	if !known || !equalFold(value, r) {
+		return -1
+	}
+	return at + end + 1
+}
+
+// escapedBytes returns where r ends of which s[at:] has each byte as an escape, \303 or
+// \xc3, or -1.
+func escapedBytes(s string, at int, r rune) int {
+	var buffer [utf8.UTFMax]byte
+	for _, b := range buffer[:utf8.EncodeRune(buffer[:], r)] {
+		slashes := slashesAt(s, at)
+		if at += slashes; slashes == 0 || at+3 > len(s) {
+			return -1
+		}
+		octal, err := strconv.ParseUint(s[at:at+3], 8, 8)
+		if (err != nil || byte(octal) != b) && (s[at] != 'x' || hexValue(s[at+1:at+3]) != int(b)) {
+			return -1
+		}
+		at += 3
+	}
+	return at
 }
 
 // short escapes of Go and JSON, behind the slash.
@@ -160,9 +225,7 @@ func escaped(s string, p int, r rune) (ends [5]int) {
 	}
 	if high, low := utf16.EncodeRune(r); high != unicode.ReplacementChar {
 		if end := number(p, 'u', 4, high); end > 0 {
-			for end < len(s) && s[end] == '\\' {
-				end++
-			}
+			end += slashesAt(s, end)
 			ends[4] = number(end, 'u', 4, low)
 		}
 	}
@@ -216,21 +279,29 @@ func continues(after string) bool {
 // before it, with none, one or two bytes of others.
 func withoutBase64(s, secret string, word bool) string {
 	for before := range 3 {
-		if before > 0 && word {
-			break
-		}
 		bits := 8 * (before + len(secret))
 		for _, alphabet := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
 			code := alphabet.EncodeToString(append(make([]byte, before), secret...))
-			if !word { // the characters that no other byte has a part in
-				code = code[(8*before+5)/6 : bits/6]
+			if word && before == 0 {
+				s = withoutCode(s, code, true)
 			}
-			s = withoutRuns(s, code, word)
-			if strings.ContainsAny(code, "+/") { // in a URL
-				s = withoutRuns(s, strings.NewReplacer("+", "%2B", "/", "%2F").Replace(code), word)
-				s = withoutRuns(s, strings.NewReplacer("+", "%2b", "/", "%2f").Replace(code), word)
+			// The characters that no other byte has a part in; so few may be of a word.
+			if code = code[(8*before+5)/6 : bits/6]; !word || len(code) >= fewInBase64 {
+				s = withoutCode(s, code, false)
 			}
 		}
+	}
+	return s
+}
+
+const fewInBase64 = 6
+
+// withoutCode takes out code in base64, as it is and as URLs have it.
+func withoutCode(s, code string, word bool) string {
+	s = withoutRuns(s, code, word)
+	if strings.ContainsAny(code, "+/") {
+		s = withoutRuns(s, strings.NewReplacer("+", "%2B", "/", "%2F").Replace(code), word)
+		s = withoutRuns(s, strings.NewReplacer("+", "%2b", "/", "%2f").Replace(code), word)
 	}
 	return s
 }
@@ -290,4 +361,53 @@ func withoutHex(s string, secret []byte, word bool) string {
 		}
 		r.takeOut(s, from, to)
 	}
+}
+
+// fewNumbers is how few numbers in a row say nothing.
+const fewNumbers = 4
+
+// withoutNumbers takes out the bytes of the secret as a list of numbers: hexadecimal, as
+// dumps and Go's % x have them, or decimal, as Go prints bytes.
+func withoutNumbers(s, secret string) string {
+	if len(secret) < fewNumbers || len(s) < 2*len(secret) {
+		return s
+	}
+	var r replaced
+	for i := 0; i < len(s); {
+		end := max(numbers(s, i, secret, 16, 2), numbers(s, i, secret, 10, 3))
+		if end < 0 {
+			i++
+			continue
+		}
+		r.takeOut(s, i, end)
+		i = end
+	}
+	return r.text(s)
+}
+
+// numbers returns where the bytes of the secret end that s[i:] has in this base, with so
+// many digits at most and something between them, or -1.
+func numbers(s string, i int, secret string, base, most int) int {
+	for n, b := range []byte(secret) {
+		if n > 0 {
+			gap := len(s) - len(strings.TrimLeft(s[i:], " ,:;-|_\t\r\n")) - i
+			i += gap
+			if base == 16 && (strings.HasPrefix(s[i:], "0x") || strings.HasPrefix(s[i:], `\x`)) {
+				i, gap = i+2, gap+2
+			}
+			if gap == 0 {
+				return -1
+			}
+		}
+		digits := 0
+		for digits < most && i+digits < len(s) && strings.IndexByte("0123456789abcdef"[:base], s[i+digits]|0x20) >= 0 {
+			digits++
+		}
+		value, err := strconv.ParseUint(s[i:i+digits], base, 8)
+		if err != nil || byte(value) != b {
+			return -1
+		}
+		i += digits
+	}
+	return i
 }

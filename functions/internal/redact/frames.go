@@ -29,6 +29,7 @@ var tokens = []*regexp.Regexp{
 	regexp.MustCompile(`(?i)0x[0-9a-f]{1,8}(?:\s*,\s*\{?\s*0x[0-9a-f]{1,4}){10}`),
 	regexp.MustCompile(`[A-Za-z0-9+/_-]{21}[AQgw]==`),
 	regexp.MustCompile(`\beyJ[\w-]+\.eyJ[\w-]+\.[\w-]*`),
+	regexp.MustCompile(`(?i)\bSCRAM-SHA-\d+\$[^\s"']+`), // as PostgreSQL keeps a password
 }
 
 // spacedTokens are UUIDs with blanks, colons and the like between their parts, one for
@@ -201,8 +202,17 @@ func bareUser(text string) int {
 // What follows Bearer is a secret, but where the sentence is about bearers.
 var (
 	bearer        = regexp.MustCompile(`(?i)(?:\b|%[0-9a-f]{2})bearer(?:\s+|\+|(?:%20)+|\s*[:=]\s*)\\*["'` + "`" + `]?([^\s"'` + "`" + `,;&)\\]+)`)
-	authorization = regexp.MustCompile(`(?i)\bauthorization["']?\s*[:=]\s*["']?(?:basic|digest|negotiate|ntlm|apikey|token)\s+([^\s"']+)`)
-	noBearer      = regexp.MustCompile(`(?i)^(?:tokens?|auth|authentication|authorization|schemes?|headers?|credentials?|challenge|prefix|format|(?:realm|error|scope)=.*|is|was|are|were|must|of|or|and|in|to|for|from|not|with)[.:]?$`)
+	authorization = regexp.MustCompile(`(?i)\bauthorization["']?(?:\s*[:=]\s*["'\[]*|%3[ad](?:%20|\+)*)(?:basic|digest|negotiate|ntlm|apikey|token)(?:\s+|(?:%20|\+)+)([^\s"'\]]+)`)
+	cookie        = regexp.MustCompile(`(?i)\bcookie["']?\s*[:=]\s*["'\[]*([\w.-]+=[^\r\n"'\]]+)`)
+	// Of another scheme, or of none, the credential is no word.
+	anyAuthorization = regexp.MustCompile(`(?i)\bauthorization["']?\s*[:=]\s*["'\[]*(?:[\w-]+ )?([^\s"'\],;]+)`)
+	// A password file of PostgreSQL, one of netrc, and a statement of other servers.
+	passFile   = regexp.MustCompile(`(?:^|[\s"'])(?:[\w.-]*[G-Zg-z.][\w.-]*|\*):(?:\d{3,5}|\*):[^:\s]+:[^:\s]+:([^\s"']+)`)
+	netrc      = regexp.MustCompile(`(?i)\blogin\s+\S+\s+password\s+(\S+)`)
+	identified = regexp.MustCompile(`(?i)\bidentified\s+by\s+(?:password\s+)?('(?:[^'\\]|''|\\.)*'?|"[^"]*"?)`)
+	// User info in a URL that is a part of another one.
+	encodedInfo = regexp.MustCompile(`(?i)%3a(?:%2f){2}((?:[^\s"'<>&/%]|%(?:[013-9a-f][0-9a-f]|2[0-9a-e]))*)%40`)
+	noBearer    = regexp.MustCompile(`(?i)^(?:tokens?|auth|authentication|authorization|schemes?|headers?|credentials?|challenge|prefix|format|(?:realm|error|scope)=.*|is|was|are|were|must|of|or|and|in|to|for|from|not|with)[.:]?$`)
 )
 
 // flags are how commands take a password in a flag of one letter, at once or behind a
@@ -225,10 +235,12 @@ func flag(commands, flag string) *regexp.Regexp {
 }
 
 func withoutCredentials(s string) string {
-	for _, header := range append([]*regexp.Regexp{bearer, authorization}, flags...) {
+	for _, header := range append([]*regexp.Regexp{bearer, authorization, anyAuthorization, cookie, passFile, netrc, identified, encodedInfo}, flags...) {
 		var r replaced
 		for _, at := range header.FindAllStringSubmatchIndex(s, -1) {
-			if value := s[at[2]:at[3]]; !noBearer.MatchString(value) {
+			value := s[at[2]:at[3]]
+			word := (header == anyAuthorization || header == netrc) && !isCode(strings.TrimRight(value, ".:)"))
+			if !word && !noBearer.MatchString(value) && !strings.Contains(value, Mark[:len(Mark)-1]) {
 				r.takeOut(s, at[2], at[3])
 			}
 		}
@@ -241,7 +253,7 @@ func withoutCredentials(s string) string {
 
 // aName is what a secret may be called, as a word or the end of one, and the blanks
 // and quotes behind it.
-var aName = regexp.MustCompile(`(?i)([\w.$-]*(?:password|passphrase|passwd|passcode|pwd|psw|secret|token|key|(?:\b|_)pass|(?-i:[a-z]P)ass))(\\*["'\]]*)(\s*)`)
+var aName = regexp.MustCompile(`(?i)([\w.$-]*(?:password|passphrase|passwd|passcode|pwd|psw|secret|token|key|(?:\b|_)pass|(?-i:[a-z]P)ass|(?:user|db|root|sql|login|admin|store)pass|\bpw))(\\*["'\]]*)([\s\p{Z}]*)`)
 
 // withoutNamed takes out the values of what is called a password, passphrase,
 // secret, token or key.
@@ -278,7 +290,10 @@ func (n named) value(quotes, blanks int) (start, end int) {
 	if continues(n.s[n.from+len(n.name):]) || !n.isSecret() {
 		return 0, 0
 	}
-	for _, sign := range []string{":=", "=>", "="} {
+	if from, to := n.apart(n.from + len(n.name)); to > from {
+		return from, to
+	}
+	for _, sign := range []string{":=", "=>", "=", "\uff1d"} {
 		if strings.HasPrefix(n.s[blanks:], sign) {
 			return n.assigned(n.skipBlanks(blanks + len(sign)))
 		}
@@ -286,11 +301,11 @@ func (n named) value(quotes, blanks int) (start, end int) {
 	switch rest := n.s[blanks:]; {
 	case strings.HasPrefix(rest, ":"):
 		return n.told(blanks+1, n.skipBlanks(blanks+1))
+	case strings.HasPrefix(rest, "\uff1a"):
+		return n.told(blanks+len("\uff1a"), n.skipBlanks(blanks+len("\uff1a")))
 	case encodedSign.MatchString(rest): // a query in a query
 		start := blanks + len(encodedSign.FindString(rest))
 		return start, start + len(encodedValue.FindString(n.s[start:]))
-	case strings.HasPrefix(rest, ">") && strings.HasSuffix(n.s[:n.from], "<"): // an element of XML
-		return blanks + 1, blanks + until(rest, "<")
 	case blanks > quotes:
 		return n.behindBlanks(blanks)
 	}
@@ -309,6 +324,8 @@ func (n named) behindBlanks(blanks int) (start, end int) {
 		return blanks, quotedEnd(n.s, blanks)
 	case n.isPassword() && ofDollars.MatchString(rest):
 		return blanks, between(n.s, blanks, ofDollars)
+	case n.isPassword() && strings.HasPrefix(rest, "`"):
+		return blanks, blanks + 1 + min(len(rest)-1, until(rest[1:], "`")+1)
 	}
 	return 0, 0
 }
@@ -324,7 +341,7 @@ var (
 func (n named) isSecret() bool { return !n.isOrdinary() && !n.inUserInfo() }
 
 func (n named) skipBlanks(at int) int {
-	return len(n.s) - len(strings.TrimLeft(n.s[at:], " \t"))
+	return len(n.s) - len(strings.TrimLeftFunc(n.s[at:], func(r rune) bool { return unicode.IsSpace(r) && r != '\n' && r != '\r' }))
 }
 
 // inUserInfo tells whether the name is a part of the user info before a host, which is
@@ -358,12 +375,16 @@ func (n named) isOrdinary() bool {
 	before := n.s[:n.from]
 	word := before[1+strings.LastIndexAny(before, " \t\n"):]
 	return ordinaryKey.MatchString(n.name) || strings.Contains(word, "arn:") ||
+		strings.EqualFold(n.name, "key") && isPair.MatchString(n.s[n.from+len(n.name):]) ||
 		strings.EqualFold(n.name, "key") && beforeKey.MatchString(before[max(0, len(before)-20):])
 }
 
 // told returns where the value stands behind a colon, which ends at after. Prose has
 // colons too: a secret, token or key is told where its value is no word.
 func (n named) told(after, start int) (from, to int) {
+	if n.quoted { // JSON may go on in the next line
+		start += len(n.s[start:]) - len(strings.TrimLeft(n.s[start:], "\r\n \t"))
+	}
 	rest := n.s[start:]
 	switch {
 	case isQuote(rest):
@@ -374,6 +395,12 @@ func (n named) told(after, start int) (from, to int) {
 	end := start + until(rest, " \t\r\n;,")
 	if start > after && bareName.MatchString(n.name) && !n.quoted && !isCode(strings.TrimRight(n.s[start:end], `.:)`)) {
 		return 0, 0
+	}
+	if length := n.below(start); length > 0 {
+		return start, start + length
+	}
+	if length := n.inDump(start); start == after && !n.quoted && length > 0 {
+		return start, start + length
 	}
 	return start, start + len(trimClosing(n.s[start:end]))
 }
@@ -413,6 +440,8 @@ func (n named) assigned(start int) (from, to int) {
 	rest := n.s[start:]
 	line := rest[:until(rest, "\r\n")]
 	switch {
+	case inString.MatchString(rest) && strings.Count(n.s[:n.from], "'")%2 == 1:
+		return start, min(len(n.s), start+4+until(rest[2:], "'"))
 	case isQuote(rest):
 		end := quotedEnd(n.s, start)
 		return start, end
@@ -427,6 +456,9 @@ func (n named) assigned(start int) (from, to int) {
 	}
 	return start, start + n.unquoted(line)
 }
+
+// inString is a string of SQL that is a part of another one: its quotes are doubled.
+var inString = regexp.MustCompile(`^''[^\s';,)]`)
 
 // beforeSemicolon is what comes before a semicolon that is no entity's of XML.
 var beforeSemicolon = regexp.MustCompile(`^(?:&(?:amp|lt|gt|quot|apos|#\d+|#x[0-9A-Fa-f]+);|[^;])*`)

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"html"
 	"math/rand/v2"
 	"net/url"
 	"regexp"
@@ -43,7 +44,7 @@ func replace(pairs ...string) func(string) string { return strings.NewReplacer(p
 const ends = ` ,.)]}"'` + "`"
 
 // closing are the quotes that go with the secret.
-var closing = regexp.MustCompile(`^(?:['"}]|&quot;|\$x\$)`)
+var closing = regexp.MustCompile(`^(?:''|['"}]|&quot;|\$x\$)`)
 
 var frames = []frame{
 	{"Server=h;Password=", ";Database=d", withoutAny(`;"'{` + "`")},
@@ -73,6 +74,18 @@ var frames = []frame{
 	{"mysql -u joe -p", " -h h", withoutAny(`\'"=` + ends)},
 	{"sshpass -p '", "' ssh h", withoutAny(`'`)},
 	{"redis-cli -a ", " PING", withoutAny(`'"\` + ends)},
+	{"user: joe\npassword: ", "\nhost: h", withoutAny(`\'"#{}[]|>!&;:` + ends)},
+	{"password: |\n  ", "\nhost: h", withoutAny("")},
+	{`{"name":"DB_PASSWORD","value":`, `,"port":1}`, func(s string) string { b, _ := json.Marshal(s); return string(b) }},
+	{`<add key="Password" value="`, `" x="1"/>`, withoutAny(`"\`)},
+	{`<Secret type="x">`, `</Secret>`, withoutAny(`<`)},
+	{`["tool","--password","`, `","-v"]`, withoutAny(`"\`)},
+	{"{User:joe Password:", " Host:h}", withoutAny(`{}[]:,"'\;=@`)},
+	{"SELECT set_config('a.password', '", "', false)", withoutAny(`\`, replace(`'`, `''`))},
+	{"SET a.token TO '", "'; SELECT 1", withoutAny(`\`, replace(`'`, `''`))},
+	{"db.example:5432:d:joe:", " is there", withoutAny(`'"\=@` + ends)},
+	{"dblink('host=h password=''", "'' dbname=d')", withoutAny(`'\;,)`)},
+	{"CREATE USER joe IDENTIFIED BY '", "' x", withoutAny(`\`, replace(`'`, `''`))},
 	{"postgres://db/d?password=", "&sslmode=require", withoutAny(`\'";&#{` + ends)},
 }
 
@@ -146,7 +159,7 @@ func TestARandomTokenNeverComesOut(t *testing.T) {
 
 // A login's password comes out in no form that is its own, wherever it stands.
 func FuzzAPasswordNeverComesOut(f *testing.F) {
-	for form := range 16 {
+	for form := range 24 {
 		f.Add("hunter2 \\'\"é%&", "a", uint8(form), "b")
 	}
 	f.Fuzz(func(t *testing.T, password, before string, form uint8, after string) {
@@ -160,6 +173,8 @@ func FuzzAPasswordNeverComesOut(f *testing.F) {
 			hex.EncodeToString([]byte(password)), strings.ToUpper(hex.EncodeToString([]byte(password))), fmt.Sprintf("%q", password), everyByte(password),
 			base64.RawStdEncoding.EncodeToString([]byte(password)), base64.RawURLEncoding.EncodeToString([]byte(password)),
 			url.QueryEscape(base64.RawStdEncoding.EncodeToString([]byte(password))), base64.RawStdEncoding.EncodeToString([]byte("joe:" + password)),
+			html.EscapeString(password), fmt.Sprintf("% x", password), fmt.Sprintf("% X", password), fmt.Sprint([]byte(password)), entitiesOf("&#%d;", password), entitiesOf("&#x%x;", password),
+			url.QueryEscape(url.QueryEscape(password)), strings.ReplaceAll(everyByte(password), "%", "%25"),
 		}
 		written := forms[int(form)%len(forms)]
 		out := Login("<"+before+"> "+written+" <"+after+">", NewSecret("joe"), NewSecret(password))

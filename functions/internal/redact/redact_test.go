@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"html"
 	"log/slog"
 	"net/url"
 	"runtime"
@@ -47,6 +48,8 @@ var texts = [][2]string{
 	{`connect "host=h password=hunter2" failed; try again`, `connect "host=h password=~" failed; try again`},
 	{`sslpassword=hunter2 host=h`, `sslpassword=~ host=h`},
 	{`password='a hunter2`, `password=~`}, // never closed
+	{"password `a hunter2", "password ~"},
+	{"the password "},
 	// Variables, flags and statements.
 	{`PGPASSWORD=hunter2 psql -h h`, `PGPASSWORD=~ psql -h h`},
 	{`$env:PGPASSWORD = "a hunter2"; psql`, `$env:PGPASSWORD = ~; psql`},
@@ -101,6 +104,42 @@ var texts = [][2]string{
 	{"it has -----BEGIN PRIVATE KEY-----\nhunter2", `it has ~`},
 	{`bearer hunter2 is no good`, `bearer ~ is no good`},
 	{`Authorization: Basic aHVudGVyMg== refused`, `Authorization: Basic ~ refused`},
+	{"{\n  \"password\":\n    \"hunter2\",\n  \"port\": 1\n}", "{\n  \"password\":\n    ~,\n  \"port\": 1\n}"},
+	{"user: joe\npassword: a hunter2 # it is\nhost: h", "user: joe\npassword: ~ # it is\nhost: h"},
+	{"- password: |\n    a\n    hunter2\n- host: h", "- password: ~\n- host: h"},
+	{"db_password: >-\n  hunter2\n\n  hunter2\nhost: h", "db_password: ~\nhost: h"},
+	{"password: !!str a hunter2\nhost: h", "password: ~\nhost: h"},
+	{"password:\n  hunter2\nhost: h", "password:~\nhost: h"},
+	{`{"name":"DB_PASSWORD","value":"hunter2"},{"name":"x","value":"1"}`, `{"name":"DB_PASSWORD","value":~},{"name":"x","value":"1"}`},
+	{`{"Key": "api-token", "Value": "hunter2"}`, `{"Key": "api-token", "Value": ~}`},
+	{"- name: DB_PASSWORD\n  value: hunter2\n- name: x", "- name: DB_PASSWORD\n  value: ~\n- name: x"},
+	{`<add key="Password" value="hunter2"/>`, `<add key="Password" value=~/>`},
+	{`<password value='hunter2' x="1"/>`, `<password value=~ x="1"/>`},
+	{`<wsse:Password Type="#Text">a hunter2</wsse:Password>`, `<wsse:Password Type="#Text">~</wsse:Password>`},
+	{`<Secret><![CDATA[a <hunter2>]]></Secret>`, `<Secret>~</Secret>`},
+	{`{User:joe Password:a hunter2 Host:h}`, `{User:joe Password:~ Host:h}`},
+	{`map[password:a hunter2 user:joe] map[x:1 secret:hunter2]`, `map[password:~ user:joe] map[x:1 secret:~]`},
+	{`["tool","--password","hunter2","-v"] ['--secret', 'hunter2'] [--token, hunter2, -v]`, `["tool","--password",~,"-v"] ['--secret', ~] [--token, ~, -v]`},
+	{`Authorization: hunter2`, `Authorization: ~`},
+	{`Authorization: Custom hunter2`, `Authorization: Custom ~`},
+	{`map[Authorization:[Basic aHVudGVyMg==] Host:[h]]`, `map[Authorization:[Basic ~] Host:[h]]`},
+	{`Authorization=Basic%20aHVudGVyMg`, `Authorization=Basic%20~`},
+	{"Cookie: session=hunter2; x=1\nHost: h", "Cookie: ~\nHost: h"},
+	{`Set-Cookie: sid=hunter2; Path=/`, `Set-Cookie: ~`},
+	{"password\u00a0=\u00a0hunter2 host=h", "password\u00a0=\u00a0~ host=h"},
+	{"password\uff1ahunter2, password\uff1dhunter2 x", "password\uff1a~, password\uff1d~ x"},
+	{"the password `a hunter2` is wrong", "the password ~ is wrong"},
+	{`userpass=hunter2 dbpass=hunter2 pw=hunter2 --pw hunter2 -v`, `userpass=~ dbpass=~ pw=~ --pw ~ -v`},
+	// Statements that hold others, password files.
+	{`dblink('host=h user=joe password=''a hunter2'' dbname=d')`, `dblink('host=h user=joe password=~ dbname=d')`},
+	{`SELECT set_config('app.password', 'a hunter2', false)`, `SELECT set_config('app.password', ~, false)`},
+	{`SET app.secret TO 'a hunter2'; SET SESSION x.token TO hunter2;`, `SET app.secret TO ~; SET SESSION x.token TO ~;`},
+	{`CREATE USER joe IDENTIFIED BY 'a '' hunter2' x; IDENTIFIED BY "hunter2"`, `CREATE USER joe IDENTIFIED BY ~ x; IDENTIFIED BY ~`},
+	{`verifier SCRAM-SHA-256$4096:c2FsdA==$c3RvcmVk:aHVudGVyMg== is`, `verifier ~ is`},
+	{`db.example:5432:d:joe:hunter2`, `db.example:5432:d:joe:~`},
+	{`*:*:*:joe:hunter2`, `*:*:*:joe:~`},
+	{`machine h login joe password hunter2 port 1`, `machine h login joe password ~ port 1`},
+	{`?next=postgres%3A%2F%2Fjoe%3Ahunter2%40db%3A5432%2Fd&x=1`, `?next=postgres%3A%2F%2F~%40db%3A5432%2Fd&x=1`},
 	// URLs.
 	{`connect postgres://joe:hunter2@db:5432/x failed`, `connect postgres://~@db:5432/x failed`},
 	{`postgres://joe:a/hunter2?#@@db:5432/x`, `postgres://~@db:5432/x`},
@@ -153,6 +192,13 @@ var texts = [][2]string{
 	{`password authentication failed for user "purge"`},
 	{`duplicate key value violates unique constraint "pk_clientaccesstokens"`},
 	{`Key (apiclient_apiclientid)=(5) is not present in table "apiclients"`},
+	{`authorization: permission denied; Authorization: required, cookie: none, login failed password expired`},
+	{`https://h/?next=https%3A%2F%2Fa%2Fb%3Fmail%3Djoe%40example.org, identified by its number, 'identified by'`},
+	{"about the secret:\n  it must be there\nthe key:\n  none"},
+	{"invalid token: unexpected end\nline: 5\nhost: h"},
+	{`{"name":"token","id":5}, the key value: 5, "keys","values", 'username', 'password', 'host'`},
+	{`main.go:5432:17: undefined: x, mac 02:42:ac:11:00:02, [secret 5], {a:1 monkey:2}, set the token to 5`},
+	{`&amp; &lt;x&gt; %2525, 1 2 3 4 5 6 7 8, aa bb cc dd`},
 	{`the primary key = 5, foreign key: 6, primary_key=7`},
 	{`the secret: host must be the name of a server`},
 	{`invalid token: unexpected end of input`},
@@ -203,18 +249,24 @@ func TestTextKnowsASecretInEveryForm(t *testing.T) {
 		t.Fatal(err)
 	}
 	for form, in := range map[string]string{
-		"as it is":               secret,
-		"in capitals":            strings.ToUpper(secret),
-		"in a query":             url.QueryEscape(secret),
-		"in a path":              strings.ToLower(url.PathEscape(secret)),
-		"in Go":                  strconv.Quote(secret),
-		"in ASCII":               strconv.QuoteToASCII(secret),
-		"in JSON":                string(inJSON),
-		"in JSON in JSON":        strconv.Quote(string(inJSON)),
-		"in a string of SQL":     `'` + strings.ReplaceAll(secret, `'`, `''`) + `'`,
-		"in a name of SQL":       `"` + strings.ReplaceAll(secret, `"`, `""`) + `"`,
-		"by quote_literal":       `E'` + strings.NewReplacer(`'`, `''`, `\`, `\\`).Replace(secret) + `'`,
-		"in a connection string": `pass '` + strings.NewReplacer(`'`, `\'`, `\`, `\\`).Replace(secret) + `'`,
+		"as it is":                secret,
+		"in capitals":             strings.ToUpper(secret),
+		"in a query":              url.QueryEscape(secret),
+		"in a path":               strings.ToLower(url.PathEscape(secret)),
+		"in Go":                   strconv.Quote(secret),
+		"in ASCII":                strconv.QuoteToASCII(secret),
+		"in JSON":                 string(inJSON),
+		"in JSON in JSON":         strconv.Quote(string(inJSON)),
+		"in a string of SQL":      `'` + strings.ReplaceAll(secret, `'`, `''`) + `'`,
+		"in a name of SQL":        `"` + strings.ReplaceAll(secret, `"`, `""`) + `"`,
+		"by quote_literal":        `E'` + strings.NewReplacer(`'`, `''`, `\`, `\\`).Replace(secret) + `'`,
+		"in HTML":                 html.EscapeString(secret),
+		"in a shell":              `'` + strings.ReplaceAll(secret, `'`, `'\''`) + `'`,
+		"in a query in a query":   url.QueryEscape(url.QueryEscape(secret)),
+		"in octal beyond ASCII":   strings.NewReplacer("é", `\303\251`, `\`, `\\`).Replace(secret),
+		"in bytes beyond ASCII":   strings.NewReplacer("é", `\xc3\xa9`, `\`, `\\`).Replace(secret),
+		"with a blank of editors": strings.ReplaceAll(secret, " ", "\u00a0"),
+		"in a connection string":  `pass '` + strings.NewReplacer(`'`, `\'`, `\`, `\\`).Replace(secret) + `'`,
 	} {
 		if out := Text("<"+in+">", secret); strings.Contains(strings.ToLower(out), "hunter2") || !strings.HasPrefix(out, "<") || !strings.HasSuffix(out, ">") {
 			t.Errorf("%s: %s gives %s", form, in, out)
@@ -284,11 +336,27 @@ func TestTextKnowsASecretEncoded(t *testing.T) {
 		"in SQL Server's binary":         "0x" + strings.ToUpper(hex.EncodeToString(wide)),
 		"each byte percent-encoded":      everyByte(secret),
 		"glued to words":                 "x" + secret + "x",
+		"a dump":                         fmt.Sprintf("% x", secret),
+		"bytes of Go":                    fmt.Sprint([]byte(secret)),
+		"bytes of a program":             strings.TrimSuffix(strings.TrimPrefix(fmt.Sprintf("%#v", []byte(secret)), "[]byte{"), "}"),
+		"with colons":                    "68:75:6E:74:65:72:32:20:69:73:20:69:74",
+		"octal":                          `\150\165\156\164\145\162\062\040\151\163\040\151\164`,
+		"percent-encoded twice":          strings.ReplaceAll(everyByte(secret), "%", "%25"),
+		"decimal entities":               entitiesOf("&#%d;", secret),
+		"hexadecimal entities":           entitiesOf("&#x%X;", secret),
 	} {
 		if out := Text("left "+in+" left", secret); !strings.Contains(out, Mark) || !strings.HasPrefix(out, "left ") || !strings.HasSuffix(out, " left") || strings.Contains(out, in) {
 			t.Errorf("%s: %s gives %s", form, in, out)
 		}
 	}
+}
+
+func entitiesOf(format, s string) string {
+	var b strings.Builder
+	for _, r := range s {
+		fmt.Fprintf(&b, format, r)
+	}
+	return b.String()
 }
 
 // Base64 has characters that URLs have a form for.
@@ -310,6 +378,7 @@ func TestAShortSecretIsTakenOutAsAWordAlone(t *testing.T) {
 		"compass passing surpass":                 "compass passing surpass",
 		"cGFzcw== and cGFzcw, Basic am9lOnBhc3M=": "[redacted] and [redacted], Basic [redacted]",
 		"0x70617373, 7061737370617373":            "0x[redacted], 7061737370617373",
+		"70 61 73 73, [112 97 115 115], 112":      "[redacted], [[redacted]], 112",
 	} {
 		if out := Login(in, NewSecret("joe"), NewSecret("pass")); out != want {
 			t.Errorf("%s gives %s, not %s", in, out, want)
@@ -328,8 +397,9 @@ func TestALongTextIsCut(t *testing.T) {
 		"one secret":        "password=" + strings.Repeat("hunter2", 900_000),
 		"a URL without end": "postgres://joe:" + strings.Repeat("hunter2", 900_000),
 		"beyond ASCII":      strings.Repeat("é", 100_000),
+		"slashes":           strings.Repeat(`\`, 300_000),
 	} {
-		out := Text(in)
+		out := Text(in, `a secret with "quotes" and \slashes`)
 		if len(out) > mostText || strings.Contains(out, "hunter2") || !utf8.ValidString(out) {
 			t.Errorf("%s: %d bytes, %.100s", name, len(out), out)
 		}
