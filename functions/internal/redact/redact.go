@@ -23,7 +23,7 @@ const (
 	// mostText is how long a text of others may be in a message of ours, in bytes.
 	mostText = 2000
 	// mostFrames is how much of a text is looked through for frames.
-	mostFrames = 16 << 10
+	mostFrames = 8 << 10
 	// mostQuote is how long a word of others may be.
 	mostQuote = 100
 )
