@@ -173,7 +173,7 @@ func FuzzAPasswordNeverComesOut(f *testing.F) {
 			hex.EncodeToString([]byte(password)), strings.ToUpper(hex.EncodeToString([]byte(password))), fmt.Sprintf("%q", password), everyByte(password),
 			base64.RawStdEncoding.EncodeToString([]byte(password)), base64.RawURLEncoding.EncodeToString([]byte(password)),
 			url.QueryEscape(base64.RawStdEncoding.EncodeToString([]byte(password))), base64.RawStdEncoding.EncodeToString([]byte("joe:" + password)),
-			html.EscapeString(password), fmt.Sprintf("% x", password), fmt.Sprintf("% X", password), fmt.Sprint([]byte(password)), entitiesOf("&#%d;", password), entitiesOf("&#x%x;", password),
+			html.EscapeString(password), fmt.Sprintf("% x", password), fmt.Sprintf("% X", password), numbersOf(password), entitiesOf("&#%d;", password), entitiesOf("&#x%x;", password),
 			url.QueryEscape(url.QueryEscape(password)), strings.ReplaceAll(everyByte(password), "%", "%25"),
 		}
 		written := forms[int(form)%len(forms)]
