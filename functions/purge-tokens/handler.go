@@ -207,7 +207,7 @@ func (r *invocation) attempt(access *logins) (purge.Result, error) {
 		return r.unlisted(access, err, engine)
 	}
 	if r.watch != nil {
-		target.Engine = r.watch.over(access, policy, len(target.Databases))
+		target.Engine = r.watch.over(target, policy)
 		target.Deleted, target.Waiting = r.watch.deletedRows, r.watch.waits
 	}
 

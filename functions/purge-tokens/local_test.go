@@ -371,3 +371,61 @@ func TestPatternsWithoutTheDatabaseOfTheURLSayWhatToDo(t *testing.T) {
 		t.Errorf("%d\n%s%s", code, stdout, stderr)
 	}
 }
+
+// backlogs is an engine of one database with so many expired rows in each table, whose
+// clocks differ.
+type backlogs struct {
+	looked
+	rows map[string]int64
+	open purge.Table
+	cut  map[string]time.Time
+}
+
+func (b *backlogs) Open(ctx context.Context, _ string, table purge.Table, _ bool) (purge.Conn, error) {
+	if err := b.Switch(ctx, table); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+func (b *backlogs) Switch(_ context.Context, table purge.Table) error {
+	if _, there := b.rows[table.Name]; !there {
+		return purge.NotPurgeable{Kind: purge.NoTable, Message: "no table"}
+	}
+	b.open = table
+	return nil
+}
+
+func (b *backlogs) Facts() purge.Facts {
+	now := time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)
+	return purge.Facts{Now: now, Clock: now.Add(-6 * time.Hour)}
+}
+
+func (b *backlogs) Expired(_, to time.Time) purge.Window {
+	b.cut[b.open.Name] = to
+	return 0
+}
+
+func (b *backlogs) Count(context.Context, purge.Window) (int64, error) {
+	return b.rows[b.open.Name], nil
+}
+
+func TestTheProgressKnowsTheRowsOfAllTablesThatWillGo(t *testing.T) {
+	b := &backlogs{rows: map[string]int64{purge.AdminTokens.Name: 10, purge.ClientAccessTokenLogs.Name: 200}, cut: map[string]time.Time{}}
+	p := newProgress(os.Stderr)
+	p.terminal = true
+	e := p.over(purge.Target{Engine: b, Tables: purge.Tables(), Databases: []purge.Database{{Name: "a"}}}, purge.Policy{Action: purge.Purge, Grace: time.Hour})
+	for i, table := range purge.Tables() { // the first is not there
+		if _, err := e.Open(t.Context(), "a", table, true); (err != nil) != (i == 0 || i == 2) {
+			t.Errorf("%s: %v", table, err)
+		}
+	}
+	if p.total != 210 || p.uncounted || len(p.counted) != 1 {
+		t.Errorf("%d rows, unknown: %t", p.total, p.uncounted)
+	}
+	for _, table := range []purge.Table{purge.AdminTokens, purge.ClientAccessTokenLogs} {
+		if want := table.Cutoff(b.Facts().Clock, time.Hour); !b.cut[table.Name].Equal(want) {
+			t.Errorf("%s is counted up to %s, and purged up to %s", table, b.cut[table.Name], want)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -46,7 +47,6 @@ type progress struct {
 	deleted   int64
 	began     time.Time         // when deleting did
 	waiting   map[string]string // what databases wait for
-	grace     time.Duration
 }
 
 func newProgress(out *os.File) *progress {
@@ -245,20 +245,21 @@ func (p *progress) finished(database string) {
 	p.counted[database] = true
 }
 
-// over returns an engine that opens what e opens, and has p count what there is to
-// delete before that. Its connections are closed again, so that none is used that
+// over returns an engine that opens what the target's opens, and has p count what there is
+// to delete before that. Its connections are closed again, so that none is used that
 // holds a lock, and there is never one more.
-func (p *progress) over(e purge.Engine, policy purge.Policy, databases int) purge.Engine {
+func (p *progress) over(target purge.Target, policy purge.Policy) purge.Engine {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.action, p.maxRows, p.databases = policy.Action, policy.MaxRows, databases
-	p.grace = policy.Grace
-	return watched{e, p}
+	p.action, p.maxRows, p.databases = policy.Action, policy.MaxRows, len(target.Databases)
+	return watched{target.Engine, p, target.Tables, policy.Grace}
 }
 
 type watched struct {
 	purge.Engine
 	progress *progress
+	tables   []purge.Table
+	grace    time.Duration
 }
 
 // Open implements [purge.Engine].
@@ -266,23 +267,38 @@ func (w watched) Open(ctx context.Context, database string, table purge.Table, l
 	if lock && w.progress.wants(database) {
 		conn, err := w.Engine.Open(ctx, database, table, false)
 		if err != nil {
+			w.progress.missed(database)
 			return nil, err
 		}
-		w.progress.expect(count(ctx, conn, w.progress.grace))
+		w.progress.expect(w.count(ctx, conn, table))
 		conn.Close()
 	}
 	return w.Engine.Open(ctx, database, table, lock)
 }
 
-// count returns how many rows there are to delete; below 0 where that takes too long.
-func count(ctx context.Context, conn purge.Conn, grace time.Duration) int64 {
+// count returns how many rows there are to delete in all tables of the database, of which
+// one is open; below 0 where that takes too long.
+func (w watched) count(ctx context.Context, conn purge.Conn, open purge.Table) (all int64) {
 	ctx, cancel := context.WithTimeout(ctx, countPatience)
 	defer cancel()
-	rows, err := conn.Count(ctx, conn.Expired(time.Time{}, conn.Facts().Now.Add(-grace)))
-	if err != nil {
-		return -1
+	others := slices.DeleteFunc(slices.Clone(w.tables), func(t purge.Table) bool { return t.Name == open.Name })
+	for _, table := range append([]purge.Table{open}, others...) {
+		if table.Name != open.Name {
+			err := conn.Switch(ctx, table)
+			if unfit, ok := errors.AsType[purge.NotPurgeable](err); ok && unfit.Kind.Code == purge.NoTable.Code {
+				continue
+			}
+			if err != nil {
+				return -1
+			}
+		}
+		rows, err := conn.Count(ctx, conn.Expired(time.Time{}, table.Cutoff(conn.Facts().Clock, w.grace)))
+		if err != nil {
+			return -1
+		}
+		all += rows
 	}
-	return rows
+	return all
 }
 
 // wants tells, once for each database, whether its rows are to be counted.
@@ -294,6 +310,13 @@ func (p *progress) wants(database string) bool {
 	}
 	p.counted[database] = true
 	return true
+}
+
+// missed says that the rows of a database could not be counted: its next table may open.
+func (p *progress) missed(database string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.counted, database)
 }
 
 // expect adds the rows of one more database; below 0 they are not known.
