@@ -132,7 +132,8 @@ ORDER BY datname`
 	// error. Where the rows are counted, what the transaction has deleted so far is
 	// kept for sqlProve, which comes next.
 	sqlUnchanged = `
-  AND (SELECT CASE WHEN ` + sqlSignature + ` = `
+  AND ` + sqlAsked
+	sqlAsked     = `(SELECT CASE WHEN ` + sqlSignature + ` = `
 	sqlThen      = ` THEN true` + sqlElse
 	sqlThenCount = ` THEN ` + sqlKeepNet + sqlElse
 	sqlElse      = `
@@ -140,6 +141,11 @@ ORDER BY datname`
 	sqlFromCatalogue = `
        FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = '{column}'
        WHERE c.oid = to_regclass('{table}'))`
+
+	// The same of what a look finds, where it is asked although row-level security hides
+	// each row: since PostgreSQL 18 no other condition is looked at then.
+	sqlStill = `
+HAVING ` + sqlAsked
 
 	// The same condition where rows are deleted and counted, as the end of the window,
 	// $2: that costs nothing for each row.
@@ -419,7 +425,7 @@ WHERE pg_backend_pid() = $5::int8`
 
 	sqlCount = `
 SELECT count(*) FROM {table}
-WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp` + sqlUnchanged + `$3` + sqlThen
+WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp` + sqlStill + `$3` + sqlThen
 
 	// How many transactions have written to the server, more or less: each takes the
 	// next number.
@@ -428,7 +434,7 @@ WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp` + sqlUncha
 	// Expiration windows.
 	sqlOldest = `
 SELECT min({expiration})::timestamp FROM {table}
-WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp` + sqlUnchanged + `$3` + sqlThen
+WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp` + sqlStill + `$3` + sqlThen
 
 	// The expirations at which the next $4 batches of $3 rows end, and how many rows
 	// each has: NULL where the row before its end has the same expiration, so that it
@@ -589,7 +595,7 @@ WHERE {expiration} >= $1::timestamp AND {expiration} < ` + sqlUntil + `$3` + sql
 
 	sqlOldestPhysical = `
 SELECT min({expiration})::timestamp FROM {table}
-WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp AND ctid >= $3 AND ctid < $4` + sqlUnchanged + `$5` + sqlThen
+WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp AND ctid >= $3 AND ctid < $4` + sqlStill + `$5` + sqlThen
 
 	sqlEndPhysical = `
 SELECT ctid FROM {table}
