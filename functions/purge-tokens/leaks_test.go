@@ -101,7 +101,7 @@ func TestNoFailureShowsASecretThatCannotBeUsed(t *testing.T) {
 		"no keyword":         {connection + ";s3cr3tc0re", "keyword=value"},
 		"two passwords":      {connection + ";pwd=other", "twice"},
 		"no user in a list":  {"host=h;password=s3cr3tc0re", "username is missing"},
-		"a URL":              {"postgres://wh0isit:s3cr3tc0re@db.example/x?sslmode=disable", "missing"},
+		"a URL":              {"postgres://wh0isit:s3cr3tc0re@db.example/x?sslmode=disable", "it is a URL"},
 	} {
 		l.invoke(t, path, c.secret, `{}`, "SecretError", c.want)
 	}
