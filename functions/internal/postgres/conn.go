@@ -220,6 +220,10 @@ func (c *conn) open(ctx context.Context, lock bool) error {
 			err = c.begin(ctx, lock)
 		}
 	}
+	for canceled := 0; errors.Is(err, purge.ErrLocked) && c.canceled > canceled; { // by somebody
+		canceled = c.canceled
+		err = c.begin(ctx, lock)
+	}
 	if err != nil {
 		return err
 	}
