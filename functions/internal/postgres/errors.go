@@ -150,26 +150,33 @@ func (c *conn) explainRefusal(doing string, refused *pgconn.PgError) error {
 			return c.noAccess("pg_hba.conf doesn't let the login into database %s (SQLSTATE %s): let it in there; or, if it says so for a lack of encryption, set DB_TLS to verify-full", refused.Code)
 		}
 		return say("%w (SQLSTATE %s): check user name and password", purge.ErrLogin, refused.Code)
-	case pgerrcode.InvalidCatalogName:
-		return purge.NotPurgeable{Kind: purge.NoDatabase, Message: fmt.Sprintf("database %s does not exist on this server", c.database)}
-	case pgerrcode.InsufficientPrivilege:
-		if c.pg == nil {
-			return purge.NotPurgeable{Kind: purge.NoAccess, Message: fmt.Sprintf("the login may not connect to database %s (SQLSTATE %s): run infra/postgres/role.sql there, or GRANT CONNECT ON DATABASE %s TO edfi_token_purge;",
-				c.database, refused.Code, pgx.Identifier{c.database}.Sanitize())}
-		}
-	case pgerrcode.InvalidColumnReference: // none of ours names a column that may not be there
-		if c.facts.misnamed != "" {
-			return purge.NotPurgeable{Kind: purge.NoReplicaIdentity, Message: message + ": a publication has the table's deletes with a condition, or a list of columns, that the table's replica identity does not go with, so that the server refuses them: " + c.facts.misnamed}
-		}
 	case pgerrcode.ReadOnlySQLTransaction: // it was writable, else it had not been opened
 		return purge.Uncommitted(say("%w: %s: the server has become a reader", purge.ErrLost, message))
 	case pgerrcode.ProtocolViolation:
 		return c.explainPooler(say, refused.Message, message)
 	}
+	if unfit := c.unfit(refused, message); unfit != nil {
+		return unfit
+	}
 	if kind := c.kindOf(refused); kind != nil {
 		return say("%w: %s", kind, message)
 	}
 	return say("%s", message)
+}
+
+// unfit returns why the database, or its table, can't be purged; nil is nothing that a
+// refusal tells.
+func (c *conn) unfit(refused *pgconn.PgError, message string) error {
+	switch code := refused.Code; {
+	case code == pgerrcode.InvalidCatalogName:
+		return purge.NotPurgeable{Kind: purge.NoDatabase, Message: fmt.Sprintf("database %s does not exist on this server", c.database)}
+	case code == pgerrcode.InsufficientPrivilege && c.pg == nil:
+		return purge.NotPurgeable{Kind: purge.NoAccess, Message: fmt.Sprintf("the login may not connect to database %s (SQLSTATE %s): run infra/postgres/role.sql there, or GRANT CONNECT ON DATABASE %s TO edfi_token_purge;",
+			c.database, code, pgx.Identifier{c.database}.Sanitize())}
+	case code == pgerrcode.InvalidColumnReference && c.facts.misnamed != "": // none of ours names a column that may not be there
+		return purge.NotPurgeable{Kind: purge.NoReplicaIdentity, Message: message + ": a publication has the table's deletes with a condition, or a list of columns, that the table's replica identity does not go with, so that the server refuses them: " + c.facts.misnamed}
+	}
+	return nil
 }
 
 // isRaised tells whether a trigger's function raised an error, as it may do with any code:

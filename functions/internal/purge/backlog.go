@@ -392,7 +392,7 @@ func (b *backlog) back(c *batch) {
 func (b *backlog) Done(ctx context.Context, c *batch) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.slow = b.slow || errors.Is(c.err, ErrTimeout) && c.size < slowRows && c.size < b.policy.BatchSize && c.took > 2*b.policy.BatchTarget
+	b.slow = b.slow || c.isSlow(b.policy)
 	switch {
 	case errors.Is(c.err, ErrLost) && !errors.Is(c.err, ErrUncommitted): // until it is known, all of it counts against the quota
 		b.unacknowledged, b.aside = append(b.unacknowledged, c), append(b.aside, c.again(0, c.locked))
@@ -418,6 +418,11 @@ func (b *backlog) Done(ctx context.Context, c *batch) {
 		b.count(c.deleted)
 	}
 	b.back(c)
+}
+
+// isSlow tells whether b has few rows and ran out of time.
+func (b *batch) isSlow(p Policy) bool {
+	return errors.Is(b.err, ErrTimeout) && b.size < min(slowRows, p.BatchSize) && b.took > 2*p.BatchTarget
 }
 
 // Slow tells whether rows take so long that a batch has few of them.
