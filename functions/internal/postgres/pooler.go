@@ -95,11 +95,15 @@ var errUnheard = purge.NotPurgeable{
 // session to this connection.
 func (c *conn) findOutPooling(ctx context.Context) error {
 	for round := range poolerRounds {
+		last := round == poolerRounds-1
 		second, err := c.comparePooled(ctx)
+		if errors.Is(err, purge.ErrLost) && !last { // PgBouncer may end one for another's cancellation
+			continue
+		}
 		if second == nil || err != nil {
 			return err
 		}
-		if round == poolerRounds-1 {
+		if last {
 			err = c.listenTo(ctx, second)
 		}
 		second.Close()

@@ -22,12 +22,14 @@ type sharing struct {
 	made     bool // a number is made up
 	inTurns  bool
 	session  bool // a client keeps its session, else each transaction has one
+	lost     int  // the nth client is thrown out at its first statement
 	deaf     bool // what the server says unasked waits for the client's next statement, as with pgcat
 
 	mu   sync.Mutex
 	free *sync.Cond
 	used map[*pgconn.HijackedConn]bool
 	nth  int
+	let  int // clients
 }
 
 // share opens so many sessions of the database, and returns the way through the pooler.
@@ -138,6 +140,17 @@ func (p *sharing) serve(conn net.Conn) {
 	}
 	hello = append(append(hello, message('K', pid, h.SecretKey)...), message('Z', []byte("I"))...)
 	if _, err := conn.Write(hello); err != nil {
+		return
+	}
+	p.mu.Lock()
+	p.let++
+	out := p.let == p.lost
+	p.mu.Unlock()
+	if out {
+		p.release(h)
+		if _, err := nextMessage(conn); err == nil {
+			conn.Write(message('E', "SFATAL", "VFATAL", "C08P01", "Msuccessfully sent cancel request", "")) //nolint:errcheck // the client may have left
+		}
 		return
 	}
 	if p.session && !p.deaf {
@@ -297,6 +310,17 @@ SET "TimeZone" = 'Asia/Tokyo'; SET "DateStyle" = 'German'; SET app.tenant = 'one
 	}
 	if after := p.ask(t, state); after != before {
 		t.Errorf("before\n%s\nafter\n%s", before, after)
+	}
+}
+
+// One of the connections that a pool is compared by may end for somebody else's sake.
+func TestAConnectionThatAPoolerEndsWhileItIsComparedIsOpenedAnew(t *testing.T) {
+	s := newStage(t, "purge_thrown_out", "")
+	db := s.create(t)
+	db.Insert(t, db.Now(t).Add(-time.Hour))
+	through := share(t, s, db.name, 4, &sharing{session: true, made: true, lost: 2})
+	if r := run(t, through, db.name); r.Status != purge.Complete || r.DeletedRows != 1 {
+		t.Errorf("%+v", r)
 	}
 }
 

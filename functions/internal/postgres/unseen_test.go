@@ -252,7 +252,7 @@ func TestAPreparedTransactionIsNamedAsTheHolder(t *testing.T) {
 // A table that takes ten times as long to read as a run lasts, on any machine: each
 // comparison that no index makes sleeps. Rows go in each run all the same.
 func TestWhateverAReadingTakesRowsGoInEachRun(t *testing.T) {
-	const slow = `CREATE FUNCTION slow(timestamp, timestamp) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN PERFORM pg_catalog.pg_sleep(0.005); RETURN pg_catalog.timestamp_ge($1, $2); END';
+	const slow = `CREATE FUNCTION slow(timestamp, timestamp) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN PERFORM pg_catalog.pg_sleep(0.015); RETURN pg_catalog.timestamp_ge($1, $2); END';
 UPDATE pg_operator SET oprcode = 'public.slow'::regproc WHERE oid = '>=(timestamp,timestamp)'::regoperator`
 	for role, right := range map[string]string{"least_sleeping": "", "reader_sleeping": "GRANT SELECT ON dbo.clientaccesstokens TO {role}"} {
 		t.Run(role, func(t *testing.T) {
@@ -263,7 +263,7 @@ UPDATE pg_operator SET oprcode = 'public.slow'::regproc WHERE oid = '>=(timestam
 			must(t, db.conn, slow)
 			deleted := int64(0)
 			for range 3 {
-				r := purgeWith(t.Context(), t, s.server(), db.name, purge.Policy{BatchSize: 1000, BatchTarget: 250 * time.Millisecond, MaxDuration: 2 * time.Second}, nil)
+				r := purgeWith(t.Context(), t, s.server(), db.name, purge.Policy{BatchSize: 1000, BatchTarget: 750 * time.Millisecond, MaxDuration: 6 * time.Second}, nil)
 				if deleted += r.DeletedRows; r.Status != purge.Partial || r.DeletedRows == 0 {
 					t.Errorf("%s / %s, %d rows: %s", r.Status, r.StopReason, r.DeletedRows, r.Error)
 				}
