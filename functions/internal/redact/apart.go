@@ -65,6 +65,7 @@ var (
 	// A block of YAML has the lines below it that are further in.
 	aTag   = regexp.MustCompile(`^(?:![\w!]*|&\w+) +\S`)
 	aBlock = regexp.MustCompile(`^(?:[|>][-+0-9]*|[!&]\S+)?[ \t]*(?:#[^\n]*)?\r?\n`)
+	aBreak = regexp.MustCompile(`^\r?\n`)
 	// What Go has behind a field of a struct or a key of a map, and at their end.
 	nextField = regexp.MustCompile(`[ ,]\s*[\w.]+:|[}\]]`)
 )
@@ -73,12 +74,15 @@ var (
 // goes on below or to the end of the line; 0 is none.
 func (n named) below(start int) int {
 	rest := n.s[start:]
+	if !strings.ContainsAny(n.s[start-1:start], " \t") && !aBreak.MatchString(rest) { // YAML wants a blank there
+		return 0
+	}
 	line := n.s[1+strings.LastIndexByte(n.s[:n.from], '\n') : n.from]
 	if head := aBlock.FindString(rest); head != "" && (!bareName.MatchString(n.name) || strings.ContainsAny(head[:1], "|>")) {
 		return furtherIn(rest, len(head), len(line)-len(strings.TrimLeft(line, " \t-")))
 	}
-	tagged := aTag.MatchString(rest)
-	if !tagged && (strings.Trim(line, " \t-\"'") != "" || len(aKey.FindAllStringIndex(n.s, 2)) < 2) {
+	inLine := strings.Trim(line, " \t-\"'") != ""
+	if inLine && !strings.HasPrefix(rest, "!!") || !aTag.MatchString(rest) && (inLine || len(aKey.FindAllStringIndex(n.s, 2)) < 2) {
 		return 0
 	}
 	value, _, _ := strings.Cut(rest[:until(rest, "\r\n")], " #")

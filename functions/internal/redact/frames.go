@@ -106,8 +106,11 @@ func withoutUserInfo(s string) string {
 			continue
 		}
 		end := len(s)
-		if i+1 < len(schemes) {
-			end = schemes[i+1][0]
+		for _, next := range schemes[i+1:] {
+			if next[0] > scheme[1] { // else it is the user, and the password begins with slashes
+				end = next[0]
+				break
+			}
 		}
 		rest, _, _ := strings.Cut(s[scheme[1]:end], "\n")
 		if length := userInfo(rest, isDatabase.MatchString(s[scheme[0]:])); length > 0 {
