@@ -78,6 +78,9 @@ func TestWhateverADatabaseHasIsPurgedOrToldWithItsMend(t *testing.T) {
 			if strings.Contains(strings.Join(names, ", "), d.name) || missing {
 				continue
 			}
+			if slices.Contains(names, "parts") && (strings.Contains(d.stage, "REFERENCES") || strings.Contains(d.stage, "INHERITS")) {
+				continue // a partitioned table has neither
+			}
 			names, missing = append(names, d.name), d.name == "another name"
 			stage := d.stage
 			if strings.Contains(stage, "%[") {
