@@ -274,6 +274,15 @@ func (c *conn) Count(ctx context.Context, w purge.Window) (int64, error) {
 	return count, c.explain("count expired rows", err)
 }
 
+// countIn counts the rows of w, in its bounds of place where it has some.
+func (c *conn) countIn(ctx context.Context, w window) (count int64, err error) {
+	if !w.physical {
+		return c.Count(ctx, w)
+	}
+	err = c.row(ctx, byPlace, &count, c.physical(sqlCountPhysical), w.args()...)
+	return count, err
+}
+
 // Cut implements [purge.Conn]: a batch ends where the row after it begins.
 func (c *conn) Cut(ctx context.Context, w purge.Window, size, batches int) (cut []purge.Batch, rest purge.Window, err error) {
 	part := w.(window)

@@ -86,9 +86,14 @@ func (c *conn) proving() string {
 // Rehearse implements [purge.Rehearser].
 func (c *conn) Rehearse(ctx context.Context, b purge.Batch) (rows, gone int64, err error) {
 	w := b.Window.(window)
+	if rows = b.Rows; rows == 0 { // nobody has counted them
+		if rows, err = c.countIn(ctx, w); err != nil {
+			return 0, 0, c.explain("try to delete", err)
+		}
+	}
 	plan, sql, prove := c.deleting(w.physical)
 	if err := c.prepare(ctx, plan, sql, 1); err != nil {
-		return b.Rows, gone, c.explain("try to delete", err)
+		return rows, gone, c.explain("try to delete", err)
 	}
 	undone := errors.New("undone")
 	err = pgx.BeginFunc(ctx, c.pg, func(tx pgx.Tx) error {
@@ -107,7 +112,7 @@ func (c *conn) Rehearse(ctx context.Context, b purge.Batch) (rows, gone int64, e
 	if errors.Is(err, undone) {
 		err = nil
 	}
-	return b.Rows, gone, c.explain("try to delete", err)
+	return rows, gone, c.explain("try to delete", err)
 }
 
 // runDeferred has triggers run that wait for the commit of tx, where there may be any.

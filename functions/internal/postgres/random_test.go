@@ -119,7 +119,7 @@ func TestWhateverADatabaseHasIsPurgedOrToldWithItsMend(t *testing.T) {
 				break
 			}
 			if purged.Status == purge.Failed && checked.Status != purge.Failed || try == 6 {
-				t.Fatalf("%s: after %d mends a check is %s, a purge %s: %s", what, try, checked.Status, purged.Status, purged.Error)
+				t.Fatalf("%s: after %d mends a check is %s, a purge %s: %s\n%+v", what, try, checked.Status, purged.Status, purged.Error, checked.Findings)
 			}
 			for _, f := range checked.Findings {
 				if f.Level == purge.LevelInfo {

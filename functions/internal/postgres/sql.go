@@ -597,6 +597,10 @@ WHERE {expiration} >= $1::timestamp AND {expiration} < ` + sqlUntil + `$3` + sql
 SELECT min({expiration})::timestamp FROM {table}
 WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp AND ctid >= $3 AND ctid < $4` + sqlStill + `$5` + sqlThen
 
+	sqlCountPhysical = `
+SELECT count(*) FROM {table}
+WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp AND ctid >= $3 AND ctid < $4`
+
 	sqlEndPhysical = `
 SELECT ctid FROM {table}
 WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp AND ctid >= $3 AND ctid < $4
