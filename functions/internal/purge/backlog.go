@@ -100,8 +100,9 @@ type backlog struct {
 	policy  Policy
 	quota   *quota
 	sizer   *sizer
-	yields  func() bool      // whether the run makes way for others
-	deleted func(rows int64) // is told of each batch that deleted rows
+	yields  func() bool                                     // whether the run makes way for others
+	deleted func(rows int64)                                // is told of each batch that deleted rows
+	resting func(ctx context.Context, conn Conn, err error) // is told why a cut has to wait
 	log     *slog.Logger
 
 	mu             sync.Mutex
@@ -247,7 +248,7 @@ func (b *backlog) cutMore(ctx context.Context, conn Conn) {
 	var cut []*batch
 	var rest Window
 	err := recoverPanic(ctx, b.log, func() (err error) {
-		cut, rest, err = b.read(ctx, conn, first, wait)
+		cut, rest, err = b.read(ctx, conn, &first, wait)
 		return err
 	})
 	b.mu.Lock()
@@ -270,7 +271,7 @@ func (b *backlog) cutMore(ctx context.Context, conn Conn) {
 
 // read cuts batches off p, as many as are worth one reading and as the quota allows.
 // With wait it waits for rows that other databases may give back.
-func (b *backlog) read(ctx context.Context, conn Conn, p part, wait bool) (cut []*batch, rest Window, err error) {
+func (b *backlog) read(ctx context.Context, conn Conn, p *part, wait bool) (cut []*batch, rest Window, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, nil, err
 	}
@@ -289,11 +290,17 @@ func (b *backlog) read(ctx context.Context, conn Conn, p part, wait bool) (cut [
 	defer func() { b.quota.Release(reserved, 0) }() // but for what the batches have
 	size, most = int(min(int64(size), reserved)), int(max(1, reserved/int64(size)))
 	var batches []Batch
+	var locked bool
 	err = retryWhileLocked(ctx, func() (err error) {
 		batches, rest, err = conn.Cut(ctx, p.window, size, most)
+		if errors.Is(err, ErrLocked) { // whatever ends the next try
+			locked = true
+			b.resting(ctx, conn, err)
+		}
 		return err
 	})
 	if err != nil {
+		p.locked = p.locked || locked
 		return nil, nil, err
 	}
 	for _, c := range batches {

@@ -32,6 +32,8 @@ func TestEachEndingOfATurnHasOneVerdict(t *testing.T) {
 		"a server that starts":          {ending{err: ErrNotYet}, passing(ErrNotYet)},
 		"a table that changed":          {ending{err: ErrChanged, opened: true, wasOpen: true}, passing(ErrChanged)},
 		"no connection free":            {ending{err: ErrNoSlot, overrun: Deadline}, verdict{status: Partial, reason: Deadline, err: ErrNoSlot, reconnect: true}},
+		"locked as it is opened":        {ending{err: ErrLocked, overrun: Deadline}, verdict{status: Partial, reason: Deadline, err: ErrLocked, reconnect: true}},
+		"memory is short as it is":      {ending{err: ErrBusy, overrun: Deadline}, verdict{status: Partial, reason: Deadline, err: ErrBusy, reconnect: true}},
 		"another run":                   {ending{err: ErrAlreadyRunning}, verdict{status: Partial, reason: AlreadyRunning, err: ErrAlreadyRunning, inspect: true}},
 		"a session of its own":          {ending{err: ErrAlreadyRunning, stale: true}, verdict{status: Partial, reason: AlreadyRunning, err: ErrAlreadyRunning, inspect: true, reconnect: true}},
 		"the cap":                       {ending{err: errMaxRows, opened: true}, verdict{status: Partial, reason: MaxRows}},

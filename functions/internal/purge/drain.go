@@ -176,7 +176,7 @@ func (t *turn) deleteBatches(ctx context.Context, conn Conn) {
 			switch {
 			case errors.Is(b.err, ErrLocked):
 				trip, rest = 1, lockedRest/2+rand.N(lockedRest/2)
-				t.waiting.on(t.locks.by(ctx, conn, t.log, "rows are"))
+				t.waiting.on(t.locks.by(ctx, conn, t.log, "rows are", b.err))
 			case b.deleted > 0:
 				rest = max(rest, t.run.policy.Pause)
 			}

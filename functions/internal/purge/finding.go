@@ -64,8 +64,12 @@ var (
 		Mend: "SQL Server: there seems to be a row-level security policy, which the login may not see, so that nobody knows whether expired rows are hidden: run the `GRANT` in the message and then a check, or look as an administrator",
 	})
 	LockedRows = kind(Kind{
-		Code: "locked-rows", Level: LevelWarning, Or: LevelError,
+		Code: "locked-rows", Level: LevelWarning,
 		Mend: "rows, or the table, stayed locked until the run ended, and the next run tries again: look for a long transaction; the message names the session that held locks last, where the login may see it",
+	})
+	ShortOfMemory = kind(Kind{
+		Code: "short-of-memory", Level: LevelWarning,
+		Mend: "SQL Server was short of memory, or of room for locks, until the run ended, and the next run tries again: the message has its own words; look at its limit of memory, and in the resource governor at that of its pool",
 	})
 	NoTime = kind(Kind{
 		Code: "no-time", Level: LevelWarning,

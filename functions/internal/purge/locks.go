@@ -2,6 +2,7 @@ package purge
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -35,14 +36,20 @@ type locks struct {
 	asked time.Time
 	now   Holder
 	last  Holder // that was seen
+	busy  error  // it was no lock at last, but this; nil is a lock
 }
 
-// by says that what, rows or the table, is locked, and by whom. It asks the
-// server now and then, over conn, which waits for nothing else.
-func (l *locks) by(ctx context.Context, conn Conn, log *slog.Logger, what string) string {
+// by says why err made the run rest: that what, rows or the table, is locked, and by
+// whom, or that the server is short of memory. It asks the server now and then, over
+// conn, which waits for nothing else.
+func (l *locks) by(ctx context.Context, conn Conn, log *slog.Logger, what string, err error) string {
 	teller, ok := conn.(LockTeller)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.busy = nil; errors.Is(err, ErrBusy) {
+		l.busy = err
+		return ErrBusy.Error()
+	}
 	if ok && time.Since(l.asked) >= holderInterval {
 		ctx, cancel := context.WithTimeout(ctx, holderPatience)
 		defer cancel()
@@ -63,6 +70,9 @@ func (l *locks) by(ctx context.Context, conn Conn, log *slog.Logger, what string
 func (l *locks) stayed() Finding {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.busy != nil {
+		return ShortOfMemory.Found(l.busy.Error())
+	}
 	text := "rows stayed locked by other sessions until the run ended; the next run tries again. "
 	switch last := l.last; {
 	case last.Name == "":

@@ -83,7 +83,7 @@ func (t *turn) unlocked(ctx context.Context, do func() error) error {
 		switch {
 		case errors.Is(err, ErrLocked): // whatever ends the next try
 			t.locks.table = true
-			t.waiting.on(t.locks.by(ctx, t.conn, t.log, "the table is"))
+			t.waiting.on(t.locks.by(ctx, t.conn, t.log, "the table is", err))
 		case err == nil:
 			t.locks.table = false
 		}

@@ -288,6 +288,7 @@ type Trail struct {
 var (
 	ErrAlreadyRunning = errors.New("another run is purging this database")
 	ErrLocked         = errors.New("rows are locked by another session") // a later try may succeed
+	ErrBusy           = resting("the server is short of memory")         // the same, though nobody holds a lock; ErrLocked too
 	ErrOverfull       = errors.New("the batch holds more rows than it may delete")
 	ErrRefused        = errors.New("the database refuses to delete a row") // a foreign key, a trigger
 	ErrChanged        = errors.New("the table is not any more what it was when the run examined it")
@@ -308,6 +309,15 @@ func (n noConnection) Error() string { return string(n) }
 
 // Is tells errors.Is so.
 func (noConnection) Is(target error) bool { return target == ErrLost }
+
+// resting is an error that is ErrLocked too: whoever knows no better rests after both,
+// and tries again on the same connection.
+type resting string
+
+func (r resting) Error() string { return string(r) }
+
+// Is tells errors.Is so.
+func (resting) Is(target error) bool { return target == ErrLocked }
 
 // Uncommitted marks a lost connection as one that was lost before the server could
 // commit anything. Any other error stays as it is.

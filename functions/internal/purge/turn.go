@@ -47,6 +47,9 @@ func newTurn(v *visit, table Table) *turn {
 			r.target.Deleted(name, rows)
 		}
 	}}
+	t.backlog.resting = func(ctx context.Context, conn Conn, err error) {
+		t.waiting.on(t.locks.by(ctx, conn, t.log, "the table is", err))
+	}
 	t.backlog.changed.L = &t.backlog.mu
 	t.connections = connections{slots: r.slots, log: t.log, open: func(ctx context.Context, lock bool) (Conn, error) {
 		return r.target.Engine.Open(ctx, name, table, lock)
@@ -127,6 +130,10 @@ func (t *turn) apply(work context.Context, v verdict) (again bool) {
 		t.result.find(unfit.Kind.At(LevelInfo, unfit.Message))
 	case errors.Is(v.err, ErrNoSlot):
 		t.result.find(NoSlot.Found(v.err.Error()))
+	case errors.Is(v.err, ErrBusy):
+		t.result.find(ShortOfMemory.Found(v.err.Error()))
+	case errors.Is(v.err, ErrLocked):
+		t.result.find(LockedRows.Found(v.err.Error()))
 	case v.status == Partial && t.locks.table && t.run.policy.Action != Purge: // a purge looks once more
 		t.result.find(t.locks.stayed())
 	}
@@ -208,7 +215,7 @@ func (t *turn) backoffAfterDisconnect(work context.Context, err error) bool {
 
 // inBrief says why there is no connection, in as few words as a line has room for.
 func inBrief(err error) string {
-	for _, known := range []error{ErrNotYet, ErrNoSlot, ErrAlreadyRunning, ErrLost} {
+	for _, known := range []error{ErrBusy, ErrLocked, ErrNotYet, ErrNoSlot, ErrAlreadyRunning, ErrLost} {
 		if errors.Is(err, known) {
 			return known.Error()
 		}
@@ -219,7 +226,7 @@ func inBrief(err error) string {
 // patient tells whether there is time for another try to connect after err.
 func (t *turn) patient(err error) bool {
 	switch wasOpen := t.result.Cutoff != nil; {
-	case errors.Is(err, ErrNoSlot): // as long as there is time at all
+	case errors.Is(err, ErrNoSlot), errors.Is(err, ErrLocked): // as long as there is time at all
 		return true
 	case wasOpen || errors.Is(err, ErrAlreadyRunning):
 		return time.Since(t.disconnectedAt) < reconnectTimeout

@@ -68,7 +68,7 @@ func conclude(e ending) verdict {
 		return verdict{status: Partial, reason: Canceled}
 	case e.timeout:
 		return verdict{status: Partial, reason: e.overrun, again: e.shareOver}
-	case errors.Is(e.err, ErrNoSlot): // no fault of the database's: it waits for its turn
+	case errors.Is(e.err, ErrNoSlot), errors.Is(e.err, ErrLocked): // as it was opened: it waits for its turn
 		return verdict{status: Partial, reason: e.overrun, err: e.err, reconnect: true}
 	default:
 		return verdict{status: Failed, reason: Errored, err: e.err, again: e.shareOver, reconnect: e.mayPass()}

@@ -333,11 +333,15 @@ func (c *conn) Close() {
 
 // Switch implements [purge.Conn].
 func (c *conn) Switch(ctx context.Context, table purge.Table) error {
-	c.table, c.deleteVerified, c.commits = table, false, false
+	c.table, c.deleteVerified, c.commits, c.examined = table, false, false, false
 	if err := c.examine(ctx); err != nil {
 		return err
 	}
-	return c.facts.fault(c.database, c.locked)
+	if err := c.facts.fault(c.database, c.locked); err != nil {
+		return err
+	}
+	c.examined = true
+	return nil
 }
 
 // Facts implements [purge.Conn].

@@ -77,6 +77,7 @@ var meanings = map[int32]meaning{
 	701:  busy, // out of memory
 	802:  busy, // no buffers
 	1204: busy, // no lock resources
+	8628: busy, // time out while waiting to optimize
 	8645: busy, // time out while waiting for memory
 	8651: busy, // the resource pool has too little memory
 	8657: busy, // the resource governor's group has
@@ -216,7 +217,7 @@ func (c *conn) explainRefusal(doing string, refused mssql.Error) error {
 	case locked:
 		return c.locks(say("%w: error %d", purge.ErrLocked, refused.Number))
 	case busy:
-		return as{say("the server is short of memory: %s", message), []error{purge.ErrLocked}}
+		return say("%w: %s", purge.ErrBusy, message)
 	case badLogin:
 		return say("%w (error %d): %s", purge.ErrLogin, refused.Number, loginRemedy(n))
 	case noDatabase, notThere:
@@ -245,13 +246,13 @@ func (c *conn) explainRefusal(doing string, refused mssql.Error) error {
 	return say("%s", message)
 }
 
-// locks returns err for a statement that met a lock. While the database is opened that
-// is worth another try, too, with the time there is.
+// locks returns err for a statement that met a lock, with more words while the table is
+// opened.
 func (c *conn) locks(err error) error {
 	if c.examined {
 		return err
 	}
-	return as{purge.NotPurgeable{Kind: purge.LockedRows, Message: err.Error() + ": the table, or the catalogue, is locked, as by an ALTER TABLE; look for a long transaction"}, []error{purge.ErrLocked, purge.ErrNotYet}}
+	return fmt.Errorf("%w: the table, or the catalogue, is locked, as by an ALTER TABLE; look for a long transaction", err)
 }
 
 // denied says which right is missing. One that was there is a failure of its own.
