@@ -43,12 +43,16 @@ ELSE
     ALTER ROLE edfi_token_purger ADD MEMBER edfi_token_purge;
 GO
 
-IF EXISTS (SELECT * FROM sys.server_principals WHERE name = N'edfi_token_purge_clone')
+IF N'$(PURGE_PASSWORD)' LIKE N'$' + N'(%' OR N'$(PURGE_PASSWORD)' = N''
+    RAISERROR (N'No second user was created.', 16, 1);
+ELSE IF EXISTS (SELECT * FROM sys.server_principals WHERE name = N'edfi_token_purge_clone')
    AND NOT EXISTS (SELECT * FROM sys.database_principals WHERE name = N'edfi_token_purge_clone')
     CREATE USER edfi_token_purge_clone FOR LOGIN edfi_token_purge_clone;
 GO
 
-IF EXISTS (SELECT * FROM sys.database_principals WHERE name = N'edfi_token_purge_clone')
+IF N'$(PURGE_PASSWORD)' LIKE N'$' + N'(%' OR N'$(PURGE_PASSWORD)' = N''
+    RAISERROR (N'No right was granted.', 16, 1);
+ELSE IF EXISTS (SELECT * FROM sys.database_principals WHERE name = N'edfi_token_purge_clone')
     ALTER ROLE edfi_token_purger ADD MEMBER edfi_token_purge_clone;
 GO
 

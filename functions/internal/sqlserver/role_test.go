@@ -39,16 +39,19 @@ func TestTheRoleWithoutAPasswordCreatesNothing(t *testing.T) {
 	}
 	for _, password := range []string{"$(PURGE_PASSWORD)", ""} { // as without SQLCMD mode
 		login := s.login + "_none"
+		clone := login + "_clone" // of a secret that rotates between two users
+		must(t, db.conn, "CREATE LOGIN "+clone+" WITH PASSWORD = "+quote("Aa1-"+login))
 		said := runAll(t, db.conn, strings.NewReplacer("edfi_token_purge", login, "$(PURGE_PASSWORD)", password).Replace(string(role)))
 		if len(said) == 0 || !strings.Contains(said[0], "SQLCMD mode") || !strings.Contains(said[0], "Nothing was created") {
 			t.Errorf("%q: %q", password, said)
 		}
-		if n := one[int](t, db.conn, "SELECT COUNT(*) FROM sys.server_principals WHERE name LIKE "+quote(login+"%")); n != 0 {
-			t.Errorf("%q: %d logins were created", password, n)
+		if n := one[int](t, db.conn, "SELECT COUNT(*) FROM sys.server_principals WHERE name LIKE "+quote(login+"%")); n != 1 {
+			t.Errorf("%q: %d logins were created", password, n-1)
 		}
 		if n := one[int](t, db.conn, "SELECT COUNT(*) FROM sys.database_principals WHERE name LIKE "+quote(login+"%")); n != 0 {
 			t.Errorf("%q: %d users or roles were created", password, n)
 		}
+		must(t, connect(t, "master"), "DROP LOGIN "+clone)
 	}
 }
 
