@@ -258,6 +258,9 @@ func CertificateFault(text string) string {
 	if _, reason, ok := strings.Cut(text, "crypto/rsa: "); ok && strings.Contains(reason, "insecure") {
 		return unverified(reason)
 	}
+	if _, reason, ok := strings.Cut(text, "tls: server"); ok && (strings.Contains(reason, "RSA key larger than") || strings.Contains(reason, "unsupported type of public key")) {
+		return unverified("the server" + reason)
+	}
 	return ""
 }
 
@@ -265,13 +268,18 @@ func CertificateFault(text string) string {
 // and what to do. What those words don't tell comes ahead of the remedy.
 func unverified(reason string) string {
 	const another = "give the server another one; on RDS, choose a newer authority for the instance (rds-ca-rsa2048-g1)"
-	remedy := "give the name that is in it as DB_HOST"
+	const name = "give the name that is in it as DB_HOST"
+	remedy := another
 	has := func(part string) bool { return strings.Contains(reason, part) }
 	switch {
 	case has("doesn't contain any IP SANs"): // names it may have
-		remedy += ", and not an address; where it has none among its subject alternative names, " + another
+		remedy = name + ", and not an address; where it has none among its subject alternative names, " + another
 	case has("legacy Common Name"), has("is not valid for any names"):
 		remedy = "it has no such name in its subject alternative names, and the common name does not count: " + another
+	case has("certificate is valid for"):
+		remedy = name
+	case has("incompatible key usage"):
+		remedy = "it is not one for servers: " + another
 	case has("negative serial number"):
 		remedy = "its serial number is negative, as in those that old SQL Servers make for themselves: " + another
 	case has("insecure algorithm"): // ahead of the unknown authority that comes of it
@@ -280,10 +288,10 @@ func unverified(reason string) string {
 		remedy = "its RSA key is too short: " + another
 	case has("unknown authority"):
 		remedy = "give its authority in DB_CA_BUNDLE, if you trust it; Amazon's own are built in, but for some regions"
+	case has(" is before "): // and expired or not yet valid, which is one to crypto/x509
+		remedy = "it is not valid yet, as where the clock of whoever made it is ahead: set that, and " + another + ", or wait"
 	case has("expired"):
 		remedy = "renew it; on RDS, choose a newer authority for the instance"
-	case has("can't be read"):
-		remedy = another
 	}
 	return "the server's certificate can't be verified: " + reason + "; " + remedy
 }

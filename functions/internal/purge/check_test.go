@@ -35,6 +35,11 @@ func TestACertificatesFaultComesWithWhatMendsIt(t *testing.T) {
 		"tls: failed to verify certificate: x509: certificate signed by unknown authority":                                                                                                                                                 {"DB_CA_BUNDLE"},
 		`tls: failed to verify certificate: x509: certificate signed by unknown authority (possibly because of "x509: cannot verify signature: insecure algorithm SHA1-RSA" while trying to verify candidate authority certificate "old")`: {"signed by SHA-1", "another one"},
 		"tls: failed to verify certificate: x509: certificate has expired or is not yet valid: current time is later":                                                                                                                      {"renew it"},
+		"tls: failed to verify certificate: x509: certificate has expired or is not yet valid: current time 2026-11-27T19:14:27Z is before 2026-11-27T19:44:27Z":                                                                           {"clock of whoever made it", "wait"},
+		"tls: failed to verify certificate: x509: certificate specifies an incompatible key usage":                                                                                                                                         {"for servers", "another one"},
+		"tls: failed to verify certificate: x509: unhandled critical extension":                                                                                                                                                            {"another one"},
+		"tls: server sent certificate containing RSA key larger than 8192 bits":                                                                                                                                                            {"larger than 8192", "another one"},
+		"tls: server's certificate contains an unsupported type of public key: *dsa.PublicKey":                                                                                                                                             {"unsupported type", "another one"},
 		"tls: failed to parse certificate from server: x509: negative serial number":                                                                                                                                                       {"serial number is negative", "another one"},
 		"tls: failed to parse certificate from server: x509: malformed certificate":                                                                                                                                                        {"malformed", "another one"},
 		"crypto/rsa: 512-bit keys are insecure (see https://go.dev/pkg/crypto/rsa#hdr-Minimum_key_size)":                                                                                                                                   {"too short", "another one"},
@@ -44,6 +49,11 @@ func TestACertificatesFaultComesWithWhatMendsIt(t *testing.T) {
 			if !strings.Contains(got, part) {
 				t.Errorf("%s\nis told as %q, which lacks %q", said, got, part)
 			}
+		}
+	}
+	for _, said := range []string{"incompatible key usage", "is not yet valid: current time 1 is before 2"} {
+		if got := CertificateFault("failed to verify certificate: x509: " + said); strings.Contains(got, "DB_HOST") || strings.Contains(got, "renew") {
+			t.Errorf("%q can't mend it", got)
 		}
 	}
 	if got := CertificateFault("connect: EOF"); got != "" {

@@ -141,6 +141,9 @@ func (c *conn) explain(doing string, err error) error {
 	}
 	text := err.Error() // of many an error the driver keeps no more
 	if fault := explainTLS(text); fault != "" {
+		if c.server.TLS == nil { // the driver encrypts all the same
+			fault = "the server demands encryption: set DB_TLS=verify-full"
+		}
 		return fmt.Errorf("%s: %s", doing, fault)
 	}
 	reached, connected := c.wire != nil, c.session != nil
@@ -199,7 +202,7 @@ func explainTLS(text string) string {
 		return "server does not support encryption: turn it on there, or set DB_TLS=disable, which sends all in plaintext"
 	case has("unsupported protocol version"), has("protocol version not supported"):
 		return "the server knows no TLS 1.2: turn TLS 1.2 on there, and update it if it can't; on RDS, rds.tls12 in the parameter group"
-	case has("handshake failure"), has("peer doesn't support any of the certificate's signature algorithms"), has("no cipher suite supported"), has("unsupported signature algorithm"), has("does not match the list of supported"):
+	case has("handshake failure"), has("insufficient security level"), has("invalid signature algorithm"), has("unsupported curve"), has("peer doesn't support any of the certificate's signature algorithms"), has("no cipher suite supported"), has("unsupported signature algorithm"), has("does not match the list of supported"):
 		return "the server and this function share no TLS that is safe, for example because the server signs with SHA-1: update it, and turn on TLS 1.2 with SHA-256 and ECDHE there"
 	case has("first record does not look like a TLS handshake"), has("unexpected message"), has("no application protocol"):
 		return "the server does not speak TLS from the start: DB_TLS=strict is for SQL Server 2022 and later; set DB_TLS=verify-full"

@@ -962,9 +962,42 @@ func TestAServersCertificateAndItsRemedy(t *testing.T) {
 	}
 }
 
+// The alerts are those of RFC 5246, "Error Alerts". A server that can sign by SHA-1 alone
+// has none but handshake_failure for it.
 func TestAHandshakeThatFailsNamesTheLikelyFault(t *testing.T) {
-	if fault := explainTLS("TLS Handshake failed: remote error: tls: handshake failure"); !contains(fault, "SHA-1", "update it") {
-		t.Error(fault)
+	t.Parallel()
+	for alert, want := range map[byte][]string{
+		40:  {"SHA-1", "update it"},      // handshake_failure
+		71:  {"SHA-1", "update it"},      // insufficient_security
+		70:  {"no TLS 1.2", "rds.tls12"}, // protocol_version
+		120: {"DB_TLS=verify-full"},      // no_application_protocol
+	} {
+		for _, strict := range []bool{false, true} {
+			there := newStandIn(t, &standIn{alert: alert, strict: strict}).server()
+			there.TLS, there.Strict = &tls.Config{ServerName: "localhost"}, strict
+			if _, err := there.Open(t.Context(), "EdFi_Admin", purge.ClientAccessTokens, true); err == nil || !contains(err.Error(), want...) || errors.Is(err, purge.ErrNotYet) {
+				t.Errorf("alert %d, strict %t: %v", alert, strict, err)
+			}
+		}
+	}
+	for _, said := range []string{"certificate used with invalid signature algorithm", "server selected unsupported curve"} { // in the words of crypto/tls
+		if fault := explainTLS("TLS Handshake failed: tls: " + said); !contains(fault, "SHA-1", "update it") {
+			t.Errorf("%s: %q", said, fault)
+		}
+	}
+}
+
+// As rds.force_ssl does, and Force Encryption.
+func TestAServerThatDemandsEncryptionIsToldAsThat(t *testing.T) {
+	t.Parallel()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newStandIn(t, &standIn{tls: &tls.Config{Certificates: []tls.Certificate{certificate(t, nil, key)}}})
+	_, err = s.server().Open(t.Context(), "EdFi_Admin", purge.ClientAccessTokens, true)
+	if err == nil || !contains(err.Error(), "demands encryption", "DB_TLS=verify-full") || contains(err.Error(), "DB_HOST") || errors.Is(err, purge.ErrNotYet) {
+		t.Error(err)
 	}
 }
 

@@ -22,6 +22,7 @@ type standIn struct {
 	refuse   []byte      // the answer to a log-in instead of an acknowledgement
 	tls      *tls.Config // nil is a server without encryption
 	strict   bool        // encrypts from the first byte
+	alert    byte        // what it ends a handshake with; 0 is nothing
 	silent   bool        // accepts connections and says nothing
 	answer   func(kind string) []byte
 	login    func(nth int32) []byte // the answer to the nth log-in; nil is an acknowledgement
@@ -126,6 +127,11 @@ func (s *standIn) serve(conn net.Conn) {
 		io.Copy(io.Discard, conn) //nolint:errcheck // until the client gives up
 		return
 	}
+	if s.strict && s.alert != 0 {
+		conn.Read(make([]byte, 4096))                    //nolint:errcheck // the client would say
+		conn.Write([]byte{0x15, 3, 3, 0, 2, 2, s.alert}) //nolint:errcheck // the same
+		return
+	}
 	if s.strict {
 		secured := tls.Server(conn, s.tls)
 		if secured.Handshake() != nil {
@@ -141,7 +147,7 @@ func (s *standIn) serve(conn net.Conn) {
 		}
 		switch kind {
 		case 0x12:
-			if s.prelogin(conn); s.tls != nil && !s.strict {
+			if s.prelogin(conn); (s.tls != nil || s.alert != 0) && !s.strict {
 				return
 			}
 		case 0x10:
@@ -182,11 +188,16 @@ func (s *standIn) serve(conn net.Conn) {
 // handshake.
 func (s *standIn) prelogin(conn net.Conn) {
 	encryption := byte(2) // not supported
-	if s.tls != nil {
+	if s.tls != nil || s.alert != 0 {
 		encryption = 1
 	}
 	// VERSION and ENCRYPTION: option, offset, length; an end; their values.
 	writeMessage(conn, []byte{0, 0, 11, 0, 6, 1, 0, 17, 0, 1, 0xff, 16, 0, 0, 0, 0, 0, encryption})
+	if s.alert != 0 {
+		readMessage(conn)                                                  //nolint:errcheck // the client would say
+		(&wrapped{Conn: conn}).Write([]byte{0x15, 3, 3, 0, 2, 2, s.alert}) //nolint:errcheck // the same
+		return
+	}
 	if s.tls != nil && !s.strict && tls.Server(&wrapped{Conn: conn}, s.tls).Handshake() == nil {
 		s.note("handshake")
 	}
