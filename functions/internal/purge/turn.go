@@ -128,12 +128,8 @@ func (t *turn) apply(work context.Context, v verdict) (again bool) {
 		}
 	case notPurgeable:
 		t.result.find(unfit.Kind.At(LevelInfo, unfit.Message))
-	case errors.Is(v.err, ErrNoSlot):
-		t.result.find(NoSlot.Found(v.err.Error()))
-	case errors.Is(v.err, ErrBusy):
-		t.result.find(ShortOfMemory.Found(v.err.Error()))
-	case errors.Is(v.err, ErrLocked):
-		t.result.find(LockedRows.Found(v.err.Error()))
+	case v.err != nil:
+		t.findWait(v.err)
 	case v.status == Partial && t.locks.table && t.run.policy.Action != Purge: // a purge looks once more
 		t.result.find(t.locks.stayed())
 	}
@@ -144,6 +140,19 @@ func (t *turn) apply(work context.Context, v verdict) (again bool) {
 		recoverPanic(work, t.log, func() error { return t.inspectHeld(work) }) //nolint:errcheck // logged; the status stands
 	}
 	return false
+}
+
+// findWait tells what a database waited for before it was open.
+func (t *turn) findWait(err error) {
+	for _, wait := range []struct {
+		err  error
+		kind Kind
+	}{{ErrNoSlot, NoSlot}, {ErrBusy, ShortOfMemory}, {ErrLocked, LockedRows}} {
+		if errors.Is(err, wait.err) {
+			t.result.find(wait.kind.Found(err.Error()))
+			return
+		}
+	}
 }
 
 // excludable adds to what a matched database fails for how to leave it out.

@@ -135,6 +135,9 @@ func (s Server) whyNot(ctx context.Context, database string, err error) error {
 	case access == "single_user":
 		unfit.Message = fmt.Sprintf("database %s can't be opened: it is in single-user mode, and somebody is in: ALTER DATABASE %s SET MULTI_USER", database, quoteName(database))
 		return unfit
+	case access == "restricted_user" && !enters:
+		unfit.Message = fmt.Sprintf("database %s can't be opened: it is in restricted mode, for its owners alone: ALTER DATABASE %s SET MULTI_USER", database, quoteName(database))
+		return unfit
 	case !enters:
 		return c.noAccess("it has no user there")
 	default: // it may have come back just now

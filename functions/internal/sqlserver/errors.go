@@ -82,15 +82,23 @@ var meanings = map[int32]meaning{
 	8651: busy, // the resource pool has too little memory
 	8657: busy, // the resource governor's group has
 
+	17803: busy, // no memory for one more connection
+
 	18456: badLogin, 18470: badLogin, 18486: badLogin, 18487: badLogin, 18488: badLogin,
 
 	4060: noDatabase, 911: noDatabase,
 	927: notThere, // restoring
 
+	913:   notYet, // not activated yet, or in transition
 	921:   notYet, // not recovered yet
 	922:   notYet, // being recovered
+	941:   notYet, // not started
 	952:   notYet, // in transition
+	955:   notYet, // a mirrored one that neither partner nor witness can be asked about
+	956:   notYet, // one that is not in step with its partner yet
 	983:   notYet, // the replica is neither primary nor secondary, while it fails over
+	988:   notYet, // the availability group lacks a quorum
+	4221:  notYet, // a secondary replica that is about to take queries
 	17142: notYet, // paused
 	17187: notYet, // starts up
 	17188: notYet, // shuts down
@@ -101,6 +109,7 @@ var meanings = map[int32]meaning{
 	10928: noSlot, 10929: noSlot, 10936: noSlot, // the limit of sessions, workers or requests
 	17809: noSlot, // the most user connections
 
+	954:  reader, // a mirror
 	976:  reader, // a secondary replica that takes no queries
 	978:  reader, // one that takes only those that say that they read
 	3906: reader, // read-only
@@ -117,17 +126,31 @@ var meanings = map[int32]meaning{
 
 // remedies are for the errors that last until somebody acts.
 var remedies = map[int32]string{
+	605:   damaged,
+	823:   damaged,
+	824:   damaged,
+	923:   "the database is in restricted mode, for its owners alone: ALTER DATABASE ... SET MULTI_USER",
 	924:   "the database is in single-user mode, and somebody is in: ALTER DATABASE ... SET MULTI_USER",
 	926:   "the database is suspect: look in the server's error log, then restore it or run DBCC CHECKDB",
 	942:   "the database is offline: ALTER DATABASE ... SET ONLINE, or leave it out",
 	945:   "the database's files, or memory or disk space, are missing: look in the server's error log",
-	1105:  "the disk or the filegroup is full: let its files grow, or add storage",
+	1101:  full,
+	1105:  full,
 	9002:  "the transaction log is full: back it up, let it grow or add storage; log_reuse_wait_desc in sys.databases says why it can't be reused",
-	3998:  "a trigger leaves its transaction so that it can't be committed: look at its TRY and CATCH",
+	3930:  doomed,
+	3998:  doomed,
+	8649:  "the server's query governor allows no statement of such a cost: raise its option query governor cost limit",
 	18461: "the server is in single-user mode, for one administrator: start it without -m",
 	18452: "the server takes Windows logins only: turn on SQL Server authentication (mixed mode)",
 	17892: "a logon trigger refuses the login: have it let edfi_token_purge pass",
 }
+
+// Remedies for more than one error.
+const (
+	damaged = "a page of the database is damaged, or its disk: run DBCC CHECKDB, and restore it"
+	full    = "the disk or the filegroup is full: let its files grow, or add storage"
+	doomed  = "a trigger leaves its transaction so that it can't be committed: look at its TRY and CATCH"
+)
 
 // explain says what doing failed at, and for the errors that an operator can
 // mend, how. It leaves out what may quote a row or the login: the user's name.
@@ -140,10 +163,7 @@ func (c *conn) explain(doing string, err error) error {
 		return c.explainRefusal(doing, refused)
 	}
 	text := err.Error() // of many an error the driver keeps no more
-	if fault := explainTLS(text); fault != "" {
-		if c.server.TLS == nil { // the driver encrypts all the same
-			fault = "the server demands encryption: set DB_TLS=verify-full"
-		}
+	if fault := c.encryptionFault(text); fault != "" {
 		return fmt.Errorf("%s: %s", doing, fault)
 	}
 	reached, connected := c.wire != nil, c.session != nil
@@ -188,6 +208,15 @@ func (c *conn) otherEncryption() string {
 	default:
 		return "DB_TLS=strict, if it forces strict encryption"
 	}
+}
+
+// encryptionFault is explainTLS. A server that demands encryption is spoken to by the
+// driver in TLS although it shall not be.
+func (c *conn) encryptionFault(text string) string {
+	if fault := explainTLS(text); fault == "" || c.server.TLS != nil {
+		return fault
+	}
+	return "the server demands encryption: set DB_TLS=verify-full"
 }
 
 // explainTLS says what is wrong with a server's encryption, and what mends that; "" is

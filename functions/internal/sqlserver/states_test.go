@@ -56,6 +56,12 @@ func TestAnErrorAtTheLoginSaysWhatItIs(t *testing.T) {
 		"not recovered":         {failure(921, 14, "Database 'EdFi_Admin' has not been recovered yet."), purge.ErrNotYet, "", nil},
 		"being recovered":       {failure(922, 14, "Database 'EdFi_Admin' is being recovered."), purge.ErrNotYet, "", nil},
 		"in transition":         {failure(952, 16, "Database 'EdFi_Admin' is in transition. Try the statement later."), purge.ErrNotYet, "", nil},
+		"not started":           {failure(941, 14, "Database 'EdFi_Admin' cannot be opened because it is not started. Retry when the database is started."), purge.ErrNotYet, "", nil},
+		"not activated":         {failure(913, 16, "Could not find database ID 7. Database may not be activated yet or may be in transition."), purge.ErrNotYet, "", nil},
+		"without a quorum":      {failure(988, 14, "Unable to access database 'EdFi_Admin' because it lacks a quorum of nodes for high availability. Try the operation again later."), purge.ErrNotYet, "", []string{"quorum"}},
+		"a mirror without one":  {failure(955, 14, "Database EdFi_Admin is enabled for Database Mirroring, but neither the partner nor witness server instances are available."), purge.ErrNotYet, "", nil},
+		"a mirror that settles": {failure(956, 14, "Database EdFi_Admin is enabled for Database Mirroring, but has not yet synchronized with its partner. Try the operation again later."), purge.ErrNotYet, "", nil},
+		"a secondary settles":   {failure(4221, 16, "Login to read-secondary failed due to long wait on 'HADR_DATABASE_WAIT_FOR_TRANSITION_TO_VERSIONING'."), purge.ErrNotYet, "", nil},
 		"failing over":          {failure(983, 14, "Unable to access availability database 'EdFi_Admin'."), purge.ErrNotYet, "", nil},
 		"Azure is not there":    {failure(40613, 17, "Database is not currently available."), purge.ErrNotYet, "", nil},
 		"Azure is busy":         {failure(49918, 16, "Cannot process request. Not enough resources."), purge.ErrNotYet, "", nil},
@@ -70,13 +76,15 @@ func TestAnErrorAtTheLoginSaysWhatItIs(t *testing.T) {
 		"Windows only":          {failure(18452, 14, "Login failed. The login is from an untrusted domain."), nil, "", []string{"mixed mode"}},
 		"server single-user":    {failure(18461, 14, "Login failed for user 'joe'. Reason: Server is in single user mode."), nil, "", []string{"without -m"}},
 		"database single-user":  {failure(924, 14, "Database 'EdFi_Admin' is already open and can only have one user at a time."), nil, "", []string{"SET MULTI_USER"}},
+		"restricted":            {failure(923, 14, "Database 'EdFi_Admin' is in restricted mode. Only the database owner and members of the dbcreator and sysadmin roles can access it."), nil, "", []string{"SET MULTI_USER"}},
 		"suspect":               {failure(926, 14, "Database 'EdFi_Admin' cannot be opened. It has been marked SUSPECT by recovery."), nil, "", []string{"CHECKDB"}},
 		"restoring":             {failure(927, 14, "Database 'EdFi_Admin' cannot be opened. It is in the middle of a restore."), nil, "no-database", []string{"in the middle of a restore"}},
 		"offline":               {failure(942, 14, "Database 'EdFi_Admin' cannot be opened because it is offline."), nil, "", []string{"SET ONLINE"}},
 		"files missing":         {failure(945, 14, "Database 'EdFi_Admin' cannot be opened due to inaccessible files."), nil, "", []string{"error log"}},
 		"no user":               {failure(916, 14, "The server principal \"joe\" is not able to access the database."), nil, "no-access", []string{"role.sql", "916"}},
 		"secondary":             {failure(976, 14, "The target database, 'EdFi_Admin', is participating in an availability group and is currently not accessible for queries."), nil, "reader-endpoint", []string{"writer's endpoint"}},
-		"read-intent secondary": {failure(978, 14, "The target database is in an availability group and currently does not allow read only connections."), nil, "reader-endpoint", []string{"writer's endpoint"}},
+		"mirror":                {failure(954, 14, "The database \"EdFi_Admin\" cannot be opened. It is acting as a mirror database."), nil, "reader-endpoint", []string{"writer's endpoint"}},
+		"read-intent secondary": {failure(978, 14, "The target database ('EdFi_Admin') is in an availability group and is currently accessible for connections when the application intent is set to read only."), nil, "reader-endpoint", []string{"writer's endpoint"}},
 		"logon trigger":         {failure(17892, 14, "Logon failed for login 'joe' due to trigger execution."), nil, "", []string{"logon trigger"}},
 		"anything":              {failure(18999, 14, "Something else."), nil, "", []string{"Something else", "18999"}},
 	} {
@@ -125,6 +133,7 @@ func TestWhyADatabaseCantBeOpenedIsLookedUp(t *testing.T) {
 		"emergency":   {row("emergency", "single_user", 1), "no-database", false, "emergency"},
 		"recovering":  {row("recovering", "multi_user", 1), "no-database", true, "being recovered"},
 		"single-user": {row("online", "single_user", 1), "no-database", false, "SET MULTI_USER"},
+		"restricted":  {row("online", "restricted_user", 0), "no-database", false, "SET MULTI_USER"},
 		"no user":     {row("online", "multi_user", 0), "no-access", false, "role.sql"},
 		"back again":  {row("online", "multi_user", 1), "no-database", true, "EdFi_Admin"},
 		"unseen":      {failure(229, 14, "denied"), "no-database", false, "may not enter"},
@@ -270,8 +279,11 @@ func TestMemoryThatIsShortAtTheOpeningIsWaitedFor(t *testing.T) {
 
 func TestWhatLastsIsAFailureOnce(t *testing.T) {
 	t.Parallel()
-	for number, want := range map[int32]string{9002: "transaction log is full", 1105: "the disk or the filegroup is full", 3998: "TRY and CATCH"} {
-		table := newScript(7, 1, func(int64) []byte { return failure(number, 17, "The server says so.") })
+	for number, want := range map[int32]string{
+		9002: "transaction log is full", 1105: "the disk or the filegroup is full", 1101: "the disk or the filegroup is full",
+		3998: "TRY and CATCH", 3930: "TRY and CATCH", 823: "DBCC CHECKDB", 824: "DBCC CHECKDB", 605: "DBCC CHECKDB", 8649: "query governor",
+	} {
+		table := newScript(7, 1, func(int64) []byte { return failure(number, 24, "The server says so.") }) // the severity of damage
 		s := newStandIn(t, &standIn{answer: table.answer})
 		r := run(t, s.server(), "EdFi_Admin")
 		if r.Status != purge.Failed || !contains(r.Error, want) || table.deletes.Load() != 1 || count(s.statements(), "login") != 1 {
