@@ -239,6 +239,10 @@ var (
 		Code: "definitions-unseen", Level: LevelInfo, Check: true,
 		Mend: "SQL Server: the login may not see triggers, foreign keys and policies: run the `GRANT` in the message, or check as an administrator",
 	})
+	SessionsUnseen = kind(Kind{
+		Code: "sessions-unseen", Level: LevelInfo, Check: true,
+		Mend: "SQL Server: the login may not see other sessions, so that `locked-rows` can't name who holds locks: run the `GRANT` in the message",
+	})
 	NotRehearsed = kind(Kind{
 		Code: "not-rehearsed", Level: LevelWarning, Check: true,
 		Mend: "SQL Server: a trigger on DELETE may end the transaction that it runs in, so that the check could not try a delete and undo it; whether a purge gets through shows in its own result: let the check see the trigger, or turn it off, as the message says",

@@ -3,6 +3,7 @@ package sqlserver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -563,6 +564,22 @@ func TestADatabaseThatTheLoginMayNotEnterFailsByName(t *testing.T) {
 	r := purge.Run(t.Context(), to, policy, func(purge.DatabaseResult) {}).Databases[0]
 	if r.Status != purge.Failed || r.Findings[0].Code != "no-access" || !contains(r.Error, "role.sql", "!"+db.name) {
 		t.Errorf("%+v", r)
+	}
+}
+
+// A database that recovers, as after a restart, is about to serve: it is opened, which
+// waits for it, and not left out.
+func TestOnlyWhatIsClosedToEverybodyIsLeftOut(t *testing.T) {
+	needServer(t)
+	states := []string{"ONLINE", "RESTORING", "RECOVERING", "RECOVERY_PENDING", "SUSPECT", "EMERGENCY", "OFFLINE"} // by number, as sys.databases has them
+	var all []string
+	for number, state := range states {
+		all = append(all, fmt.Sprintf("(N'%s', 0, NULL, %d, N'%[1]s')", state, number))
+	}
+	stands := "FROM (VALUES " + strings.Join(all, ", ") + ") AS databases (name, is_distributor, source_database_id, state, state_desc)"
+	open := column[string](t, connect(t, "master"), "SELECT name FROM ("+strings.NewReplacer("FROM sys.databases", stands, "ORDER BY name", "").Replace(sqlDatabases)+") AS listed (name, closed) WHERE closed = '' ORDER BY name")
+	if !slices.Equal(open, []string{"ONLINE", "RECOVERING"}) {
+		t.Errorf("%q", open)
 	}
 }
 

@@ -52,6 +52,9 @@ func (c *conn) Check(ctx context.Context) ([]purge.Finding, error) {
 	if c.facts.triggered && r.triggers == nil && r.insteadOf == nil {
 		found = append(found, purge.DeleteTrigger.Found("a trigger on DELETE may be there that the login can't see: each batch is proved, which costs time; an administrator finds it in sys.triggers"))
 	}
+	if sees, err := c.seesSessions(ctx); err == nil && !sees {
+		found = append(found, purge.SessionsUnseen.Found("the login may not see other sessions, so that no run can name who holds locks: in master, GRANT VIEW SERVER STATE TO edfi_token_purge; lets it"))
+	}
 	found = append(found, c.size(ctx), c.jobs(ctx))
 	return found, c.facts.mayDelete()
 }
@@ -130,13 +133,12 @@ func (c *conn) lockHolders(ctx context.Context) (holders []purge.Holder, err err
 		return nil, err
 	}
 	defer cancel()
-	may, statement := true, babelfishBlockers
+	if sees, err := c.seesSessions(ctx); err != nil || !sees {
+		return nil, c.explain("look for who holds locks", late(ctx, err))
+	}
+	statement := babelfishBlockers
 	if c.facts.exact {
 		statement = sqlBlockers
-		err = c.session.QueryRowContext(ctx, sqlMaySeeSessions).Scan(&may)
-	}
-	if err != nil || !may {
-		return nil, c.explain("look for who holds locks", late(ctx, err))
 	}
 	read, err := c.session.QueryContext(ctx, c.facts.on(statement))
 	if err != nil {
@@ -155,6 +157,15 @@ func (c *conn) lockHolders(ctx context.Context) (holders []purge.Holder, err err
 		})
 	}
 	return holders, c.explain("look for who holds locks", late(ctx, read.Err()))
+}
+
+// seesSessions tells whether the login may see who holds locks. On Babelfish everybody may.
+func (c *conn) seesSessions(ctx context.Context) (sees bool, err error) {
+	if !c.facts.exact {
+		return true, nil
+	}
+	err = c.session.QueryRowContext(ctx, sqlSeesSessions).Scan(&sees)
+	return sees, err
 }
 
 // Survey implements [purge.Surveyor]. A table on which the login has no right is none to

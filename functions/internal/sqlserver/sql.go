@@ -19,12 +19,13 @@ SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
 SET DEADLOCK_PRIORITY LOW;`
 
 	// The catalogue, and why a database of it is none to connect to. One that is in
-	// single-user mode or read-only is purged, or fails. rdsadmin is Amazon's.
+	// single-user mode or read-only is purged, or fails; one that recovers (state 2) is
+	// waited for. rdsadmin is Amazon's.
 	sqlDatabases = `
 SELECT name,
        CASE WHEN name IN ('master', 'model', 'msdb', 'tempdb', 'rdsadmin') OR is_distributor = 1 THEN 'it is a system database'
             WHEN source_database_id IS NOT NULL THEN 'it is a snapshot of another database'
-            WHEN state <> 0 THEN 'it is not online, but ' + LOWER(state_desc)
+            WHEN state NOT IN (0, 2) THEN 'it is not online, but ' + LOWER(state_desc)
             ELSE '' END
 FROM sys.databases
 ORDER BY name`
@@ -209,7 +210,7 @@ WHERE d.referenced_id = OBJECT_ID('{table}', 'U')
   AND EXISTS (SELECT * FROM sys.indexes AS i WHERE i.object_id = d.referencing_id AND i.type = 1)`
 
 	// Who holds locks on the table that a delete waits for, but our own connections. It
-	// needs VIEW SERVER STATE (sys.dm_exec_sessions, sys.dm_tran_locks, "Permissions"). A
+	// needs sqlSeesSessions (sys.dm_exec_sessions, sys.dm_tran_locks, "Permissions"). A
 	// lock on a row or a page is on its partition, hobt_id, one on the table on its
 	// object_id (sys.dm_tran_locks, "Resource details").
 	sqlBlockers = `
@@ -225,7 +226,10 @@ WHERE s.session_id <> @@SPID AND COALESCE(s.program_name, '') <> APP_NAME()
                      OR l.resource_type = 'OBJECT' AND l.resource_associated_entity_id = OBJECT_ID('{table}', 'U')))
 ORDER BY s.last_request_start_time`
 
-	sqlMaySeeSessions = `SELECT COALESCE(HAS_PERMS_BY_NAME(NULL, NULL, 'VIEW SERVER STATE'), 0)`
+	// SQL Server 2022 and later ask for VIEW SERVER PERFORMANCE STATE, which VIEW SERVER
+	// STATE has in it and older ones don't know: there it is NULL.
+	sqlSeesSessions = `
+SELECT CASE WHEN 1 IN (HAS_PERMS_BY_NAME(NULL, NULL, 'VIEW SERVER STATE'), HAS_PERMS_BY_NAME(NULL, NULL, 'VIEW SERVER PERFORMANCE STATE')) THEN 1 ELSE 0 END`
 
 	// The pages of 8 kB of the table and its indexes.
 	sqlPages = `
