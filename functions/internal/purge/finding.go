@@ -129,11 +129,11 @@ var (
 	})
 	RefusedRows = kind(Kind{
 		Code: "refused-rows", Level: LevelError,
-		Mend: "a foreign key or a trigger refuses to let rows go, so they stay, and all others are deleted: mend what the message names; on PostgreSQL it has the statements that end triggers, rules and foreign keys, and a check lists them",
+		Mend: "a foreign key or a trigger refuses to let rows go, so they stay, and all others are deleted: run one of the statements in the message, which end the triggers, rules and foreign keys that the login may see; a check lists them",
 	})
 	SlowRows = kind(Kind{
 		Code: "slow-rows", Level: LevelWarning,
-		Mend: "rows take so long to delete that a batch has few, so the run ended before all were gone, and the next one goes on: a trigger, or a foreign key whose own table has no index for it; on PostgreSQL the message has the statements that end what acts on deletes",
+		Mend: "rows take so long to delete that a batch has few, so the run ended before all were gone, and the next one goes on: a trigger, or a foreign key whose own table has no index for it; the message has the statements that end what acts on deletes, as far as the login may see it",
 	})
 	LockHolder = kind(Kind{
 		Code: "lock-holder", Level: LevelInfo,
@@ -161,7 +161,7 @@ var (
 	})
 	KeptRows = kind(Kind{
 		Code: "kept-rows", Level: LevelError,
-		Mend: "rows have expired, and a delete leaves them where they are: a trigger or a rule keeps them or puts them back; on PostgreSQL the message has the statements that end them, and a check lists them",
+		Mend: "rows have expired, and a delete leaves them where they are: a trigger or a rule keeps them or puts them back: the message has the statements that end those that the login may see, and a check lists them",
 	})
 	NoReplicaIdentity = kind(Kind{
 		Code: "no-replica-identity", Level: LevelError,

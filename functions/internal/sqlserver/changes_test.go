@@ -301,6 +301,33 @@ func TestARowThatAnotherTableRefersToStaysAlone(t *testing.T) {
 	}
 }
 
+func TestRowsThatStayComeWithTheStatementThatMendsForWhoMaySeeIt(t *testing.T) {
+	s := newStage(t, "purge_mends")
+	for name, c := range map[string]struct{ code, act, mend string }{
+		"a trigger that refuses": {"refused-rows", "CREATE TRIGGER dbo.Keep ON dbo.ClientAccessTokens AFTER DELETE AS THROW 51000, 'keep', 1", "DISABLE TRIGGER [Keep];"},
+		"a trigger that keeps":   {"kept-rows", "CREATE TRIGGER dbo.Keep ON dbo.ClientAccessTokens INSTEAD OF DELETE AS BEGIN DECLARE @x int END", "DISABLE TRIGGER [Keep];"},
+		"a foreign key":          {"refused-rows", "CREATE TABLE dbo.Logs (Id uniqueidentifier CONSTRAINT Leads REFERENCES dbo.ClientAccessTokens (Id)); INSERT INTO dbo.Logs SELECT Id FROM dbo.ClientAccessTokens", "DROP CONSTRAINT ["},
+	} {
+		db := s.create(t)
+		db.Insert(t, spread(3, db.Now(t).Add(-time.Hour))...)
+		for statement := range strings.SplitSeq(c.act, "; ") {
+			must(t, db.conn, statement)
+		}
+		for _, action := range []purge.Action{purge.Check, purge.Purge} {
+			r := runWith(t, s.admin(), db.name, func(p *purge.Policy) { p.Action = action })
+			told := ""
+			for _, f := range r.Findings {
+				if f.Code == c.code {
+					told = f.Message
+				}
+			}
+			if r.Status != purge.Failed || !strings.Contains(strings.ToUpper(told), strings.ToUpper(c.mend)) { // Babelfish keeps names in lower case
+				t.Errorf("%s, %s: %q, %+v", name, action, told, r)
+			}
+		}
+	}
+}
+
 // What Microsoft's documentation says of policies, on a server that has them.
 func TestAPolicyIsToldAsFarAsTheLoginCanTell(t *testing.T) {
 	s := newStage(t, "purge_policy")
@@ -596,5 +623,28 @@ func TestStrictEncryptionOpensANewServer(t *testing.T) {
 	db.Insert(t, db.Now(t).Add(-time.Hour))
 	if r := run(t, there, db.name); r.Status != purge.Complete || r.DeletedRows != 1 {
 		t.Errorf("%+v", r)
+	}
+}
+
+// Ed-Fi's own trigger runs on INSERT alone, and one that is turned off runs never.
+func TestOnlyATriggerThatRunsOnDeleteIsOne(t *testing.T) {
+	s := newStage(t, "purge_events")
+	for name, c := range map[string]struct {
+		statements []string
+		want       bool
+	}{
+		"on INSERT":             {[]string{"CREATE TRIGGER dbo.Logs ON dbo.ClientAccessTokens AFTER INSERT AS BEGIN DECLARE @x int END"}, false},
+		"on UPDATE":             {[]string{"CREATE TRIGGER dbo.Logs ON dbo.ClientAccessTokens AFTER UPDATE AS BEGIN DECLARE @x int END"}, false},
+		"on INSERT and DELETE":  {[]string{"CREATE TRIGGER dbo.Logs ON dbo.ClientAccessTokens AFTER INSERT, DELETE AS BEGIN DECLARE @x int END"}, true},
+		"on DELETE, turned off": {[]string{"CREATE TRIGGER dbo.Logs ON dbo.ClientAccessTokens AFTER DELETE AS BEGIN DECLARE @x int END", "DISABLE TRIGGER Logs ON dbo.ClientAccessTokens"}, false},
+	} {
+		db := s.create(t)
+		for _, statement := range c.statements {
+			must(t, db.conn, statement)
+		}
+		r := runWith(t, s.admin(), db.name, func(p *purge.Policy) { p.Action = purge.Check })
+		if r.Status != purge.Complete || found(r, "delete-trigger") != c.want {
+			t.Errorf("%s: %+v", name, r)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -114,6 +115,18 @@ func (c *conn) WhySlow(ctx context.Context) ([]purge.Finding, error) {
 		names = append(names, h.Name)
 	}
 	return []purge.Finding{purge.LockHolder.Found("locks on the table are held by " + strings.Join(names, "; "))}, nil
+}
+
+// WhatActs implements [purge.Resister].
+func (c *conn) WhatActs(ctx context.Context) (statements string, err error) {
+	ctx, cancel, err := c.prepare(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer cancel()
+	var r checked
+	err = c.checkDeletes(ctx, &r)
+	return strings.Join(slices.Concat(r.triggers, r.references), " "), c.explain("look for what acts on deletes", late(ctx, err))
 }
 
 // LockHolder implements [purge.LockTeller].

@@ -146,7 +146,7 @@ func (s Server) whyNot(ctx context.Context, database string, err error) error {
 }
 
 // conn implements [purge.Conn], [purge.WriteCounter], [purge.SlowLook], [purge.Rehearser],
-// [purge.Surveyor] and [purge.LockTeller].
+// [purge.Surveyor], [purge.Resister] and [purge.LockTeller].
 type conn struct {
 	server         Server
 	database       string

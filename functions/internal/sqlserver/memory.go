@@ -148,4 +148,5 @@ func (c *conn) watch(ctx context.Context, watch *remembered) error {
 var (
 	_ purge.WriteCounter = (*conn)(nil)
 	_ purge.SlowLook     = (*conn)(nil)
+	_ purge.Resister     = (*conn)(nil)
 )

@@ -54,9 +54,11 @@ SELECT LOWER(state_desc), LOWER(user_access_desc), COALESCE(HAS_DBACCESS(name), 
 
 	// Whether a trigger may run on DELETE, 1 or 0. Of sys.trigger_events the type 3
 	// is DELETE. Where the login can't see whose trigger it is, or whether it is
-	// disabled, it counts.
+	// disabled, it counts; who sees one of the table sees all, which have no rights of
+	// their own.
 	sqlTriggered = `
 CASE WHEN OBJECTPROPERTY(OBJECT_ID('{table}', 'U'), 'TableHasDeleteTrigger') = 1
+          AND NOT EXISTS (SELECT * FROM sys.triggers AS t WHERE t.parent_id = OBJECT_ID('{table}', 'U'))
        OR EXISTS (SELECT * FROM sys.trigger_events AS e
                   WHERE e.type = 3
                     AND NOT EXISTS (SELECT * FROM sys.triggers AS t
