@@ -233,7 +233,7 @@ var (
 	})
 	OddKey = kind(Kind{
 		Code: "odd-key", Level: LevelWarning, Check: true,
-		Mend: "SQL Server: the key is not of Ed-Fi's type, so that many rows of one expiration leave slowly: nothing to do, if they do leave",
+		Mend: "SQL Server: the key is not of Ed-Fi's type, or no index begins with it where none finds expirations, so that rows leave slowly: nothing to do, if they do leave; else create the index on expirations",
 	})
 	DefinitionsUnseen = kind(Kind{
 		Code: "definitions-unseen", Level: LevelInfo, Check: true,

@@ -49,6 +49,7 @@ func (c *conn) Check(ctx context.Context) ([]purge.Finding, error) {
 	}
 	found := []purge.Finding{purge.Encryption(c.secured), r.supported()}
 	found = append(found, c.facts.checkFindings()...)
+	found = append(found, c.key(ctx)...)
 	found = append(found, r.findings(c.database, c.table)...)
 	if c.facts.triggered && r.triggers == nil && r.insteadOf == nil {
 		found = append(found, purge.DeleteTrigger.Found("a trigger on DELETE may be there that the login can't see: each batch is proved, which costs time; an administrator finds it in sys.triggers"))
@@ -224,9 +225,6 @@ func (f facts) checkFindings() (found []purge.Finding) {
 	if f.updates == readOnly {
 		found = append(found, purge.ReaderEndpoint.Found("the database is read-only: use the writer's endpoint"))
 	}
-	if !f.keyed() {
-		found = append(found, purge.OddKey.Found(fmt.Sprintf("%s.%s is of type %s; Ed-Fi's is %s: where many rows share one expiration, or no index finds them, each batch reads anew what the ones before it read", f.table, f.table.Key, f.keyType, typeGUID)))
-	}
 	if f.updates == setReadOnly {
 		found = append(found, purge.ReadOnlyDatabase.Found("the database is set read-only: ALTER DATABASE "+quoteName(f.database)+" SET READ_WRITE;"))
 	}
@@ -234,6 +232,23 @@ func (f facts) checkFindings() (found []purge.Finding) {
 		found = append(found, purge.ExpirationIndex.Found("an index finds rows by their expiration"))
 	}
 	return found
+}
+
+// key tells what the key lacks that a purge needs of it: ranges that tell rows apart, and
+// where no index finds expirations, one that finds keys.
+func (c *conn) key(ctx context.Context) []purge.Finding {
+	f := c.facts
+	if !f.keyed() {
+		return []purge.Finding{purge.OddKey.Found(fmt.Sprintf("%s.%s is of type %s; Ed-Fi's is %s: where many rows share one expiration, or no index finds them, each batch reads anew what the ones before it read", f.table, f.table.Key, f.keyType, typeGUID))}
+	}
+	leads := 1
+	if !f.indexed {
+		c.session.QueryRowContext(ctx, f.on(strings.ReplaceAll(sqlIndexes, "{expiration}", "{key}"))).Scan(&leads) //nolint:errcheck // a server that doesn't say has one
+	}
+	if leads > 0 {
+		return nil
+	}
+	return []purge.Finding{purge.OddKey.Found(fmt.Sprintf("no index begins with %s.%s, which Ed-Fi's primary key does: as none finds rows by their expiration either, each batch reads the whole table; create the index on %s", f.table, f.table.Key, f.table.Expiration))}
 }
 
 // findings are what may get in the way of a purge, or a purge in the way of others.
