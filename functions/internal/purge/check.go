@@ -122,7 +122,7 @@ func (t *turn) survey(ctx context.Context, find func(Finding)) {
 // inTheWay tells whether a finding is about something that may keep rows, or that the
 // login could not see.
 func inTheWay(f Finding) bool {
-	return f.Code == DeleteTrigger.Code || f.Code == DeleteRule.Code || f.Code == Referenced.Code || f.Code == DefinitionsUnseen.Code
+	return slices.Contains([]string{DeleteTrigger.Code, DeleteRule.Code, Referenced.Code, DeleteBurden.Code, DefinitionsUnseen.Code}, f.Code)
 }
 
 // rehearse finds out whether the first rows would go, where the connection can try it.

@@ -229,7 +229,7 @@ var (
 	})
 	DeleteBurden = kind(Kind{
 		Code: "delete-burden", Level: LevelWarning, Check: true,
-		Mend: "SQL Server: the table is temporal, captured, replicated, a heap or part of an indexed view, which Ed-Fi's is not, so that each delete does more: nothing to do, or mend what the message names",
+		Mend: "SQL Server: the table is temporal or a ledger, captured, tracked, replicated, a heap, or has a full-text or columnstore index or an indexed view, which Ed-Fi's has not, so that each delete does more: nothing to do, or mend what the message names",
 	})
 	OddKey = kind(Kind{
 		Code: "odd-key", Level: LevelWarning, Check: true,

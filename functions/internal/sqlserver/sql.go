@@ -196,8 +196,23 @@ WHERE f.referenced_object_id = OBJECT_ID('{table}', 'U') AND f.is_disabled = 0
 ORDER BY f.name`
 
 	// What makes each delete cost more than Ed-Fi's table has it do. Not for
-	// Babelfish, where each table is a heap.
+	// Babelfish, where each table is a heap. Servers before 2022 have no ledger_type
+	// (sys.tables): there the name is that of what stands around it.
 	sqlBurdens = `
+SELECT CASE WHEN ledger.kind = 3 THEN 'it is an append-only ledger table, which refuses each delete' ELSE 'it is a ledger table, so that deleted tokens stay in its history' END
+FROM (SELECT 0 AS ledger_type) AS older
+CROSS APPLY (SELECT ledger_type AS kind FROM sys.tables WHERE object_id = OBJECT_ID('{table}', 'U')) AS ledger
+WHERE ledger.kind IN (2, 3)
+UNION ALL
+SELECT 'change tracking notes each delete' FROM sys.change_tracking_tables
+WHERE object_id = OBJECT_ID('{table}', 'U')
+UNION ALL
+SELECT 'a full-text index is kept up with each delete' FROM sys.fulltext_indexes
+WHERE object_id = OBJECT_ID('{table}', 'U')
+UNION ALL
+SELECT 'a columnstore index, ' + name + ', keeps deleted rows until it is rebuilt' FROM sys.indexes
+WHERE object_id = OBJECT_ID('{table}', 'U') AND type IN (5, 6)
+UNION ALL
 SELECT 'it is a temporal table, so that deleted tokens stay in its history' FROM sys.tables
 WHERE object_id = OBJECT_ID('{table}', 'U') AND temporal_type = 2
 UNION ALL

@@ -610,6 +610,29 @@ func TestACheckTriesADeleteWhereSomethingMayBeInTheWay(t *testing.T) {
 	}
 }
 
+// As an append-only ledger table refuses each delete, and nobody sees a trigger.
+func TestACheckTriesADeleteWhereItDoesMoreThanEdFisTableAsks(t *testing.T) {
+	t.Parallel()
+	table := newScript(7, 1, quietly)
+	s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+		switch kind {
+		case "check": // as for a login that sees all
+			return row("SQL Server", "16.0.1", "Web Edition", 150, 1, 0, 1)
+		case "burdens":
+			return row("it is an append-only ledger table, which refuses each delete")
+		case "rehearse":
+			return failure(37359, 16, "Updates are not allowed for the append only Ledger table 'dbo.ClientAccessTokens'.")
+		}
+		return table.answer(kind)
+	}})
+	p := policy
+	p.Action = purge.Check
+	r := purge.Run(t.Context(), target(s.server(), "EdFi_Admin"), p, func(purge.DatabaseResult) {}).Databases[0]
+	if r.Status != purge.Failed || !contains(r.Error, "37359") {
+		t.Errorf("%+v", r)
+	}
+}
+
 // Whatever a trigger does, the transaction of a rehearsal is its own, and ends with it.
 func TestARehearsalEndsInARollback(t *testing.T) {
 	begins, ends := strings.Index(sqlRehearse, "BEGIN TRANSACTION"), strings.Index(sqlRehearse, "ROLLBACK TRANSACTION")
