@@ -769,16 +769,22 @@ func TestTheOldestRowIsThatOfAllAlthoughItIsLocked(t *testing.T) {
 func TestASilentNetworkLeavesTimeForTheAnswer(t *testing.T) {
 	t.Parallel()
 	const stopBefore = time.Second
-	for _, phase := range []string{"login", "state", "facts", "lock", "oldest", "end", "held", "delete", begin, commit, "issued"} {
+	for _, phase := range []string{"connection", "login", "state", "facts", "any", "statistics", "lock", "oldest", "end", "held", "delete", begin, commit, "issued", "may see holders", "holders", "unlock"} {
 		t.Run(phase, func(t *testing.T) {
 			t.Parallel()
 			table := newScript(21, 3, quietly)
 			var silent atomic.Bool
 			s := newStandIn(t, &standIn{
+				silent: phase == "connection",
 				answer: func(kind string) []byte {
-					if silent.Load() || kind == phase {
+					switch {
+					case silent.Load() || kind == phase:
 						silent.Store(true)
 						return noAnswer
+					case kind == "delete" && strings.HasSuffix(phase, "holders"): // who is asked for then
+						return failure(1222, 16, "Lock request time out period exceeded.")
+					case kind == "may see holders":
+						return row(1)
 					}
 					return table.answer(kind)
 				},
@@ -799,7 +805,7 @@ func TestASilentNetworkLeavesTimeForTheAnswer(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second+stopBefore)
 			defer cancel()
 			r := purge.Run(ctx, target(there, "EdFi_Admin"), p, func(purge.DatabaseResult) {}).Databases[0]
-			if ctx.Err() != nil || r.Status == purge.Complete || r.Status == purge.Skipped {
+			if done := r.Status == purge.Complete; ctx.Err() != nil || done != (phase == "unlock") || r.Status == purge.Skipped {
 				t.Errorf("%v, %+v", ctx.Err(), r)
 			}
 		})
