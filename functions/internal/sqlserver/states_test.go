@@ -102,6 +102,50 @@ func TestAnErrorAtTheLoginSaysWhatItIs(t *testing.T) {
 	}
 }
 
+// Each number that means something, said of a delete, whatever its severity.
+func TestEachErrorOfADeleteIsWhatItMeans(t *testing.T) {
+	t.Parallel()
+	is := map[meaning]error{
+		locked: purge.ErrLocked, busy: purge.ErrBusy, badLogin: purge.ErrLogin, noDatabase: purge.ErrNotYet, notThere: purge.ErrNotYet, notYet: purge.ErrNotYet,
+		noSlot: purge.ErrNoSlot, lost: purge.ErrLost, tableChanged: purge.ErrChanged,
+	}
+	kinds := map[meaning]purge.Kind{noDatabase: purge.NoDatabase, notThere: purge.NoDatabase, reader: purge.ReaderEndpoint, denied: purge.NoDeleteRight, outside: purge.NoAccess}
+	var current atomic.Int32
+	var class atomic.Int32
+	table := newScript(7, 1, func(int64) []byte { return failure(current.Load(), byte(class.Load()), "The server says so.") })
+	s := newStandIn(t, &standIn{answer: table.answer})
+	there := s.server()
+	there.Memory = new(Memory)
+	try := func(number int32) error {
+		conn, err := there.Open(t.Context(), "EdFi_Admin", purge.ClientAccessTokens, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		current.Store(number)
+		gone, err := conn.Delete(t.Context(), purge.Batch{Window: window{from: time.Now().Add(-time.Hour), to: time.Now(), most: 10}})
+		if err == nil || gone.Rows != 0 || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%d: %+v, %v", number, gone, err)
+		}
+		return err
+	}
+	for _, severity := range []int32{14, 16, 21} {
+		class.Store(severity)
+		for number, meaning := range meanings {
+			err := try(number)
+			unfit, _ := errors.AsType[purge.NotPurgeable](err)
+			if want := is[meaning]; want != nil && !errors.Is(err, want) || unfit.Kind.Code != kinds[meaning].Code {
+				t.Errorf("%d of severity %d: %v, %q", number, severity, err, unfit.Kind.Code)
+			}
+		}
+		for number, remedy := range remedies {
+			if err := try(number); !contains(err.Error(), remedy) || errors.Is(err, purge.ErrLost) || errors.Is(err, purge.ErrLocked) || errors.Is(err, purge.ErrRefused) {
+				t.Errorf("%d of severity %d: %v", number, severity, err)
+			}
+		}
+	}
+}
+
 // catalogue is a server where one database can't be opened, and its catalogue says why.
 func catalogue(t *testing.T, state []byte) error {
 	t.Helper()
