@@ -51,10 +51,11 @@ for _ in {1..90}; do
         ready=1
         break
     fi
+    [[ $(docker inspect --format '{{.State.Running}}' "$container") = true ]] || break
     sleep 1
 done
 [[ -n ${ready-} ]] || {
-    echo 'SQL Server does not answer; its log ends:' >&2
+    echo "SQL Server does not answer, on Linux $(uname -r); images of before 2024, all of 2017 among them, don't start on 6.7 and later. Its log ends:" >&2
     docker logs --tail 40 "$container" >&2
     exit 1
 }
