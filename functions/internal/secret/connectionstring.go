@@ -88,6 +88,9 @@ func readServer(values map[string]string, instead string) error {
 	if hasTCP(host) {
 		host = host[len(tcp):]
 	}
+	if strings.HasPrefix(strings.TrimPrefix(strings.ToLower(host), "np:"), `\\`) {
+		return errors.New("it names a pipe of SQL Server, which leads there from Windows alone; give the host and its port instead: Server=host,port")
+	}
 	host, port, _ := strings.Cut(host, ",")
 	host, name, _ := strings.Cut(host, `\`)
 	values["host"] = strings.TrimSpace(host)

@@ -136,6 +136,8 @@ func TestParseReadsConnectionStrings(t *testing.T) {
 		`=hunter2`:                                                   "keyword=value",
 		`host=h;port=hunter2;username=u;password=p`:                  "port",
 		`Server=h;Database=d;Integrated Security=SSPI`:               "Integrated Security",
+		`Server=np:\\h\pipe\hunter2;User Id=u;Password=p`:            "a pipe of SQL Server",
+		`Server=\\h\pipe\hunter2;User Id=u;Password=p`:               "a pipe of SQL Server",
 		`Data Source=h\hunter2;User Id=u;Password=p`:                 "give the host alone and the instance's port",
 		`host=h;server=hunter2;username=u;password=p`:                "host twice",
 		`{"connectionString":"hunter2"}`:                             "keyword=value",

@@ -140,6 +140,7 @@ var remedies = map[int32]string{
 	3930:  doomed,
 	3998:  doomed,
 	8649:  "the server's query governor allows no statement of such a cost: raise its option query governor cost limit",
+	11305: "the database's compatibility level is below 110, where the server knows no LAG: ALTER DATABASE ... SET COMPATIBILITY_LEVEL = 140",
 	18461: "the server is in single-user mode, for one administrator: start it without -m",
 	18452: "the server takes Windows logins only: turn on SQL Server authentication (mixed mode)",
 	17892: "a logon trigger refuses the login: have it let edfi_token_purge pass",

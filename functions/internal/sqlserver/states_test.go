@@ -325,7 +325,7 @@ func TestWhatLastsIsAFailureOnce(t *testing.T) {
 	t.Parallel()
 	for number, want := range map[int32]string{
 		9002: "transaction log is full", 1105: "the disk or the filegroup is full", 1101: "the disk or the filegroup is full",
-		3998: "TRY and CATCH", 3930: "TRY and CATCH", 823: "DBCC CHECKDB", 824: "DBCC CHECKDB", 605: "DBCC CHECKDB", 8649: "query governor",
+		3998: "TRY and CATCH", 3930: "TRY and CATCH", 823: "DBCC CHECKDB", 824: "DBCC CHECKDB", 605: "DBCC CHECKDB", 8649: "query governor", 11305: "SET COMPATIBILITY_LEVEL",
 	} {
 		table := newScript(7, 1, func(int64) []byte { return failure(number, 24, "The server says so.") }) // the severity of damage
 		s := newStandIn(t, &standIn{answer: table.answer})

@@ -411,6 +411,11 @@ func TestACheckTellsWhatOnlyARealServerHas(t *testing.T) {
 			[]string{"warning version", "info rcsi", "info other-cleaner-unseen"},
 			[]string{"2017"},
 		},
+		{ // restored from SQL Server 2008
+			row("SQL Server", "16.0.1", "Web Edition", 100, 1, 0, 1), rowless(), examined(nil),
+			[]string{"warning version", "info rcsi", "info no-other-cleaner"},
+			[]string{"compatibility level is 100", "SET COMPATIBILITY_LEVEL"},
+		},
 		{
 			row("SQL Server", "16.0.1", "Web Edition", 150, 1, 0, 1), rowless(), examined(func(f *facts) { f.updates, f.deletable = readOnly, false }),
 			[]string{"error reader-endpoint", "error no-delete-right", "info no-other-cleaner"},
