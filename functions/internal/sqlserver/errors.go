@@ -94,7 +94,7 @@ var meanings = map[int32]meaning{
 	922:   notYet, // being recovered
 	941:   notYet, // not started
 	952:   notYet, // in transition
-	955:   notYet, // a mirrored one that neither partner nor witness can be asked about
+	955:   notYet, // a mirrored one that lacks a quorum
 	956:   notYet, // one that is not in step with its partner yet
 	983:   notYet, // the replica is neither primary nor secondary, while it fails over
 	988:   notYet, // the availability group lacks a quorum

@@ -59,7 +59,7 @@ func TestAnErrorAtTheLoginSaysWhatItIs(t *testing.T) {
 		"not started":           {failure(941, 14, "Database 'EdFi_Admin' cannot be opened because it is not started. Retry when the database is started."), purge.ErrNotYet, "", nil},
 		"not activated":         {failure(913, 16, "Could not find database ID 7. Database may not be activated yet or may be in transition."), purge.ErrNotYet, "", nil},
 		"without a quorum":      {failure(988, 14, "Unable to access database 'EdFi_Admin' because it lacks a quorum of nodes for high availability. Try the operation again later."), purge.ErrNotYet, "", []string{"quorum"}},
-		"a mirror without one":  {failure(955, 14, "Database EdFi_Admin is enabled for Database Mirroring, but neither the partner nor witness server instances are available."), purge.ErrNotYet, "", nil},
+		"a mirror without one":  {failure(955, 14, "Database EdFi_Admin is enabled for Database Mirroring, but the database lacks quorum: the database cannot be opened. Check the partner and witness connections if configured."), purge.ErrNotYet, "", nil},
 		"a mirror that settles": {failure(956, 14, "Database EdFi_Admin is enabled for Database Mirroring, but has not yet synchronized with its partner. Try the operation again later."), purge.ErrNotYet, "", nil},
 		"a secondary settles":   {failure(4221, 16, "Login to read-secondary failed due to long wait on 'HADR_DATABASE_WAIT_FOR_TRANSITION_TO_VERSIONING'."), purge.ErrNotYet, "", nil},
 		"failing over":          {failure(983, 14, "Unable to access availability database 'EdFi_Admin'."), purge.ErrNotYet, "", nil},
