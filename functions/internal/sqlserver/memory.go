@@ -6,14 +6,12 @@ import (
 	"sync"
 	"time"
 
-	mssql "github.com/microsoft/go-mssqldb"
-
 	"edfi-token-purge/functions/internal/purge"
 )
 
 // SQL Server tells a login with the least rights nothing of others' writes. What it
 // can see is the tokens themselves: each that is issued expires after most of those
-// that there are. So the newest issuedWatched are counted again and again, which is
+// that there are, and what is logged comes after all. So the newest issuedWatched are counted again and again, which is
 // a seek of a millisecond that locks nothing.
 
 const (
@@ -35,7 +33,7 @@ type Memory struct {
 	issued    int64 // tokens, in all databases, as far as they were seen
 }
 
-// remembered is what is known of one database.
+// remembered is what is known of one database, or of one table.
 type remembered struct {
 	opened  bool
 	looking bool
@@ -44,7 +42,7 @@ type remembered struct {
 	looked  time.Time
 }
 
-// of returns what is known of a database. The caller holds the lock.
+// of returns what is known of a database or table. The caller holds the lock.
 func (m *Memory) of(database string) *remembered {
 	if m.databases == nil {
 		m.databases = map[string]*remembered{}
@@ -75,16 +73,19 @@ func (m *Memory) wasOpen(database string) bool {
 	return m.of(database).opened
 }
 
+// watched returns what Memory knows the table by.
+func (c *conn) watched() string { return c.database + "\x00" + c.table.Name }
+
 // Writes implements [purge.WriteCounter]: how many tokens were issued while the run
 // looked, and one more, as 0 would be that nobody can tell. The run's own deletes are
 // not among them.
 func (c *conn) Writes(ctx context.Context) (int64, error) {
 	m := c.server.Memory
-	if m == nil || !c.facts.indexed || c.table.Name != purge.ClientAccessTokens.Name {
+	if m == nil || !c.facts.indexed {
 		return 0, nil
 	}
 	m.mu.Lock()
-	known := m.of(c.database)
+	known := m.of(c.watched())
 	if known.looking { // another connection is at it
 		defer m.mu.Unlock()
 		return 1 + m.issued, nil
@@ -121,7 +122,7 @@ func (c *conn) issued(ctx context.Context, watch *remembered) (int64, error) {
 	if watch.floor.IsZero() {
 		return 0, late(ctx, c.watch(ctx, watch))
 	}
-	err = c.session.QueryRowContext(ctx, c.facts.on(sqlIssued), sql.Named("most", issuedMost), sql.Named("floor", mssql.DateTime1(watch.floor))).Scan(&watch.count)
+	err = c.session.QueryRowContext(ctx, c.facts.on(sqlIssued), sql.Named("most", issuedMost), sql.Named("floor", c.facts.instant(watch.floor))).Scan(&watch.count)
 	if err != nil {
 		return 0, late(ctx, err)
 	}
@@ -138,8 +139,9 @@ func (c *conn) issued(ctx context.Context, watch *remembered) (int64, error) {
 // watch chooses what to count beyond.
 func (c *conn) watch(ctx context.Context, watch *remembered) error {
 	var oldest sql.NullTime
-	err := c.session.QueryRowContext(ctx, c.facts.on(sqlIssuedFloor), sql.Named("most", issuedWatched), sql.Named("floor", mssql.DateTime1(datetime(c.facts.now)))).Scan(&oldest, &watch.count)
-	if watch.floor = datetime(c.facts.now); watch.count == issuedWatched {
+	clock := c.facts.floor(c.facts.clock)
+	err := c.session.QueryRowContext(ctx, c.facts.on(sqlIssuedFloor), sql.Named("most", issuedWatched), sql.Named("floor", c.facts.instant(clock))).Scan(&oldest, &watch.count)
+	if watch.floor = clock; watch.count == issuedWatched {
 		watch.floor, watch.count = oldest.Time, watch.count-1
 	}
 	return err

@@ -321,3 +321,35 @@ SELECT DATEADD(second, CASE WHEN n % 4 = 0 THEN 600 + n WHEN n < 93 THEN -600 EL
 		})
 	}
 }
+
+// Rows that come last in the index are others' work in any of the tables.
+func TestRowsThatComeAreSeenInEachTableWithAnIndex(t *testing.T) {
+	s := newStage(t, "purge_sense_tables")
+	db := estate(t, s, purge.Tables()...)
+	there := s.server()
+	there.Memory = new(Memory)
+	for _, table := range purge.Tables() {
+		insertAt(t, db, table, -time.Hour, 20*time.Minute)
+		opened, err := there.Open(t.Context(), db.name, table, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := opened.(*conn)
+		writes := func() int64 {
+			n, err := c.Writes(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		writes()
+		before := writes()
+		insertAt(t, db, table, -time.Hour, 21*time.Minute, 22*time.Minute, 23*time.Minute)
+		there.Memory.of(c.watched()).looked = time.Now().Add(time.Hour) // just now, however long that took
+		want := map[bool]int64{true: 3}[c.facts.indexed]
+		if after := writes(); after-before != want || c.facts.indexed == (table.Name == purge.AdminTokens.Name) {
+			t.Errorf("%s, indexed %t: %d after %d", table, c.facts.indexed, after, before)
+		}
+		c.Close()
+	}
+}
