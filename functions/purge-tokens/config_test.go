@@ -151,7 +151,7 @@ func TestADatabaseURLMayBeAConnectionStringOfEdFi(t *testing.T) {
 }
 
 func TestAnEngineIsKnownByAllItsNamesInAnyLetterCase(t *testing.T) {
-	for name, want := range map[string]string{"Postgres": "postgres", "aurora-postgresql": "postgres", "SQLServer": "sqlserver", "sqlserver-EE": "sqlserver", "sqlserver-dev-ee": "sqlserver", "sqlserver-dev-se": "sqlserver", "PostgreSQL": "postgres", "mysql": "", "": ""} {
+	for name, want := range map[string]string{"Postgres": "postgres", "aurora-postgresql": "postgres", "SQLServer": "sqlserver", "sqlserver-EE": "sqlserver", "sqlserver-dev-ee": "sqlserver", "sqlserver-dev-se": "sqlserver", "custom-sqlserver-ee": "sqlserver", "custom-sqlserver-dev": "sqlserver", "PostgreSQL": "postgres", "mysql": "", "": ""} {
 		if e, known := engineNamed(name); e.name != want || known != (want != "") {
 			t.Errorf("%q is %q", name, e.name)
 		}
