@@ -204,6 +204,9 @@ func TestADatabaseThatWasOpenIsWaitedForAndNeverSkipped(t *testing.T) {
 		"927":     {failure(927, 14, "It is in the middle of a restore."), purge.Complete},
 		"922":     {failure(922, 14, "is being recovered"), purge.Complete},
 		"952":     {failure(952, 16, "is in transition"), purge.Complete},
+		"988":     {failure(988, 14, "lacks a quorum of nodes for high availability"), purge.Complete}, // as in a fail-over of RDS
+		"941":     {failure(941, 14, "is not started"), purge.Complete},
+		"701":     {shortMemory, purge.Complete},
 		"17142":   {failure(17142, 14, "paused"), purge.Complete},
 		"17187":   {failure(17187, 16, "is not ready to accept new client connections"), purge.Complete},
 		"17188":   {failure(17188, 16, "it is shutting down"), purge.Complete},
