@@ -241,11 +241,11 @@ func (c *conn) key(ctx context.Context) []purge.Finding {
 	if !f.keyed() {
 		return []purge.Finding{purge.OddKey.Found(fmt.Sprintf("%s.%s is of type %s; Ed-Fi's is %s: where many rows share one expiration, or no index finds them, each batch reads anew what the ones before it read", f.table, f.table.Key, f.keyType, typeGUID))}
 	}
-	leads := 1
+	leads := true
 	if !f.indexed {
-		c.session.QueryRowContext(ctx, f.on(strings.ReplaceAll(sqlIndexes, "{expiration}", "{key}"))).Scan(&leads) //nolint:errcheck // a server that doesn't say has one
+		c.session.QueryRowContext(ctx, f.on("SELECT "+strings.ReplaceAll(sqlIndexed, "{expiration}", "{key}"))).Scan(&leads) //nolint:errcheck // a server that doesn't say has one
 	}
-	if leads > 0 {
+	if leads {
 		return nil
 	}
 	return []purge.Finding{purge.OddKey.Found(fmt.Sprintf("no index begins with %s.%s, which Ed-Fi's primary key does: as none finds rows by their expiration either, each batch reads the whole table; create the index on %s", f.table, f.table.Key, f.table.Expiration))}

@@ -77,13 +77,15 @@ IF OBJECT_ID('sys.security_predicates') IS NOT NULL
     FROM sys.security_predicates AS p JOIN sys.security_policies AS s ON s.object_id = p.object_id
     WHERE p.target_object_id = OBJECT_ID('{table}', 'U') AND p.predicate_type = 0 AND s.is_enabled = 1;`
 
-	// How many indexes lead to expirations; with {key} instead, to keys.
-	sqlIndexes = `
-        SELECT COUNT(*) FROM sys.indexes AS i
+	// Whether an index leads to expirations, 1 or 0; with {key} instead, to keys.
+	sqlIndexed = `
+CASE WHEN EXISTS (
+        SELECT * FROM sys.indexes AS i
         JOIN sys.index_columns AS k ON k.object_id = i.object_id AND k.index_id = i.index_id AND k.key_ordinal = 1
         JOIN sys.columns AS c ON c.object_id = k.object_id AND c.column_id = k.column_id
         WHERE i.object_id = OBJECT_ID('{table}', 'U') AND c.name = '{expiration}'
-          AND i.type IN (1, 2) AND i.is_disabled = 0 AND i.is_hypothetical = 0 AND i.has_filter = 0`
+          AND i.type IN (1, 2) AND i.is_disabled = 0 AND i.is_hypothetical = 0 AND i.has_filter = 0)
+     THEN 1 ELSE 0 END`
 
 	// What must be known before anything is deleted, in one round trip with the
 	// settings. Its last column is the earlier of the server's clocks in UTC and in local
@@ -102,7 +104,7 @@ SELECT GETUTCDATE(),
                  WHERE c.object_id = OBJECT_ID('{table}', 'U') AND c.name = '{key}'), ''),
        coalesce(HAS_PERMS_BY_NAME('{table}', 'OBJECT', 'SELECT'), 0),
        coalesce(HAS_PERMS_BY_NAME('{table}', 'OBJECT', 'DELETE'), 0),
-       (` + sqlIndexes + `),
+       ` + sqlIndexed + `,
        ` + sqlTriggered + `,
        CAST(@filtered AS int),
        coalesce((SELECT SUM(p.rows) FROM sys.partitions AS p

@@ -353,3 +353,16 @@ func TestRowsThatComeAreSeenInEachTableWithAnIndex(t *testing.T) {
 		c.Close()
 	}
 }
+
+func TestTwoIndexesOnExpirationsAreNoFault(t *testing.T) {
+	s := newStage(t, "purge_indexes")
+	db := s.create(t)
+	must(t, db.conn, "CREATE INDEX Another ON dbo.ClientAccessTokens (Expiration, Id)")
+	db.Insert(t, spread(20, db.Now(t).Add(-time.Hour))...)
+	if found, status := check(t, s.server(), db.name); status != purge.Complete || found["expiration-index"] == "" {
+		t.Errorf("%q, %q", status, found)
+	}
+	if r := run(t, s.server(), db.name); r.Status != purge.Complete || r.DeletedRows != 20 {
+		t.Errorf("%+v", r)
+	}
+}
