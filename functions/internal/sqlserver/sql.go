@@ -409,8 +409,8 @@ SET @took = DATEDIFF(microsecond, @began, SYSUTCDATETIME())`
 	// in their order.
 	sqlByKeyOfOne = `{expiration} = @from AND {expiration} < @to AND {key} >= @lower AND {key} <= @upper AND ({key} < @upper OR @last = 1)`
 
-	// Between which numbers the keys are.
-	sqlKeyRange = `SELECT MIN({key}), MAX({key}) FROM {table} WITH (NOLOCK)`
+	// Between which numbers the keys are; any will do where there are none.
+	sqlKeyRange = `SELECT COALESCE(MIN({key}), 0), COALESCE(MAX({key}), 0) FROM {table} WITH (NOLOCK)`
 
 	sqlEndByKey = `
 SELECT {key} FROM {table} WITH (READCOMMITTEDLOCK, READPAST)

@@ -366,3 +366,32 @@ func TestTwoIndexesOnExpirationsAreNoFault(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+// Others may have emptied the table since a look found rows.
+func TestATableThatIsEmptyByNowHasNothingToCut(t *testing.T) {
+	s := newStage(t, "purge_emptied")
+	db := estate(t, s, purge.Tables()...)
+	db.DropIndex(t)
+	for _, table := range purge.Tables() {
+		conn, err := s.server().Open(t.Context(), db.name, table, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rest := conn.Expired(time.Time{}, time.Now())
+		for rest != nil && err == nil {
+			var cut []purge.Batch
+			if cut, rest, err = conn.Cut(t.Context(), rest, 10, 2); err != nil {
+				break
+			}
+			for _, b := range cut {
+				if gone, failed := conn.Delete(t.Context(), b); failed != nil || gone.Rows != 0 {
+					t.Errorf("%s: %+v, %v", table, gone, failed)
+				}
+			}
+		}
+		if err != nil {
+			t.Errorf("%s: %v", table, err)
+		}
+		conn.Close()
+	}
+}
