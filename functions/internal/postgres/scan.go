@@ -24,6 +24,12 @@ func (c *conn) scan() plan {
 	return inSequence
 }
 
+// meeting is what is known of rows that were met.
+type meeting struct {
+	careful bool  // one resists
+	stuck   int64 // how many stay, where no other one was met
+}
+
 // cutScanned is Cut where neither expirations nor places tell rows apart: a batch is
 // the rows that are met first, and there is another one as long as one is met.
 func (c *conn) cutScanned(ctx context.Context, w window) ([]purge.Batch, purge.Window, error) {

@@ -172,19 +172,19 @@ func (t *turn) deleteBatches(ctx context.Context, conn Conn) {
 			trip, rest = 1, t.run.pacer.Rest(took)
 		}
 		for _, b := range batches {
-			t.backlog.sizer.Observe(b.size, b.deleted, b.took, b.err)
+			t.backlog.sizer.Observe(b.size, b.gone.Rows, b.gone.Took, b.err)
 			switch {
 			case errors.Is(b.err, ErrLocked):
 				trip, rest = 1, lockedRest/2+rand.N(lockedRest/2)
 				t.waiting.on(t.locks.by(ctx, conn, t.log, "rows are"))
-			case b.deleted > 0:
+			case b.gone.Rows > 0:
 				rest = max(rest, t.run.policy.Pause)
 			}
-			t.log.LogAttrs(ctx, slog.LevelDebug, "batch", slog.Int64("rows", b.deleted),
-				slog.Duration("took", b.took), slog.Bool("failed", b.err != nil))
+			t.log.LogAttrs(ctx, slog.LevelDebug, "batch", slog.Int64("rows", b.gone.Rows),
+				slog.Duration("took", b.gone.Took), slog.Bool("failed", b.err != nil))
 			t.backlog.Done(ctx, b)
 		}
-		if slices.ContainsFunc(batches, func(b *batch) bool { return b.writes < 0 }) {
+		if slices.ContainsFunc(batches, func(b *batch) bool { return b.gone.Writes < 0 }) {
 			t.run.pacer.Absorb(ctx, conn)
 		}
 	}
@@ -219,12 +219,12 @@ func (t *turn) delete(ctx context.Context, conn Conn, batches []*batch) (done in
 	err := recoverPanic(ctx, t.log, func() error {
 		deleteAll(ctx, conn, batches, func(gone Deleted, err error) bool {
 			now, b := time.Now(), batches[done]
-			b.deleted, b.took, b.writes, b.err = gone.Rows, cmp.Or(gone.Took, now.Sub(last)), gone.Writes, err
-			b.transaction = gone.Transaction
+			b.gone, b.err = gone, err
+			b.gone.Took = cmp.Or(gone.Took, now.Sub(last))
 			if err != nil { // it may have taken one
-				b.writes = 1
+				b.gone.Writes = 1
 			}
-			sensor.wrote(max(0, b.writes))
+			sensor.wrote(max(0, b.gone.Writes))
 			last = now
 			done++
 			return err == nil && outer.Err() == nil
