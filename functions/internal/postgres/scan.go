@@ -92,7 +92,7 @@ func (c *conn) scanOnce(ctx context.Context, b purge.Batch) (gone purge.Deleted,
 		err = c.runDeferred(ctx, tx)
 	}
 	if err == nil {
-		err = tx.QueryRow(ctx, prove, pgx.QueryResultFormats{pgx.TextFormatCode}, c.facts.leaves, most).Scan(&values[0], &values[1], &values[2])
+		err = tx.QueryRow(ctx, prove, pgx.QueryResultFormats{pgx.TextFormatCode}, c.facts.leaves, most).Scan(&values[0], &values[1], &values[2], &values[3])
 	}
 	if err != nil {
 		return gone, purge.Uncommitted(c.explain("delete", err))

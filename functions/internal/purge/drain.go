@@ -167,7 +167,7 @@ func (t *turn) deleteBatches(ctx context.Context, conn Conn) {
 		done, took := t.delete(ctx, conn, batches)
 		t.backlog.Return(batches[done:])
 		batches = batches[:done]
-		trip, rest = min(2*trip, t.fitting(took/time.Duration(max(1, done)))), 0
+		trip, rest = t.fitting(took/time.Duration(max(1, done))), 0
 		if throttled {
 			trip, rest = 1, t.run.pacer.Rest(took)
 		}
@@ -191,7 +191,7 @@ func (t *turn) deleteBatches(ctx context.Context, conn Conn) {
 }
 
 // fitting returns how many batches a trip may have where one takes so long: as many
-// as take the time that one aims at, after which the server is asked about others again.
+// as take the time that one aims at.
 func (t *turn) fitting(took time.Duration) int {
 	if t.run.policy.Pause > 0 {
 		return 1 // there is a rest between any two
@@ -200,8 +200,9 @@ func (t *turn) fitting(took time.Duration) int {
 }
 
 // delete deletes batches and fills in what came of each. Those that have begun end
-// although the run is canceled meanwhile; none begins thereafter, nor after one that
-// failed: a lock that stays would take its time from each. It returns how many are done.
+// although the run is canceled meanwhile; none begins thereafter, nor once there are others
+// to make way for, nor after the time that one aims at, nor after one that failed: a lock
+// that stays would take its time from each. It returns how many are done.
 func (t *turn) delete(ctx context.Context, conn Conn, batches []*batch) (done int, took time.Duration) {
 	began, outer := time.Now(), ctx
 	if errors.Is(ctx.Err(), context.Canceled) {
@@ -224,10 +225,10 @@ func (t *turn) delete(ctx context.Context, conn Conn, batches []*batch) (done in
 			if err != nil { // it may have taken one
 				b.gone.Writes = 1
 			}
-			sensor.wrote(max(0, b.gone.Writes))
+			t.run.pacer.Took(b.gone)
 			last = now
 			done++
-			return err == nil && outer.Err() == nil
+			return err == nil && outer.Err() == nil && now.Sub(began) < t.run.policy.BatchTarget && !t.run.pacer.Throttled()
 		})
 		return nil
 	})

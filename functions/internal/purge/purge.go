@@ -272,6 +272,8 @@ type Deleted struct {
 	// Writes is how many of those that WriteCounter counts were the batch's own; below
 	// 0 where that is not known.
 	Writes int64
+	// Count is what WriteCounter counted as the batch ended; 0 is not known.
+	Count int64
 	// Transaction is what a Witness knows the batch by, beside ErrLost too; 0 where that
 	// is not known.
 	Transaction uint64
