@@ -50,7 +50,8 @@
 //	connect.go             its connections, and how long to rest without one
 //	look.go, locks.go      looks for expired rows, what the server says of them, and locks
 //	drain.go               the loop
-//	backlog.go             what is still to be deleted
+//	backlog.go, batch.go   what is still to be deleted
+//	refused.go             rows that the database refuses to delete
 //	acknowledge.go         batches of which it is not known whether they were committed
 //	sizer.go, pacer.go     how large a batch is, and when it may begin
 //	quota.go               how many rows may still go
