@@ -81,10 +81,10 @@ build-PurgeTokens: need-go
 version: # for scripts/deploy.sh
 	@echo $(VERSION) $(COMMIT)
 
-validate: ## template, stack, scripts and workflows, without an AWS account; needs python3
+validate: need-go ## template, stack, scripts and workflows, without an AWS account; needs python3
 	@scripts/validate.sh
 
-validate-all: ## the same, and what takes minutes: each parameter there and back
+validate-all: need-go ## the same, and what takes minutes: each parameter there and back
 	@scripts/validate.sh all
 
 deploy: need-go ## build and deploy the stack; STAGE=dev|prod
