@@ -54,8 +54,8 @@ lint: need-go ## what .golangci.yml says, the format of Go included; FIX=1 mends
 	@$(TOOLS) golangci-lint run $(if $(filter 1,$(FIX)),--fix) ./...
 
 bench: need-go build bin/host/bootstrap ## measure against one plain DELETE and others; writes docs/benchmarks.md
-	@set -o pipefail; $(BENCH) -bench='Purge/rows=1M$$|Link' -count=9 $(BENCHARGS) | tee bin/bench.txt
-	@set -o pipefail; $(BENCH) -bench=. -skip='Purge/rows=1M$$|Link' -count=6 $(BENCHARGS) | tee -a bin/bench.txt
+	@set -o pipefail; $(BENCH) -bench='Purge/rows=1M$$|Link|API' -count=9 $(BENCHARGS) | tee bin/bench.txt
+	@set -o pipefail; $(BENCH) -bench=. -skip='Purge/rows=1M$$|Link|API' -count=6 $(BENCHARGS) | tee -a bin/bench.txt
 	@scripts/benchmarks.sh bin/bench.txt
 
 bench-sqlserver: need-go build bin/host/bootstrap ## measure on the T-SQL server of TEST_SQLSERVER_URL alone; prints
@@ -81,10 +81,10 @@ build-PurgeTokens: need-go
 version: # for scripts/deploy.sh
 	@echo $(VERSION) $(COMMIT)
 
-validate: ## template, stack, scripts and workflows, without an AWS account; needs python3
+validate: need-go ## template, stack, scripts and workflows, without an AWS account; needs python3
 	@scripts/validate.sh
 
-validate-all: ## the same, and what takes minutes: each parameter there and back
+validate-all: need-go ## the same, and what takes minutes: each parameter there and back
 	@scripts/validate.sh all
 
 deploy: need-go ## build and deploy the stack; STAGE=dev|prod

@@ -3,7 +3,7 @@
 # scripts/tools: requirements.txt into .venv, any other into a venv of its own
 # below it. Needs python3 (3.10 or later) with venv.
 #
-#     scripts/venv.sh [checkov] [ministack]
+#     scripts/venv.sh [checkov] [ministack] [snippets]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -94,9 +94,8 @@ func parseRequest(fields map[string]json.RawMessage) (request, error) {
 // requestFields reads each field of a request.
 var requestFields = map[string]func(*request, json.RawMessage) error{
 	"action": func(r *request, raw json.RawMessage) error {
-		actions := []purge.Action{purge.Purge, purge.DryRun, purge.Check}
-		if decode(raw, &r.action) != nil || !slices.Contains(actions, r.action) {
-			return fmt.Errorf("must be one of %q", actions)
+		if decode(raw, &r.action) != nil || !slices.Contains([]purge.Action{purge.Purge, purge.DryRun, purge.Check}, r.action) {
+			return fmt.Errorf("must be %s, %s or %s", purge.Purge, purge.DryRun, purge.Check)
 		}
 		return nil
 	},

@@ -97,7 +97,7 @@ var badEvents = map[string]string{
 	`{"databases":["user:pw@h"]}`:                               "databases",
 	`{"databases":["a","` + "\xff" + `"]}`:                      "JSON object",
 	`{"databases":["\ud800"]}`:                                  "databases",
-	`{"databases":[` + strings.Repeat(`"a",`, 10_000) + `"a"]}`: "databases: holds more than 10000 names",
+	`{"databases":[` + strings.Repeat(`"a",`, 10_000) + `"a"]}`: "databases: holds more than 10,000 names",
 }
 
 func TestABadEventNamesItsField(t *testing.T) {

@@ -347,7 +347,7 @@ func resolve(ctx context.Context, s server, selection purge.Selection, e engine,
 	}
 	databases = slices.DeleteFunc(databases, func(d purge.Database) bool { return excluded[d.Name] })
 	if len(databases) == 0 {
-		return nil, fmt.Errorf("none of the server's %d databases matches DATABASES", len(catalogue))
+		return nil, fmt.Errorf("none of the server's %s databases matches DATABASES", purge.Grouped(len(catalogue)))
 	}
 	return databases, nil
 }

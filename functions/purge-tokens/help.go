@@ -75,7 +75,7 @@ func writeHelp(w io.Writer, about []string, columns int) error {
 		fmt.Fprintf(w, "%s (%s)\n", k.Code, levels)
 		v.wrap(w, "  "+strings.ReplaceAll(k.Mend, "`", ""), "  ")
 	default:
-		return errors.New("there is help, help findings, and help findings CODE")
+		return errors.New("say purge-tokens help, purge-tokens help findings, or purge-tokens help findings CODE")
 	}
 	return nil
 }

@@ -99,7 +99,7 @@ func TestTheCommandEndsWithACodeForScripts(t *testing.T) {
 	}{
 		{"", "", 2, "purge-tokens dry-run"},
 		{"-h", "", 0, "purge-tokens dry-run"},
-		{"delete", "", 2, `must be one of ["purge" "dry-run" "check"]`},
+		{"delete", "", 2, "must be purge, dry-run or check"},
 		{"purge now", "", 2, `"now" is one word too many`},
 		{"purge -force", "", 2, "-force"},
 		{"purge -max-rows 0", "", 2, "-max-rows: must be a whole number, at least 1"},

@@ -194,7 +194,7 @@ func (p *progress) waitsFor() string {
 	case len(p.waiting) == 1:
 		return database + " waits: " + why
 	default:
-		return fmt.Sprintf("%d databases wait: %s", len(p.waiting), why)
+		return fmt.Sprintf("%s databases wait: %s", purge.Grouped(len(p.waiting)), why)
 	}
 }
 
@@ -217,11 +217,11 @@ func (p *progress) part(known bool, total int64) string {
 	case p.action == purge.Purge && p.databases == 1:
 		return rows(p.deleted)
 	case p.action == purge.Purge:
-		return fmt.Sprintf("%d of %d databases  %s rows", p.ended, p.databases, purge.Grouped(p.deleted))
+		return fmt.Sprintf("%s  %s", outOf(p.ended, p.databases), rows(p.deleted))
 	case p.databases == 1:
 		return string(p.action)
 	default:
-		return fmt.Sprintf("%s: %d of %d databases", p.action, p.ended, p.databases)
+		return fmt.Sprintf("%s: %s", p.action, outOf(p.ended, p.databases))
 	}
 }
 

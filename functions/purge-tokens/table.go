@@ -84,7 +84,7 @@ func (v view) databases(w io.Writer, result purge.Result) (quiet []string) {
 	}
 	if rows != nil {
 		if n := len(result.Databases); n > 1 {
-			row(string(result.Status), cells(sum(result)), fmt.Sprintf("all %d databases", n))
+			row(string(result.Status), cells(sum(result)), fmt.Sprintf("all %s databases", purge.Grouped(n)))
 		}
 		table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 		fmt.Fprintf(table, "STATUS\t%s\tDATABASE\n%s\n", strings.Join(heads, "\t"), strings.Join(rows, "\n"))
@@ -98,7 +98,7 @@ func (v view) databases(w io.Writer, result purge.Result) (quiet []string) {
 		if result.Action == purge.Check {
 			what = ""
 		}
-		fmt.Fprintf(w, "complete%s in %d databases (-v has a row for each):\n", what, len(quiet))
+		fmt.Fprintf(w, "complete%s in %s databases (-v has a row for each):\n", what, purge.Grouped(len(quiet)))
 	}
 	return quiet
 }
@@ -137,7 +137,7 @@ func tableColumns(action purge.Action) (heads []string, cells func(purge.Databas
 	switch action {
 	case purge.Purge:
 		return []string{"DELETED", "BATCHES", "TIME"}, func(d purge.DatabaseResult) []string {
-			return []string{purge.Grouped(d.DeletedRows), purge.Grouped(int64(d.Batches)), duration(d.DurationMs)}
+			return []string{purge.Grouped(d.DeletedRows), purge.Grouped(d.Batches), duration(d.DurationMs)}
 		}
 	case purge.DryRun:
 		return []string{"EXPIRED", "OLDEST", "TIME"}, func(d purge.DatabaseResult) []string {
@@ -196,7 +196,7 @@ func (v view) list(w io.Writer, names []string, lines int) {
 		fmt.Fprintln(w, strings.TrimRight(text, " "))
 	}
 	if more > 0 {
-		fmt.Fprintf(w, "  and %d more\n", more)
+		fmt.Fprintf(w, "  and %s more\n", purge.Grouped(more))
 	}
 }
 
@@ -311,10 +311,10 @@ func (v view) note(g *group, all int) note {
 		n.about += " in " + some(g.databases, all, v.verbose)
 		n.texts = g.texts[:1]
 	default:
-		n.about += fmt.Sprintf(" in %d databases", len(g.databases))
+		n.about += fmt.Sprintf(" in %s databases", purge.Grouped(len(g.databases)))
 		for i, text := range g.texts {
 			if i == mostTexts && !v.verbose {
-				n.texts = append(n.texts, fmt.Sprintf("and %d more like these (-v tells)", len(g.texts)-i))
+				n.texts = append(n.texts, fmt.Sprintf("and %s more like these (-v tells)", purge.Grouped(len(g.texts)-i)))
 				break
 			}
 			n.texts = append(n.texts, g.databases[i]+": "+text)
@@ -329,9 +329,9 @@ func some(databases []string, all int, verbose bool) string {
 	switch {
 	case more <= 1 || verbose:
 	case len(databases) == all:
-		return fmt.Sprintf("all %d databases", all)
+		return fmt.Sprintf("all %s databases", purge.Grouped(all))
 	default:
-		databases = append(slices.Clone(databases[:mostNames]), fmt.Sprintf("%d more databases", more))
+		databases = append(slices.Clone(databases[:mostNames]), purge.Grouped(more)+" more databases")
 	}
 	return strings.Join(databases, ", ")
 }
@@ -344,7 +344,7 @@ var partialReason = map[purge.StopReason]string{
 	purge.AlreadyRunning: "another run holds the database; it does the work",
 }
 
-// summary says in a sentence what came of a run, and what to do.
+// summary says in one line what came of a run, and what to do.
 func summary(result purge.Result) string {
 	of := func(status purge.Status) (n int) {
 		for _, d := range result.Databases {
@@ -356,7 +356,7 @@ func summary(result purge.Result) string {
 	}
 	did := map[purge.Action]string{
 		purge.Purge:  rows(result.DeletedRows) + " deleted",
-		purge.DryRun: "how many rows a purge would delete was not counted everywhere",
+		purge.DryRun: "not all rows were counted",
 		purge.Check:  "a purge will work",
 	}[result.Action]
 	if expired := sum(result).ExpiredRows; result.Action == purge.DryRun && expired != nil {
@@ -368,9 +368,9 @@ func summary(result purge.Result) string {
 	case result.Status == purge.Failed && result.Action == purge.Check:
 		return fmt.Sprintf("a purge would fail in %s; mend what is said above", outOf(of(purge.Failed), all))
 	case result.Status == purge.Failed:
-		return fmt.Sprintf("%s; %s failed: mend what is said above", did, outOf(of(purge.Failed), all))
+		return fmt.Sprintf("%s; %s; mend what is said above", outOf(of(purge.Failed), all), did)
 	case result.Status == purge.Partial:
-		return fmt.Sprintf("%s; %s not done to the end: run it again", did, outOf(of(purge.Partial), all))
+		return fmt.Sprintf("%s not done; %s; run it again", outOf(of(purge.Partial), all), did)
 	case result.Action == purge.Purge && result.DeletedRows == 0:
 		return "nothing had expired"
 	case result.Action == purge.Purge:
@@ -384,7 +384,7 @@ func outOf(n, all int) string {
 	if all == 1 {
 		return "1 database"
 	}
-	return fmt.Sprintf("%d of %d databases", n, all)
+	return fmt.Sprintf("%s of %s databases", purge.Grouped(n), purge.Grouped(all))
 }
 
 // wrap writes text in lines of at most so many columns, all but the first indented.

@@ -93,6 +93,9 @@ func TestAResultIsShownAsItsGoldenFileSays(t *testing.T) {
 					t.Errorf("%d columns are too few for %q", columns, line)
 				}
 			}
+			if verdict := lines[len(lines)-1]; !strings.HasPrefix(verdict, string(result.Status)+": ") {
+				t.Errorf("the verdict is no line, it ends with %q", verdict)
+			}
 			if strings.HasPrefix(name, "check") && len(lines) >= screen { // the prompt is one more
 				t.Errorf("%d healthy databases take %d lines", len(result.Databases), len(lines))
 			}
@@ -115,6 +118,16 @@ func TestTheListOfNamesTakesTheRoomThatThereIs(t *testing.T) {
 	}
 }
 
+func TestThousandsOfDatabasesHaveACommaToo(t *testing.T) {
+	for status, want := range map[purge.Status]string{purge.Complete: "in 1,200 databases (", purge.Partial: "\npartial: 1,200 of 1,200 databases not done; "} {
+		var b strings.Builder
+		view{columns: 80}.write(&b, purge.Result{Status: status, Action: purge.Purge, Databases: many(1200, purge.DatabaseResult{Status: status, StopReason: purge.Deadline})})
+		if !strings.Contains(b.String(), want) || strings.Contains(b.String(), "1200") {
+			t.Errorf("no %q in\n%s", want, b.String()[max(0, b.Len()-500):])
+		}
+	}
+}
+
 // What the README shows is what the command writes.
 func TestTheReadmeShowsWhatIsWritten(t *testing.T) {
 	page, err := os.ReadFile("../../README.md")
@@ -129,7 +142,18 @@ func TestTheReadmeShowsWhatIsWritten(t *testing.T) {
 		both[0].DurationMs, both[1].DurationMs = a.DurationMs, b.DurationMs
 		return both
 	}
+	checked := func(expired string) (found []purge.Finding) {
+		for _, k := range []purge.Kind{
+			purge.Connected, purge.Clock, purge.TLS, purge.Version, purge.TimeZone, purge.Rights, purge.ExpirationIndex, purge.Size, purge.NoOtherCleaner,
+		} {
+			found = append(found, k.Found("as it should be"))
+		}
+		return append(found, purge.Backlog.Found(expired+": run purges until the status is complete"))
+	}
 	for _, result := range []purge.Result{
+		{Status: purge.Complete, Action: purge.Check, DurationMs: 320, Databases: pair(
+			purge.DatabaseResult{Status: purge.Complete, DurationMs: 310, Findings: checked("1,500,000 rows have expired, the oldest at 2026-11-25T19:08:58.293811Z")},
+			purge.DatabaseResult{Status: purge.Complete, DurationMs: 80, Findings: checked("412,090 rows have expired, the oldest at 2026-11-25T19:09:12.047025Z")})},
 		{Status: purge.Complete, Action: purge.DryRun, DurationMs: 312, Databases: pair(
 			purge.DatabaseResult{Status: purge.Complete, DurationMs: 310, ExpiredRows: new(int64(1_500_000)), OldestExpiration: &oldest},
 			purge.DatabaseResult{Status: purge.Complete, DurationMs: 80, ExpiredRows: new(int64(412_090)), OldestExpiration: &later})},

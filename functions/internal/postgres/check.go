@@ -236,7 +236,7 @@ func cleans(t purge.Table) string {
 func bytes(n int64) string {
 	const mega = 1 << 20
 	if n < 10*mega {
-		return fmt.Sprintf("%d kB", n>>10)
+		return purge.Grouped(n>>10) + " kB"
 	}
-	return fmt.Sprintf("%d MB", n/mega)
+	return purge.Grouped(n/mega) + " MB"
 }

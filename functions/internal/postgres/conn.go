@@ -83,7 +83,8 @@ type Server struct {
 
 // Open implements [purge.Engine].
 func (s Server) Open(ctx context.Context, database string, table purge.Table, lock bool) (purge.Conn, error) {
-	c := &conn{server: s, database: database, table: table, seen: map[string]bool{}, prepared: map[string]*pgconn.StatementDescription{}}
+	c := &conn{server: s, database: database, table: table}
+	c.seen, c.prepared = map[string]bool{}, map[string]*pgconn.StatementDescription{}
 	if err := c.open(ctx, lock); err != nil {
 		c.Close()
 		return nil, err
@@ -99,24 +100,23 @@ type conn struct {
 	server   Server
 	database string
 	table    purge.Table
-	pg       *pgx.Conn
 	startup  map[string]string // settings that the log-in asks for; nil is the usual ones
-	dialed   time.Time         // the host, for this session
-	pooled   bool              // a pooler that keeps sessions apart is in between
-	set      []string          // settings in the session; none before it is known for the run's own
-	before   [][2]string       // settings that were in it, with their values
-	served   bool              // the server has answered a statement
-	locked   bool
+	pg       *pgx.Conn
 	facts    facts
-	limits   *limits // nil is none set
-	seen     map[string]bool
-	prepared map[string]*pgconn.StatementDescription
-	began    time.Time // the last statement
-	canceled int       // statements in turn, by somebody else
-	tooLarge bool      // reading the whole table for each batch would take too long
-	sampled  bool      // whether most rows of the table go is known
-	careful  bool      // a row that was met resists
-	stuck    int64     // rows that were met and stay, where no other one was met
+	lease
+	statements
+	meeting
+}
+
+// lease is a session, which may be a pooler's: what the run has in it, and what is put
+// back at the end.
+type lease struct {
+	dialed time.Time   // the host
+	pooled bool        // a pooler that keeps sessions apart is in between
+	set    []string    // settings; none before it is known for the run's own
+	before [][2]string // settings that were in it, with their values
+	served bool        // the server has answered a statement
+	locked bool
 }
 
 // Databases lists all databases of the server, by way of the one named.
@@ -355,7 +355,7 @@ func (c *conn) readBefore(ctx context.Context) error {
 
 // Switch implements [purge.Conn].
 func (c *conn) Switch(ctx context.Context, table purge.Table) error {
-	c.table, c.limits, c.tooLarge, c.sampled, c.canceled = table, nil, false, false, 0 // the settings set anew lift the limits
+	c.table, c.limits, c.canceled = table, nil, 0 // the settings set anew lift the limits
 	if err := c.examine(ctx, session{backend: c.facts.backend}, false); err != nil {
 		return err
 	}

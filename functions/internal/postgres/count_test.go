@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -28,35 +29,38 @@ const (
 	stride       = 7919
 )
 
-// said is about how many bytes go each way in a run over so many rows.
-var said = map[relay.Way]int{relay.ToServer: 35_000, relay.ToClient: 10_000}
-
 // Two runs and another cleaner delete at once, and the connection of one run is cut. What
 // the runs publish is what left, less what the cleaner deleted: to the row, but for one
 // batch of which the server said too little before the cut, and that is told. With
-// CUT_EVERY=n in the environment there is a cut at each nth byte.
+// CUT_EVERY=n in the environment there is a cut ahead of each nth message, with one
+// connection and with two. That is each byte: neither server nor driver acts on a message
+// before it has come to its end.
 func TestWhatIsPublishedIsWhatLeftWhereverTheConnectionIsCut(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, "purge_counted", "")
 	every, _ := strconv.Atoi(os.Getenv("CUT_EVERY")) //nolint:errcheck // none is random
+	said := newCounted(t, s, true).said(t)
 	var cuts, inexact atomic.Int64
-	for way, all := range said {
+	for way, most := range said {
 		for name, trigger := range map[string]bool{"without a trigger": false, "with a trigger": true} {
 			var tried atomic.Int64
-			next := func() (at int, more bool) {
+			next := func() (where cut, connections int, more bool) {
 				n := int(tried.Add(1)) - 1
-				if every > 0 { // in no order, so that one that is broken off has tried some of all
-					tries := all / every
-					return n * stride % tries * every, n < tries
+				switch tries := most.messages / max(1, every); {
+				case every > 0: // in no order, so that one that is broken off has tried some of all
+					return cut{way, n / 2 * stride % tries * every, true}, 1 + n%2, n < 2*tries
+				case n%2 > 0:
+					return cut{way, rand.N(most.messages), true}, 1 + rand.N(2), n < cutsTried
+				default:
+					return cut{way, rand.N(most.bytes), false}, 1 + rand.N(2), n < cutsTried
 				}
-				return rand.N(all), n < cutsTried
 			}
 			for i := range 4 {
 				t.Run(fmt.Sprintf("%s, %s, %d", way, name, i), func(t *testing.T) {
 					t.Parallel()
 					c := newCounted(t, s, trigger)
-					for at, more := next(); more && !t.Failed(); at, more = next() {
-						off, cut := c.purge(t, way, at)
+					for where, connections, more := next(); more && !t.Failed(); where, connections, more = next() {
+						off, cut := c.purge(t, where, connections)
 						if cut {
 							cuts.Add(1)
 						}
@@ -68,7 +72,71 @@ func TestWhatIsPublishedIsWhatLeftWhereverTheConnectionIsCut(t *testing.T) {
 			}
 		}
 	}
-	t.Cleanup(func() { t.Logf("%d cuts, of which %d left a count inexact", cuts.Load(), inexact.Load()) })
+	t.Cleanup(func() {
+		t.Logf("of what was said, %+v: %d cuts, of which %d left a count inexact", said, cuts.Load(), inexact.Load())
+	})
+}
+
+// cut is where a connection is cut: ahead of a message or a byte, by its number.
+type cut struct {
+	way     relay.Way
+	at      int
+	message bool
+}
+
+func (c cut) on(r *relay.Relay) {
+	if !c.message {
+		r.CutAfter(c.way, c.at)
+		return
+	}
+	left, links := c.at, links{}
+	r.CutWhere(func(link int64, way relay.Way, data []byte) (int, bool) {
+		if way != c.way {
+			return 0, false
+		}
+		begin := links.begin(link, way, data)
+		if left -= len(begin); left >= 0 {
+			return 0, false
+		}
+		return begin[len(begin)+left], true
+	})
+}
+
+// links finds where PostgreSQL's messages begin in what goes one way, by connection.
+type links map[int64]*messages
+
+// messages is what has come of a connection's.
+type messages struct {
+	head []byte // of one, until it is whole
+	left int    // bytes of the one that goes on
+	read int    // whole heads
+}
+
+func (l links) begin(link int64, way relay.Way, data []byte) (at []int) {
+	m := l[link]
+	if m == nil {
+		m = &messages{}
+		l[link] = m
+	}
+	for i := 0; i < len(data); {
+		if m.left > 0 {
+			n := min(m.left, len(data)-i)
+			m.left, i = m.left-n, i+n
+			continue
+		}
+		if len(m.head) == 0 {
+			at = append(at, i)
+		}
+		m.head, i = append(m.head, data[i]), i+1
+		size := 4
+		if way == relay.ToClient || m.read > 0 { // all have a type but the very first
+			size++
+		}
+		if len(m.head) == size {
+			m.left, m.read, m.head = int(binary.BigEndian.Uint32(m.head[size-4:]))-4, m.read+1, m.head[:0]
+		}
+	}
+	return at
 }
 
 // counted is a database that is purged again and again.
@@ -114,18 +182,42 @@ func (c *counted) left(t *testing.T) int64 {
 	return one[int64](t, c.conn, "SELECT count(*) FROM dbo.clientaccesstokens")
 }
 
-// purge purges fresh rows while the connection is cut once, and returns by how much the
+// extent is how much goes one way in a run.
+type extent struct{ messages, bytes int }
+
+// said returns how much there is to say in a run that nobody disturbs.
+func (c *counted) said(t *testing.T) map[relay.Way]extent {
+	t.Helper()
+	c.fill(t)
+	said := map[relay.Way]extent{relay.ToServer: {}, relay.ToClient: {}}
+	each := map[relay.Way]links{relay.ToServer: {}, relay.ToClient: {}}
+	c.between.CutWhere(func(link int64, way relay.Way, data []byte) (int, bool) {
+		so := said[way]
+		said[way] = extent{so.messages + len(each[way].begin(link, way, data)), so.bytes + len(data)}
+		return 0, false
+	})
+	c.run(t, c.through, 2)
+	c.between.Heal()
+	return said
+}
+
+// run purges with so many connections.
+func (c *counted) run(t *testing.T, s Server, connections int) purge.DatabaseResult {
+	to := target(s, c.name)
+	to.Engine = undisturbed{s}
+	return purge.Run(t.Context(), to, purge.Policy{Action: purge.Purge, BatchSize: countedBatch, BatchTarget: time.Minute, Concurrency: connections, ConnectTimeout: 10 * time.Second}, func(purge.DatabaseResult) {}).Databases[0]
+}
+
+// purge purges fresh rows while a connection is cut once, and returns by how much the
 // count was off.
-func (c *counted) purge(t *testing.T, way relay.Way, n int) (off int64, cut bool) {
+func (c *counted) purge(t *testing.T, where cut, connections int) (off int64, cut bool) {
 	t.Helper()
 	c.fill(t)
 	before := c.between.Cuts()
-	c.between.CutAfter(way, n)
+	where.on(c.between)
 	var published, cleaned atomic.Int64
 	run := func(s Server) purge.DatabaseResult {
-		to := target(s, c.name)
-		to.Engine = undisturbed{s}
-		r := purge.Run(t.Context(), to, purge.Policy{Action: purge.Purge, BatchSize: countedBatch, BatchTarget: time.Minute, Concurrency: 1 + n%2, ConnectTimeout: 10 * time.Second}, func(purge.DatabaseResult) {}).Databases[0]
+		r := c.run(t, s, connections)
 		published.Add(r.DeletedRows)
 		return r
 	}
@@ -158,8 +250,8 @@ DELETE FROM dbo.clientaccesstokens WHERE id IN (
 		left = c.left(t)
 	}
 	if off = published.Load() + cleaned.Load() - countedRows; left != countedLive || max(off, -off) > countedBatch || off != 0 && !told {
-		t.Errorf("cut %s at byte %d: %t, told: %t; published %d and another cleaner deleted %d of %d rows; %d of %d live rows are left",
-			way, n, cut, told, published.Load(), cleaned.Load(), countedRows, left, countedLive)
+		t.Errorf("%+v with %d connections, cut: %t, told: %t; published %d and another cleaner deleted %d of %d rows; %d of %d live rows are left",
+			where, connections, cut, told, published.Load(), cleaned.Load(), countedRows, left, countedLive)
 	}
 	return off, cut
 }

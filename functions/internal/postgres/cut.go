@@ -48,7 +48,8 @@ const (
 // window is a [purge.Window]: the rows with from <= expiration < to. Where
 // physical, only those of them in lower <= ctid < upper, and after them those on the
 // pages before wrap; where whole, they are most rows of these pages. Where scanned, those
-// that are met first in reading the table.
+// that are met first in reading the table. What was found out in cutting it stays with
+// what is left of it.
 type window struct {
 	from, to     pgtype.Timestamp
 	physical     bool
@@ -56,6 +57,8 @@ type window struct {
 	wrap         uint32
 	whole        bool
 	scanned      bool
+	sampled      bool // whether they are most rows of the table is known
+	tooLarge     bool // reading the whole table for each batch would take too long
 }
 
 // args are the parameters of a statement on w.
@@ -310,9 +313,9 @@ func (c *conn) cutWindows(ctx context.Context, part window, size, batches int) (
 	if !c.facts.indexed { // each end costs a reading of the whole table
 		batches = 1
 	}
-	ends, last, err := c.endsInTime(ctx, part, size, batches)
-	switch {
-	case c.tooLarge:
+	ends, last, tooLarge, err := c.endsInTime(ctx, part, size, batches)
+	switch part.tooLarge = tooLarge; {
+	case tooLarge:
 		return c.cutScanned(ctx, part)
 	case err != nil:
 		return nil, nil, err
@@ -321,7 +324,9 @@ func (c *conn) cutWindows(ctx context.Context, part window, size, batches int) (
 		if e.at == part.from { // more rows than a batch share one expiration
 			break
 		}
-		cut = append(cut, purge.Batch{Window: window{from: part.from, to: e.at}, Rows: e.rows})
+		batch := part
+		batch.to = e.at
+		cut = append(cut, purge.Batch{Window: batch, Rows: e.rows})
 		part.from = e.at
 	}
 	switch {
@@ -332,35 +337,35 @@ func (c *conn) cutWindows(ctx context.Context, part window, size, batches int) (
 	case c.facts.canUseCTID(): // their place tells them apart
 		return c.cutPhysical(ctx, part, size)
 	default:
-		after := next(part.from)
-		cut, rest, err := c.cutScanned(ctx, window{from: part.from, to: after})
+		instant, after := part, part
+		after.from = next(part.from)
+		instant.to = after.from
+		cut, rest, err := c.cutScanned(ctx, instant)
 		if rest != nil {
 			return cut, part, err
 		}
-		return cut, window{from: after, to: part.to}, err
+		return cut, after, err
 	}
 }
 
 // readShare is the part of the time left that one reading of the whole table may take.
 const readShare = 8
 
-// endsInTime is ends, but for a table that takes too long to read for each batch. Then
-// it is found to be too large for that.
-func (c *conn) endsInTime(ctx context.Context, w window, size, batches int) (ends []end, last int64, err error) {
+// endsInTime is ends, but for a table that takes too long to read for each batch.
+func (c *conn) endsInTime(ctx context.Context, w window, size, batches int) (ends []end, last int64, tooLarge bool, err error) {
 	deadline, limited := ctx.Deadline()
-	brief := ctx
-	if limited && !c.facts.indexed && c.facts.plain {
-		if c.tooLarge {
-			return nil, 0, nil
-		}
-		var cancel context.CancelFunc
-		brief, cancel = context.WithTimeout(ctx, time.Until(deadline)/readShare)
-		defer cancel()
+	if !limited || c.facts.indexed || !c.facts.plain {
+		ends, last, err = c.ends(ctx, w, size, batches)
+		return ends, last, false, c.explain("find the next batch", err)
 	}
+	if w.tooLarge {
+		return nil, 0, true, nil
+	}
+	brief, cancel := context.WithTimeout(ctx, time.Until(deadline)/readShare)
+	defer cancel()
 	ends, last, err = c.ends(brief, w, size, batches)
 	err = c.explain("find the next batch", err)
-	c.tooLarge = brief != ctx && errors.Is(err, purge.ErrTimeout) && ctx.Err() == nil
-	return ends, last, err
+	return ends, last, errors.Is(err, purge.ErrTimeout) && ctx.Err() == nil, err
 }
 
 // end is where a batch ends, and how many rows it has, 0 where that is not known.
@@ -409,13 +414,13 @@ func (c *conn) endsWithin(ctx context.Context, p plan, atOnce int, w window, siz
 
 // mayGoByPages tells whether it is not known yet how many of the rows are in w.
 func (c *conn) mayGoByPages(w window) bool {
-	return !c.sampled && !w.physical && c.facts.indexed && c.facts.canUseCTID() && c.facts.readsRanges()
+	return !w.sampled && !w.physical && c.facts.indexed && c.facts.canUseCTID() && c.facts.readsRanges()
 }
 
 // byPages returns w by place where its rows are most of a large table: to delete them page
 // by page takes no reading of the index, neither for its ends nor for its rows.
 func (c *conn) byPages(ctx context.Context, w window) (window, error) {
-	c.sampled = true
+	w.sampled = true
 	var pages uint32
 	err := c.row(ctx, byIndex, &pages, c.facts.on(sqlMostly), w.args(c.facts.oid, densePages, denseRows)...)
 	if err == nil && pages > chunkPages && pages <= wholePages {

@@ -103,8 +103,8 @@ func (c *conn) Rehearse(ctx context.Context, b purge.Batch) (rows, gone int64, e
 		if err := c.runDeferred(ctx, tx); err != nil {
 			return err
 		}
-		var micros, writes int64
-		if err := tx.QueryRow(ctx, prove, c.facts.leaves, int64(math.MaxInt64)).Scan(&gone, &micros, &writes); err != nil {
+		var micros, number, writes int64
+		if err := tx.QueryRow(ctx, prove, c.facts.leaves, int64(math.MaxInt64)).Scan(&gone, &micros, &number, &writes); err != nil {
 			return err
 		}
 		return undone
@@ -125,7 +125,7 @@ func (c *conn) runDeferred(ctx context.Context, tx pgx.Tx) error {
 }
 
 // proofs is how many numbers sqlProve returns.
-const proofs = 3
+const proofs = 4
 
 // proved reads what sqlProve returned.
 func (c *conn) proved(values [][]byte) purge.Deleted {
@@ -133,7 +133,7 @@ func (c *conn) proved(values [][]byte) purge.Deleted {
 	for i, value := range values {
 		numbers[i], _ = strconv.ParseInt(string(value), 10, 64) // integers alone
 	}
-	gone := purge.Deleted{Rows: numbers[0], Took: time.Duration(numbers[1]) * time.Microsecond, Transaction: uint64(numbers[2])}
+	gone := purge.Deleted{Rows: numbers[0], Took: time.Duration(numbers[1]) * time.Microsecond, Transaction: uint64(numbers[2]), Count: numbers[3]}
 	switch {
 	case gone.Transaction == 0:
 	case c.facts.acts: // a block with an exception takes numbers of its own, wherever it is

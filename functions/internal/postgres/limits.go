@@ -44,6 +44,15 @@ type limits struct {
 	until           time.Time // they are valid until then; zero is for ever
 }
 
+// statements is what a session has for those that it is sent.
+type statements struct {
+	limits   *limits         // nil is none set
+	seen     map[string]bool // sent once
+	prepared map[string]*pgconn.StatementDescription
+	began    time.Time // the last
+	canceled int       // in turn, by somebody else
+}
+
 // valid tells whether the limits hold for a statement that is sent now.
 func (l *limits) valid(now time.Time) bool { return l.until.IsZero() || !now.After(l.until) }
 

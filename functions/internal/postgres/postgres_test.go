@@ -588,11 +588,11 @@ func testLastLook(t *testing.T, s stage, fill, parts int) {
 	}
 	defer opened.Close()
 	c := opened.(*conn)
-	c.sampled = true // as if the rows were not most of the table
-	all := c.Expired(time.Time{}, db.Now(t))
+	all := c.Expired(time.Time{}, db.Now(t)).(window)
+	all.sampled = true // as if the rows were not most of the table
 	var deleted int64
 	var trail purge.Trail
-	for rest := all; rest != nil; {
+	for rest := purge.Window(all); rest != nil; {
 		var cut []purge.Batch
 		if cut, rest, err = c.Cut(t.Context(), rest, 5000, deadRows/5000); err != nil {
 			t.Fatal(err)
@@ -607,7 +607,7 @@ func testLastLook(t *testing.T, s stage, fill, parts int) {
 			trail.Checkpoints = append(trail.Checkpoints, rest)
 		}
 	}
-	looks, err := c.looks(t.Context(), all.(window), trail)
+	looks, err := c.looks(t.Context(), all, trail)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -617,7 +617,7 @@ func testLastLook(t *testing.T, s stage, fill, parts int) {
 	if deleted != 3*deadRows || len(looks) != parts || looks[0].mostlyDead != (fill == 100) {
 		t.Errorf("%d rows deleted, the last look in %d parts, want %d; mostly dead %v", deleted, len(looks), parts, looks[0].mostlyDead)
 	}
-	if from, to := looks[0].from, looks[len(looks)-1].to; from != all.(window).from || to != all.(window).to {
+	if from, to := looks[0].from, looks[len(looks)-1].to; from != all.from || to != all.to {
 		t.Errorf("the looks cover %v to %v", from, to)
 	}
 	if from, to := looks[0].lower, looks[len(looks)-1].upper; looks[0].physical && (from != page(0) || to != page(lastPage)) {

@@ -24,6 +24,12 @@ func (c *conn) scan() plan {
 	return inSequence
 }
 
+// meeting is what is known of rows that were met.
+type meeting struct {
+	careful bool  // one resists
+	stuck   int64 // how many stay, where no other one was met
+}
+
 // cutScanned is Cut where neither expirations nor places tell rows apart: a batch is
 // the rows that are met first, and there is another one as long as one is met.
 func (c *conn) cutScanned(ctx context.Context, w window) ([]purge.Batch, purge.Window, error) {
@@ -86,7 +92,7 @@ func (c *conn) scanOnce(ctx context.Context, b purge.Batch) (gone purge.Deleted,
 		err = c.runDeferred(ctx, tx)
 	}
 	if err == nil {
-		err = tx.QueryRow(ctx, prove, pgx.QueryResultFormats{pgx.TextFormatCode}, c.facts.leaves, most).Scan(&values[0], &values[1], &values[2])
+		err = tx.QueryRow(ctx, prove, pgx.QueryResultFormats{pgx.TextFormatCode}, c.facts.leaves, most).Scan(&values[0], &values[1], &values[2], &values[3])
 	}
 	if err != nil {
 		return gone, purge.Uncommitted(c.explain("delete", err))

@@ -163,7 +163,7 @@ CREATE OR REPLACE TRIGGER slow AFTER DELETE ON dbo.clientaccesstokens FOR EACH S
 }
 
 func TestASessionEndedByTransactionTimeoutIsLost(t *testing.T) {
-	c := &conn{served: true}
+	c := &conn{lease: lease{served: true}}
 	for code, want := range map[string]error{
 		"25P04": purge.ErrLost, "25P03": purge.ErrLost, "57P05": purge.ErrLost, "57P01": purge.ErrLost,
 		"57P03": purge.ErrNotYet, "53300": purge.ErrNoSlot, "25006": purge.ErrUncommitted,

@@ -168,9 +168,10 @@ HAVING ` + sqlAsked
 	sqlCommitted   = `SELECT coalesce(pg_xact_status($1::text::xid8), '')`
 
 	// What the DELETE before it in the same transaction came to: the rows that are
-	// gone, the time it took, and the transaction's number, 0 where it wrote nothing. Where more rows are gone than
-	// $2, a division by zero undoes them. Where the DELETE was not even asked whether
-	// the table had changed, a rule took its place, and nothing is gone.
+	// gone, the time it took, the transaction's number, 0 where it wrote nothing, and
+	// sqlWrites. Where more rows are gone than $2, a division by zero undoes them. Where the
+	// DELETE was not even asked whether the table had changed, a rule took its place, and
+	// nothing is gone.
 	sqlProve = sqlProof + `
 FROM (SELECT coalesce(` + sqlNet + ` - NULLIF(current_setting('edfi_token_purge.before', true), '')::bigint, 0)::bigint AS net
       FROM unnest($1::oid[]) AS leaf) AS counted`
@@ -178,7 +179,8 @@ FROM (SELECT coalesce(` + sqlNet + ` - NULLIF(current_setting('edfi_token_purge.
 	sqlProof = `
 SELECT net / CASE WHEN net > $2 THEN 0 ELSE 1 END,
        (extract(epoch FROM clock_timestamp() - now()) * 1000000)::bigint,
-       coalesce(pg_current_xact_id_if_assigned()::text::bigint, 0)`
+       coalesce(pg_current_xact_id_if_assigned()::text::bigint, 0),
+       ` + sqlXmax
 
 	// The same where the server keeps no count: the DELETE itself tells how many it
 	// returned.
@@ -429,7 +431,8 @@ WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp` + sqlStill
 
 	// How many transactions have written to the server, more or less: each takes the
 	// next number.
-	sqlWrites = `SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint`
+	sqlWrites = `SELECT ` + sqlXmax
+	sqlXmax   = `pg_snapshot_xmax(pg_current_snapshot())::text::bigint`
 
 	// Expiration windows.
 	sqlOldest = `

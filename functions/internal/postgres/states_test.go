@@ -424,11 +424,10 @@ func TestRowsOfATableThatTakesTooLongToReadGoAsTheyAreMet(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer opened.Close()
-	opened.(*conn).tooLarge = true
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var deleted int64
-	for rest := opened.Expired(time.Time{}, db.Now(t)); rest != nil; {
+	for rest := (metRows{opened.(*conn)}).Expired(time.Time{}, db.Now(t)); rest != nil; {
 		var cut []purge.Batch
 		if cut, rest, err = opened.Cut(ctx, rest, 300, 8); err != nil || len(cut) != 1 {
 			t.Fatal(cut, err)
@@ -598,10 +597,9 @@ func TestALiveRowUnderAScanStays(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer opened.Close()
-	opened.(*conn).tooLarge = true
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	cut, _, err := opened.Cut(ctx, opened.Expired(time.Time{}, db.Now(t)), 10, 1)
+	cut, _, err := opened.Cut(ctx, metRows{opened.(*conn)}.Expired(time.Time{}, db.Now(t)), 10, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -619,16 +617,25 @@ func TestALiveRowUnderAScanStays(t *testing.T) {
 	}
 }
 
-// meeting is an engine that deletes rows as they are met, as it does in a table that takes
+// metFirst is an engine that deletes rows as they are met, as it does in a table that takes
 // too long to read.
-type meeting struct{ Server }
+type metFirst struct{ Server }
 
-func (m meeting) Open(ctx context.Context, database string, table purge.Table, lock bool) (purge.Conn, error) {
+func (m metFirst) Open(ctx context.Context, database string, table purge.Table, lock bool) (purge.Conn, error) {
 	opened, err := m.Server.Open(ctx, database, table, lock)
-	if err == nil {
-		opened.(*conn).tooLarge = true
+	if err != nil {
+		return nil, err
 	}
-	return opened, err
+	return metRows{opened.(*conn)}, nil
+}
+
+// metRows is a connection to a table that takes too long to read.
+type metRows struct{ *conn }
+
+func (m metRows) Expired(after, cutoff time.Time) purge.Window {
+	w := m.conn.Expired(after, cutoff).(window)
+	w.tooLarge = true
+	return w
 }
 
 func TestRowsThatResistAreCountedOnceBySeveralConnections(t *testing.T) {
@@ -639,7 +646,7 @@ DROP INDEX dbo.ix_clientaccesstokens_expiration;
 CREATE TABLE dbo.audit AS SELECT id FROM dbo.clientaccesstokens WHERE expiration < now() AT TIME ZONE 'UTC' LIMIT 5;
 ALTER TABLE dbo.audit ADD FOREIGN KEY (id) REFERENCES dbo.clientaccesstokens`)
 	to := target(s.server(), db.name)
-	to.Engine = meeting{s.server()}
+	to.Engine = metFirst{s.server()}
 	r := purge.Run(t.Context(), to, purge.Policy{Action: purge.Purge, BatchSize: 100, Concurrency: 3}, func(purge.DatabaseResult) {}).Databases[0]
 	if expired, live := db.counts(t); r.Status != purge.Failed || r.DeletedRows != rows-5 || expired != 5 || live != 10 || !strings.Contains(r.Error, "5 rows stay, and all others are deleted") {
 		t.Errorf("%+v; %d expired and %d live left", r, expired, live)

@@ -5,11 +5,17 @@ import (
 	"context"
 )
 
+// unacknowledged is what is known of batches whose acknowledgement was lost.
+type unacknowledged struct {
+	asking    []*batch // what became of them is not known yet
+	uncertain int64    // rows of those that were counted without a proof
+}
+
 // Acknowledge finds out over conn what became of the batches whose acknowledgement
 // was lost.
 func (b *backlog) Acknowledge(ctx context.Context, conn Conn) error {
-	for ; len(b.unacknowledged) > 0; b.unacknowledged = b.unacknowledged[1:] {
-		c := b.unacknowledged[0]
+	for ; len(b.asking) > 0; b.asking = b.asking[1:] {
+		c := b.asking[0]
 		committed, proved, err := c.wasCommitted(ctx, conn)
 		if err != nil {
 			return err
@@ -24,10 +30,10 @@ func (b *backlog) Acknowledge(ctx context.Context, conn Conn) error {
 // proof either: they may have come since, or the server may be about to commit.
 func (b *batch) wasCommitted(ctx context.Context, conn Conn) (committed, proved bool, err error) {
 	witness, ok := conn.(Witness)
-	proved = ok && b.transaction != 0
+	proved = ok && b.gone.Transaction != 0
 	err = retryWhileLocked(ctx, func() (err error) {
 		if proved {
-			committed, err = witness.Committed(ctx, b.transaction)
+			committed, err = witness.Committed(ctx, b.gone.Transaction)
 			return err
 		}
 		_, found, err := conn.Oldest(ctx, b.Window, Trail{})
@@ -45,11 +51,11 @@ func (b *backlog) settle(c *batch, committed, proved bool) {
 		b.quota.Release(c.reserved, 0)
 		return
 	}
-	rows := c.deleted
+	rows := c.gone.Rows
 	if rows < 0 {
 		rows = c.Rows
 	}
-	if !proved || c.deleted < 0 {
+	if !proved || c.gone.Rows < 0 {
 		b.uncertain += c.mayBe()
 	}
 	b.quota.Release(c.reserved, cmp.Or(rows, c.mayBe()))
@@ -60,8 +66,8 @@ func (b *backlog) settle(c *batch, committed, proved bool) {
 
 // mayBe returns how many rows went at most, if any did.
 func (b *batch) mayBe() int64 {
-	if b.deleted >= 0 {
-		return b.deleted
+	if b.gone.Rows >= 0 {
+		return b.gone.Rows
 	}
 	return b.reserved
 }
@@ -69,7 +75,7 @@ func (b *batch) mayBe() int64 {
 // Uncertain returns by how many rows the count may be off.
 func (b *backlog) Uncertain() int64 {
 	rows := b.uncertain
-	for _, c := range b.unacknowledged {
+	for _, c := range b.asking {
 		rows += c.mayBe()
 	}
 	return rows

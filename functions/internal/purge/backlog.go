@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -16,9 +15,6 @@ const (
 	// after all others, in pieces of this part of its size, so that four tries isolate
 	// one such row among 5,000.
 	splitInto = 10
-	// mostRefused is how many rows in turn are tried one by one and refused, before the
-	// others that are left count as refused too.
-	mostRefused = 1000
 	// prefetch is how many batches are cut in one reading, and prefetchRows how many
 	// rows they have: reading where they end then takes the time of one delete.
 	prefetch     = 8
@@ -34,108 +30,53 @@ const (
 // errMaxRows ends a sweep although there is time and nothing went wrong.
 var errMaxRows = errors.New("the cap on rows is reached")
 
-// errTakesMore is for a row that can't go alone.
-var errTakesMore = errors.New("a row takes more rows of the table with it than a batch may have")
-
-// refusedError ends a sweep that left rows which the database refuses to delete.
-type refusedError struct {
-	rows       int64 // at least
-	more       bool  // that were not tried one by one
-	unfinished bool  // the sweep ended before all rows were tried
-	cause      error // of the first
-	mend       string
-}
-
-// Error says how many rows stay, and why.
-func (r refusedError) Error() string {
-	rows := Grouped(r.rows) + " rows stay"
-	if r.rows == 1 {
-		rows = "1 row stays"
-	}
-	switch {
-	case r.more:
-		rows = "more than " + rows + ", and the others were not tried"
-	case r.unfinished:
-		rows += " of those that were tried"
-	default:
-		rows += ", and all others are deleted"
-	}
-	return fmt.Sprintf("%s: %s%s", rows, r.cause, r.mend)
-}
-
-// Unwrap returns the cause.
-func (r refusedError) Unwrap() error { return r.cause }
-
-// part is a stretch of the table still to be cut.
-type part struct {
-	window Window
-	size   int  // most rows a batch has here; 0 is as many as elsewhere
-	locked bool // others held a row of it
-	last   bool // one row of it took more than itself, so that all others come first
-}
-
-// batch is a Batch on its way to a worker and back.
-type batch struct {
-	Batch
-	size     int   // most rows it was cut at
-	reserved int64 // rows of the quota
-	retried  bool
-	locked   bool
-	last     bool
-	deleted  int64
-	took     time.Duration
-	err      error
-
-	writes      int64 // this and transaction as Deleted has them
-	transaction uint64
-}
-
-// again returns what is left of b as a part, of which batches have at most so many
-// rows.
-func (b *batch) again(size int, locked bool) part { return part{b.Window, size, locked, b.last} }
-
 // backlog is what one database still has to delete. Workers pull batches from it,
 // and it takes in what came of them.
 type backlog struct {
-	policy  Policy
 	quota   *quota
 	sizer   *sizer
 	yields  func() bool                                     // whether the run makes way for others
 	deleted func(rows int64)                                // is told of each batch that deleted rows
-	resting func(ctx context.Context, conn Conn, err error) // is told why a cut has to wait
+	waits   func(ctx context.Context, conn Conn, err error) // is told why a cut has to wait
 	log     *slog.Logger
 
-	mu             sync.Mutex
-	changed        sync.Cond
-	todo           []part   // not cut yet
-	ready          []*batch // cut
-	cutting        bool     // one worker is at it
-	inFlight       int      // batches that workers have
-	short          bool     // the quota was used up when it was last asked
-	cut            int      // batches of this sweep
-	large          bool     // after many of them there was more to cut, and nobody to make way for
-	failure        error    // why the sweep stops
-	aside          []part   // what it leaves
-	unacknowledged []*batch
-	uncertain      int64 // rows of batches that were, and were counted without a proof
-	rows           int64 // deleted
-	batches        int   // that deleted rows
-	trail          Trail
-	unmarked       int64         // rows since the last checkpoint
-	refused        refusedError  // what this sweep leaves for that
-	refusals       int           // in turn
-	slow           bool          // a few rows ran out of time
-	throttled      time.Duration // that workers waited for others, all together
+	mu      sync.Mutex
+	changed sync.Cond
+	sweep
+	totals
+	unacknowledged
+}
+
+// sweep is where one that goes over the table is.
+type sweep struct {
+	todo     []part   // not cut yet
+	ready    []*batch // cut
+	cutting  bool     // one worker is at it
+	inFlight int      // batches that workers have
+	short    bool     // the quota was used up when it was last asked
+	cut      int      // batches
+	large    bool     // after many of them there was more to cut, and nobody to make way for
+	failure  error    // why it stops
+	aside    []part   // what it leaves
+	refused  refusedError
+}
+
+// totals are what came of all sweeps.
+type totals struct {
+	rows      int64 // deleted
+	batches   int   // that deleted rows
+	trail     Trail
+	unmarked  int64         // rows since the last checkpoint
+	slow      bool          // a few rows ran out of time
+	throttled time.Duration // that workers waited for others, all together
 }
 
 // Begin begins a sweep of windows, in their order.
 func (b *backlog) Begin(windows []Window) {
-	b.todo, b.aside = nil, nil
+	b.sweep = sweep{}
 	for _, w := range windows {
 		b.todo = append(b.todo, part{window: w})
 	}
-	b.failure, b.short, b.cut, b.large = nil, false, 0, false
-	b.refused, b.refusals = refusedError{}, 0
 }
 
 // End ends the sweep once no worker has a batch any more. It returns why it stopped
@@ -295,7 +236,7 @@ func (b *backlog) read(ctx context.Context, conn Conn, p *part, wait bool) (cut 
 		batches, rest, err = conn.Cut(ctx, p.window, size, most)
 		if errors.Is(err, ErrLocked) { // whatever ends the next try
 			locked = true
-			b.resting(ctx, conn, err)
+			b.waits(ctx, conn, err)
 		}
 		return err
 	})
@@ -391,7 +332,7 @@ func (b *backlog) recut(batches []*batch) (others []*batch) {
 func (b *backlog) back(c *batch) {
 	b.inFlight--
 	b.short = false
-	b.quota.Release(c.reserved, c.deleted)
+	b.quota.Release(c.reserved, c.gone.Rows)
 	b.changed.Broadcast()
 }
 
@@ -399,10 +340,10 @@ func (b *backlog) back(c *batch) {
 func (b *backlog) Done(ctx context.Context, c *batch) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.slow = b.slow || c.isSlow(b.policy)
+	b.slow = b.slow || c.isSlow(b.sizer)
 	switch {
 	case errors.Is(c.err, ErrLost) && !errors.Is(c.err, ErrUncommitted): // until it is known, all of it counts against the quota
-		b.unacknowledged, b.aside = append(b.unacknowledged, c), append(b.aside, c.again(0, c.locked))
+		b.asking, b.aside = append(b.asking, c), append(b.aside, c.again(0, c.locked))
 		b.stop(c.err)
 		b.inFlight--
 		b.changed.Broadcast()
@@ -421,46 +362,15 @@ func (b *backlog) Done(ctx context.Context, c *batch) {
 		b.aside = append(b.aside, c.again(0, c.locked))
 		b.stop(c.err)
 	default:
-		b.refusals = 0
-		b.count(c.deleted)
+		b.refused.inTurn = 0
+		b.count(c.gone.Rows)
 	}
 	b.back(c)
 }
 
-// isSlow tells whether b has few rows and ran out of time.
-func (b *batch) isSlow(p Policy) bool {
-	return errors.Is(b.err, ErrTimeout) && b.size < min(slowRows, p.BatchSize) && b.took > 2*p.BatchTarget
-}
-
 // Slow tells whether rows take so long that a batch has few of them.
 func (b *backlog) Slow() bool {
-	return b.slow || b.sizer.Next() < min(slowRows, b.policy.BatchSize)
-}
-
-// overfull takes back a batch that was more than it may be: rows came, or they take others
-// with them. A single row comes once more after all others, which may be gone by then.
-func (b *backlog) overfull(c *batch) {
-	switch {
-	case c.size > 1:
-		b.todo = slices.Insert(b.todo, 0, c.again(c.size/2, c.locked))
-	case c.last:
-		c.err = errTakesMore
-		b.refuse(c)
-	default:
-		c.last = true
-		b.todo = append(b.todo, c.again(1, c.locked))
-	}
-}
-
-// refuse leaves rows aside that the database refuses to delete.
-func (b *backlog) refuse(c *batch) {
-	b.aside = append(b.aside, c.again(0, c.locked))
-	b.refused.rows += max(1, c.Rows)
-	b.refused.cause = cmp.Or(b.refused.cause, c.err)
-	if b.refusals++; b.refusals >= mostRefused {
-		b.refused.more = true
-		b.stop(b.refused)
-	}
+	return b.slow || b.sizer.Next() < min(slowRows, b.sizer.most)
 }
 
 // count adds a committed batch.

@@ -32,7 +32,7 @@ func (t *turn) check(ctx context.Context, facts Facts) error {
 			faults = append(faults, f.Code+": "+f.Message)
 		}
 	}
-	find(Connected.Found(fmt.Sprintf("connected, logged in and examined in %d ms", t.opening.Milliseconds())))
+	find(Connected.Found(fmt.Sprintf("connected, logged in and examined in %s ms", Grouped(t.opening.Milliseconds()))))
 	find(clock(facts.Now))
 	var findings []Finding
 	err := t.unlocked(ctx, func() (err error) {
@@ -172,7 +172,7 @@ func (t *turn) checkExpired(ctx context.Context) (Window, error) {
 	t.result.looked(t.result.OldestExpiration)
 	counting, cancel := context.WithTimeout(ctx, countPatience)
 	defer cancel()
-	many := fmt.Sprintf("more rows than %s is enough to count", countPatience)
+	many := fmt.Sprintf("more rows than could be counted in %s", countPatience)
 	switch rows, err := t.count(counting, found); {
 	case err == nil:
 		many = Grouped(rows) + " rows"

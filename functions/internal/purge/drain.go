@@ -167,31 +167,31 @@ func (t *turn) deleteBatches(ctx context.Context, conn Conn) {
 		done, took := t.delete(ctx, conn, batches)
 		t.backlog.Return(batches[done:])
 		batches = batches[:done]
-		trip, rest = min(2*trip, t.fitting(took/time.Duration(max(1, done)))), 0
+		trip, rest = t.fitting(took/time.Duration(max(1, done))), 0
 		if throttled {
 			trip, rest = 1, t.run.pacer.Rest(took)
 		}
 		for _, b := range batches {
-			t.backlog.sizer.Observe(b.size, b.deleted, b.took, b.err)
+			t.backlog.sizer.Observe(b.size, b.gone.Rows, b.gone.Took, b.err)
 			switch {
 			case errors.Is(b.err, ErrLocked):
 				trip, rest = 1, lockedRest/2+rand.N(lockedRest/2)
 				t.waiting.on(t.locks.by(ctx, conn, t.log, "rows are", b.err))
-			case b.deleted > 0:
+			case b.gone.Rows > 0:
 				rest = max(rest, t.run.policy.Pause)
 			}
-			t.log.LogAttrs(ctx, slog.LevelDebug, "batch", slog.Int64("rows", b.deleted),
-				slog.Duration("took", b.took), slog.Bool("failed", b.err != nil))
+			t.log.LogAttrs(ctx, slog.LevelDebug, "batch", slog.Int64("rows", b.gone.Rows),
+				slog.Duration("took", b.gone.Took), slog.Bool("failed", b.err != nil))
 			t.backlog.Done(ctx, b)
 		}
-		if slices.ContainsFunc(batches, func(b *batch) bool { return b.writes < 0 }) {
+		if slices.ContainsFunc(batches, func(b *batch) bool { return b.gone.Writes < 0 }) {
 			t.run.pacer.Absorb(ctx, conn)
 		}
 	}
 }
 
 // fitting returns how many batches a trip may have where one takes so long: as many
-// as take the time that one aims at, after which the server is asked about others again.
+// as take the time that one aims at.
 func (t *turn) fitting(took time.Duration) int {
 	if t.run.policy.Pause > 0 {
 		return 1 // there is a rest between any two
@@ -200,8 +200,9 @@ func (t *turn) fitting(took time.Duration) int {
 }
 
 // delete deletes batches and fills in what came of each. Those that have begun end
-// although the run is canceled meanwhile; none begins thereafter, nor after one that
-// failed: a lock that stays would take its time from each. It returns how many are done.
+// although the run is canceled meanwhile; none begins thereafter, nor once there are others
+// to make way for, nor after the time that one aims at, nor after one that failed: a lock
+// that stays would take its time from each. It returns how many are done.
 func (t *turn) delete(ctx context.Context, conn Conn, batches []*batch) (done int, took time.Duration) {
 	began, outer := time.Now(), ctx
 	if errors.Is(ctx.Err(), context.Canceled) {
@@ -219,15 +220,15 @@ func (t *turn) delete(ctx context.Context, conn Conn, batches []*batch) (done in
 	err := recoverPanic(ctx, t.log, func() error {
 		deleteAll(ctx, conn, batches, func(gone Deleted, err error) bool {
 			now, b := time.Now(), batches[done]
-			b.deleted, b.took, b.writes, b.err = gone.Rows, cmp.Or(gone.Took, now.Sub(last)), gone.Writes, err
-			b.transaction = gone.Transaction
+			b.gone, b.err = gone, err
+			b.gone.Took = cmp.Or(gone.Took, now.Sub(last))
 			if err != nil { // it may have taken one
-				b.writes = 1
+				b.gone.Writes = 1
 			}
-			sensor.wrote(max(0, b.writes))
+			t.run.pacer.Took(b.gone)
 			last = now
 			done++
-			return err == nil && outer.Err() == nil
+			return err == nil && outer.Err() == nil && now.Sub(began) < t.run.policy.BatchTarget && !t.run.pacer.Throttled()
 		})
 		return nil
 	})

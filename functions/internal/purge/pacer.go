@@ -103,6 +103,14 @@ func (p *pacer) Rest(took time.Duration) time.Duration {
 	return p.interval() / minInterval * max(minInterval, min(took, p.target))
 }
 
+// Took takes in what a batch wrote, and what the server had counted as it ended.
+func (p *pacer) Took(gone Deleted) {
+	p.sensor.wrote(max(0, gone.Writes))
+	if gone.Count > 0 && gone.Writes >= 0 && p.target > 0 {
+		p.sensor.sense(func() (int64, error) { return gone.Count, nil })
+	}
+}
+
 // Absorb takes what was written since the last count for the run's own, after a batch
 // that can't tell how much of it was.
 func (p *pacer) Absorb(ctx context.Context, conn Conn) {

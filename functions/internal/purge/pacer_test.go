@@ -16,6 +16,7 @@ type server struct {
 	others  func(time.Duration) int64
 	tables  map[string]*busy
 	numbers int64 // that each batch takes; 0 is one, and the batch knows it
+	tells   bool  // with each batch, how many there were
 }
 
 // busy is a table of a server, which takes some time for each row.
@@ -60,8 +61,31 @@ func (t *busy) Delete(ctx context.Context, b Batch) (Deleted, error) {
 	if t.server.numbers > 0 {
 		gone.Writes = -1
 	}
+	if t.server.tells {
+		gone.Count, _ = t.server.Writes(ctx)
+	}
 	sleep(ctx, 3*time.Millisecond) // it is committed, and the answer on its way
 	return gone, err
+}
+
+func TestARunMakesWayInTheMiddleOfATripWhereBatchesTellOfOthers(t *testing.T) {
+	const come, batch = 600 * time.Millisecond, 53 * time.Millisecond
+	for tells, inTime := range map[bool]bool{true: true, false: false} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newServer(400_000, func(since time.Duration) int64 { return int64(max(0, since-come) / time.Millisecond) }, "a")
+			s.tells = tells
+			runAll(t.Context(), s, Policy{BatchSize: 5000, BatchTarget: 20 * batch, MaxDuration: 6 * time.Second}, "a")
+			var last time.Duration // that a large batch began before the run made way
+			for i, a := 0, s.tables["a"]; i < len(a.batches) && a.began[i] < 2*come+come/2; i++ {
+				if a.batches[i] > minBatchSize {
+					last = a.began[i]
+				}
+			}
+			if got := last < come+2*batch; got != inTime {
+				t.Errorf("batches tell: %t; the last large one began after %v", tells, last)
+			}
+		})
+	}
 }
 
 // small returns how many rows went in throttled batches, and in the first one.

@@ -50,7 +50,8 @@
 //	connect.go             its connections, and how long to rest without one
 //	look.go, locks.go      looks for expired rows, what the server says of them, and locks
 //	drain.go               the loop
-//	backlog.go             what is still to be deleted
+//	backlog.go, batch.go   what is still to be deleted
+//	refused.go             rows that the database refuses to delete
 //	acknowledge.go         batches of which it is not known whether they were committed
 //	sizer.go, pacer.go     how large a batch is, and when it may begin
 //	quota.go               how many rows may still go
@@ -272,6 +273,8 @@ type Deleted struct {
 	// Writes is how many of those that WriteCounter counts were the batch's own; below
 	// 0 where that is not known.
 	Writes int64
+	// Count is what WriteCounter counted as the batch ended; 0 is not known.
+	Count int64
 	// Transaction is what a Witness knows the batch by, beside ErrLost too; 0 where that
 	// is not known.
 	Transaction uint64

@@ -226,7 +226,7 @@ func (r Result) Err() error {
 	}
 	switch {
 	case r.AllSkipped():
-		return fmt.Errorf("none of the %d databases that DATABASES matches has the table", len(r.Databases))
+		return fmt.Errorf("none of the %s databases that DATABASES matches has the table", Grouped(len(r.Databases)))
 	case failed == 0:
 		return nil
 	}
@@ -236,9 +236,9 @@ func (r Result) Err() error {
 		parts = append(parts, f.tell(mostMessage/len(told)))
 	}
 	if more := len(failures) - len(told); more > 0 {
-		parts = append(parts, fmt.Sprintf("and %d causes more", more))
+		parts = append(parts, fmt.Sprintf("and %s causes more", Grouped(more)))
 	}
-	return fmt.Errorf("%d of %d databases failed: %s", failed, len(r.Databases), strings.Join(parts, "; "))
+	return fmt.Errorf("%s of %s databases failed: %s", Grouped(failed), Grouped(len(r.Databases)), strings.Join(parts, "; "))
 }
 
 // tell says in about so many bytes which databases failed, and why.
@@ -256,7 +256,7 @@ func (f failure) tell(most int) string {
 			for _, d := range f.databases[i:] {
 				rows += d.DeletedRows
 			}
-			fmt.Fprintf(&b, ", and %d more (%s rows deleted)", len(f.databases)-i, Grouped(rows))
+			fmt.Fprintf(&b, ", and %s more (%s rows deleted)", Grouped(len(f.databases)-i), Grouped(rows))
 			break
 		}
 		if i > 0 {
@@ -281,8 +281,8 @@ func cut(text string, most int) string {
 }
 
 // Grouped writes a number as people read it: 1,234,567.
-func Grouped(n int64) string {
-	s := strconv.FormatInt(n, 10)
+func Grouped[N int | int64](n N) string {
+	s := strconv.FormatInt(int64(n), 10)
 	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
 		s = s[:i] + "," + s[i:]
 	}

@@ -31,7 +31,7 @@ func TestAMessageStaysBelowEightKilobytes(t *testing.T) {
 	} {
 		message := r.Err().Error()
 		if len(message) >= 8<<10 || !utf8.ValidString(message) || strings.Contains(message, "\x1b") ||
-			!strings.HasPrefix(message, fmt.Sprintf("%d of %[1]d databases failed: ", len(r.Databases))) {
+			!strings.HasPrefix(message, fmt.Sprintf("%s of %[1]s databases failed: ", Grouped(len(r.Databases)))) {
 			t.Errorf("%s: %d bytes: %.200s", name, len(message), message)
 		}
 	}
@@ -82,10 +82,10 @@ func FuzzAMessageStaysBelowEightKilobytes(f *testing.F) {
 		}
 		message := err.Error()
 		if len(message) >= 8<<10 || !utf8.ValidString(message) || strings.ContainsFunc(message, func(r rune) bool { return !unicode.IsPrint(r) }) ||
-			!strings.HasPrefix(message, fmt.Sprintf("%d of %d databases failed: ", failed, len(r.Databases))) {
+			!strings.HasPrefix(message, fmt.Sprintf("%s of %s databases failed: ", Grouped(failed), Grouped(len(r.Databases)))) {
 			t.Errorf("%d bytes: %.300q", len(message), message)
 		}
-		if regexp.MustCompile(`and \d+ causes more$`).MatchString(message) || strings.Contains(strings.Join(said, ""), "rows deleted") {
+		if regexp.MustCompile(`and [\d,]+ causes more$`).MatchString(message) || strings.Contains(strings.Join(said, ""), "rows deleted") {
 			return
 		}
 		var told int64

@@ -35,7 +35,7 @@ type Selection struct {
 func ParseSelection(list string) (Selection, error) {
 	var s Selection
 	if strings.Count(list, ",") >= mostNames {
-		return s, fmt.Errorf("holds more than %d names", mostNames)
+		return s, fmt.Errorf("holds more than %s names", Grouped(mostNames))
 	}
 	for item := range strings.SplitSeq(list, ",") {
 		item = strings.TrimSpace(item)
@@ -95,7 +95,7 @@ func CheckName(text string) error {
 // CheckNames is CheckName for a list of names.
 func CheckNames(names []string) error {
 	if len(names) > mostNames {
-		return fmt.Errorf("holds more than %d names", mostNames)
+		return fmt.Errorf("holds more than %s names", Grouped(mostNames))
 	}
 	for _, name := range names {
 		if err := CheckName(name); err != nil {

@@ -42,12 +42,12 @@ func newTurn(v *visit, table Table) *turn {
 		t.log = t.log.With("table", table.Name)
 	}
 	t.result = DatabaseResult{Database: name, Engine: r.target.Name, Server: r.target.Server, Findings: r.findings()}
-	t.backlog = &backlog{policy: r.policy, quota: r.quota, sizer: newSizer(r.policy), yields: r.pacer.Throttled, log: t.log, deleted: func(rows int64) {
+	t.backlog = &backlog{quota: r.quota, sizer: newSizer(r.policy), yields: r.pacer.Throttled, log: t.log, deleted: func(rows int64) {
 		if r.target.Deleted != nil {
 			r.target.Deleted(name, rows)
 		}
 	}}
-	t.backlog.resting = func(ctx context.Context, conn Conn, err error) {
+	t.backlog.waits = func(ctx context.Context, conn Conn, err error) {
 		t.waiting.on(t.locks.by(ctx, conn, t.log, "the table is", err))
 	}
 	t.backlog.changed.L = &t.backlog.mu
@@ -84,7 +84,7 @@ func (t *turn) serve(outer, work context.Context) (again bool) {
 	v := conclude(e)
 	again = t.apply(work, v)
 	// A server that is silent would take what time there is left.
-	silent := errors.Is(e.err, ErrLost) || len(t.backlog.unacknowledged) > 0
+	silent := errors.Is(e.err, ErrLost) || len(t.backlog.asking) > 0
 	if e.opened && !silent && t.result.Status != Complete && t.expired != nil && t.run.policy.Action == Purge {
 		patience := min(finalLookTimeout, t.run.policy.StopBefore/4)
 		if again && share > 0 { // it comes out of the time of others

@@ -281,7 +281,7 @@ func (c *conn) size(ctx context.Context) purge.Finding {
 	text := fmt.Sprintf("about %s rows", purge.Grouped(max(0, c.facts.rows)))
 	var pages int64
 	if c.session.QueryRowContext(ctx, c.facts.on(sqlPages)).Scan(&pages) == nil {
-		text += fmt.Sprintf(", %d MB with indexes", pages*8/1024)
+		text += fmt.Sprintf(", %s MB with indexes", purge.Grouped(pages*8/1024))
 	}
 	return purge.Size.Found(text)
 }

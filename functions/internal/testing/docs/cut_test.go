@@ -95,7 +95,7 @@ func TestMakeSaysWhichGoItNeeds(t *testing.T) {
 		t.Fatal(err)
 	}
 	wanted := regexp.MustCompile(`(?m)^go (\S+)$`).FindStringSubmatch(page(t, "go.mod"))[1]
-	for _, target := range []string{"demo", "test", "local", "deploy", "lint"} {
+	for _, target := range []string{"demo", "test", "local", "deploy", "lint", "validate"} {
 		for program, why := range map[string]string{"/nowhere/go": "there is none in PATH", old: "here is go1.19.8"} {
 			out, err := try(Root(), "make", "--no-print-directory", target, "GO="+program)
 			first, _, _ := strings.Cut(out, "\n")

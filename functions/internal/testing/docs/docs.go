@@ -70,6 +70,9 @@ func Blocks(languages ...string) (blocks []Block, err error) {
 	return blocks, nil
 }
 
+// ExampleURL is the database in the commands. Tests replace it with their server's.
+const ExampleURL = "postgres://edfi_token_purge:<password>@<host>:5432/EdFi_Admin"
+
 // Commands returns the blocks of commands that bash runs: those for every shell,
 // marked sh, and those for bash and zsh, which have a twin for PowerShell.
 func Commands() ([]Block, error) { return Blocks("sh", "bash") }

@@ -414,9 +414,6 @@ func TestWhatTheReadmeHasOneTryIsWhatCIRuns(t *testing.T) {
 	}
 }
 
-// The URL in the commands. The test replaces it with its server's.
-const exampleURL = "postgres://edfi_token_purge:<password>@<host>:5432/EdFi_Admin"
-
 func TestTheLocalCommandsWorkAsWritten(t *testing.T) {
 	ctx := context.Background()
 	server, err := pgserver.Start(ctx, pgserver.Options{Settings: map[string]string{"fsync": "off"}})
@@ -467,11 +464,11 @@ func TestTheLocalCommandsWorkAsWritten(t *testing.T) {
 	for _, b := range commands(t, Local) {
 		script += b.Text
 	}
-	if !strings.Contains(script, exampleURL) {
-		t.Fatalf("the commands don't name %s", exampleURL)
+	if !strings.Contains(script, ExampleURL) {
+		t.Fatalf("the commands don't name %s", ExampleURL)
 	}
 	// The run with a cap stops there and exits with 3.
-	script = strings.ReplaceAll(script, exampleURL, u.String())
+	script = strings.ReplaceAll(script, ExampleURL, u.String())
 	script = regexp.MustCompile(`(?m)^(purge-tokens purge -max-rows \S+)$`).ReplaceAllString(script, "$1 || test $$? = 3")
 	command := exec.Command("bash", "-euo", "pipefail", "-c", "make --no-print-directory local\n"+script)
 	command.Dir = Root()

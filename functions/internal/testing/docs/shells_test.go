@@ -83,6 +83,27 @@ func TestEveryCommandPastesIntoEveryShell(t *testing.T) {
 	}
 }
 
+// A command in the middle of a sentence is pasted too.
+func TestACommandInTheTextPastesIntoEveryShell(t *testing.T) {
+	span := regexp.MustCompile("`([^`]+)`")
+	command := regexp.MustCompile(`^(aws|gh|git|make|psql|purge-tokens|sam|sqlcmd|zip|export|[A-Z_]+=\S*) +[^ ]`)
+	found := 0
+	for _, from := range append(Pages, "SECURITY.md") {
+		for _, m := range span.FindAllStringSubmatch(Prose(page(t, from)), -1) {
+			text := strings.Join(strings.Fields(m[1]), " ")
+			if !command.MatchString(text) {
+				continue
+			}
+			if found++; !portable(text) || strings.HasPrefix(text, "export ") {
+				t.Errorf("%s: not the same in bash, zsh and PowerShell: %s", from, text)
+			}
+		}
+	}
+	if found < 20 {
+		t.Errorf("only %d commands", found)
+	}
+}
+
 // What readers put in stands in <...> and between quotes: pasted as it is, it reaches
 // the program, which refuses it. An example value would be taken.
 func TestNoCommandRunsBeforeItsPlaceholdersAreFilled(t *testing.T) {

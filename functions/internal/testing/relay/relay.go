@@ -20,6 +20,7 @@ type Relay struct {
 	trips       atomic.Int64
 	connections atomic.Int64
 	cuts        atomic.Int64
+	links       int64 // the number of the last connection
 
 	mu     sync.Mutex
 	server string
@@ -32,7 +33,7 @@ type faults struct {
 	delay  time.Duration
 	silent bool
 	refuse bool
-	cut    func(way Way, data []byte) (pass int, cut bool)
+	cut    func(link int64, way Way, data []byte) (pass int, cut bool)
 	hush   func(way Way, data []byte) bool // whether all is silent from this on
 }
 
@@ -65,7 +66,7 @@ func (r *Relay) Counts() (connections, trips int64) {
 	return r.connections.Swap(0), r.trips.Swap(0)
 }
 
-// Cuts returns how many connections CutAfter and CutAt have reset.
+// Cuts returns how many connections were reset by CutAfter, CutAt and CutWhere.
 func (r *Relay) Cuts() int64 { return r.cuts.Load() }
 
 // Close stops listening; open connections stay open.
@@ -105,7 +106,7 @@ func (r *Relay) Reset() {
 // CutAfter resets, once, the connection on which byte number n from now goes
 // that way, and passes on what comes before.
 func (r *Relay) CutAfter(way Way, n int) {
-	r.cutOnce(func(w Way, data []byte) (int, bool) {
+	r.CutWhere(func(_ int64, w Way, data []byte) (int, bool) {
 		if w != way {
 			return 0, false
 		}
@@ -118,12 +119,14 @@ func (r *Relay) CutAfter(way Way, n int) {
 // CutAt resets, once, the connection on which text goes that way, and passes on
 // nothing of what was read with it.
 func (r *Relay) CutAt(way Way, text string) {
-	r.cutOnce(func(w Way, data []byte) (int, bool) {
+	r.CutWhere(func(_ int64, w Way, data []byte) (int, bool) {
 		return 0, w == way && bytes.Contains(data, []byte(text))
 	})
 }
 
-func (r *Relay) cutOnce(at func(Way, []byte) (int, bool)) {
+// CutWhere resets, once, the connection on which at wants it. That is told what goes on
+// each, by its number, and says how many of these bytes are passed on.
+func (r *Relay) CutWhere(at func(link int64, way Way, data []byte) (pass int, cut bool)) {
 	r.set(func(f *faults) { f.cut = at })
 }
 
@@ -158,20 +161,22 @@ func (r *Relay) accept() {
 		r.open[client], r.open[upstream] = true, true
 		r.mu.Unlock()
 		r.connections.Add(1)
+		r.links++
+		link := r.links
 		var answered atomic.Bool
 		answered.Store(true)
-		go r.pass(ToServer, upstream, client, func() {
+		go r.pass(link, ToServer, upstream, client, func() {
 			if answered.Swap(false) {
 				r.trips.Add(1)
 			}
 		})
-		go r.pass(ToClient, client, upstream, func() { answered.Store(true) })
+		go r.pass(link, ToClient, client, upstream, func() { answered.Store(true) })
 	}
 }
 
 // pass copies one direction, each piece at its own time: what comes while another
 // piece is on its way is not held up by it, as on a real link.
-func (r *Relay) pass(way Way, to, from net.Conn, seen func()) {
+func (r *Relay) pass(link int64, way Way, to, from net.Conn, seen func()) {
 	type piece struct {
 		due  time.Time
 		data []byte
@@ -187,7 +192,7 @@ func (r *Relay) pass(way Way, to, from net.Conn, seen func()) {
 				return
 			}
 			seen()
-			data, f, cut := r.judge(way, buffer[:n])
+			data, f, cut := r.judge(link, way, buffer[:n])
 			if silent = silent || f.silent; !silent {
 				underWay <- piece{time.Now().Add(f.delay), data, cut}
 			}
@@ -215,7 +220,7 @@ func (r *Relay) pass(way Way, to, from net.Conn, seen func()) {
 }
 
 // judge returns what of data to pass on, and whether to cut the connection then.
-func (r *Relay) judge(way Way, data []byte) (pass []byte, f faults, cut bool) {
+func (r *Relay) judge(link int64, way Way, data []byte) (pass []byte, f faults, cut bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.faults.hush != nil && r.faults.hush(way, data) {
@@ -223,7 +228,7 @@ func (r *Relay) judge(way Way, data []byte) (pass []byte, f faults, cut bool) {
 	}
 	if f = r.faults; f.cut != nil {
 		var n int
-		if n, cut = f.cut(way, data); cut {
+		if n, cut = f.cut(link, way, data); cut {
 			r.faults.cut, data = nil, data[:n]
 			r.cuts.Add(1)
 		}

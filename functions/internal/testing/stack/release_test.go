@@ -24,7 +24,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
 	"edfi-token-purge/functions/internal/testing/docs"
+	"edfi-token-purge/functions/internal/testing/edfi"
+	"edfi-token-purge/functions/internal/testing/pgserver"
 )
 
 // release is what make release wrote.
@@ -262,6 +266,52 @@ func TestReleaseTemplateIsSound(t *testing.T) {
 	text, err := os.ReadFile(path)
 	if err != nil || len(text) > 51_200 { // above, the AWS CLI wants a bucket for the template
 		t.Errorf("%d bytes, %v", len(text), err)
+	}
+}
+
+// From the archive of the command to rows that are gone, each command as it is printed
+// in docs/command-line.md, on a machine without Go.
+func TestReleaseCommandPurgesAsDocumented(t *testing.T) {
+	t.Parallel()
+	r := newRelease(t)
+	server, err := pgserver.Start(t.Context(), pgserver.Options{Own: true, Settings: map[string]string{"fsync": "off"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Stop() })
+	if err := edfi.CreateDatabase(t.Context(), server.URL("postgres"), "EdFi_Admin"); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := pgx.Connect(t.Context(), server.URL("EdFi_Admin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context()) //nolint:errcheck // its server goes
+	if err := errors.Join(edfi.CreateSchema(t.Context(), conn), edfi.Fill(t.Context(), conn, edfi.FillOptions{Expired: 1_234, Live: 55}, nil)); err != nil {
+		t.Fatal(err)
+	}
+	blocks, err := docs.Commands()
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := "tar -xzf '" + filepath.Join(r.dir, r.command(runtime.GOOS+"_"+runtime.GOARCH)) + "'\n"
+	for _, b := range blocks {
+		if b.Kind() == docs.Local {
+			script += b.Text
+		}
+	}
+	script = strings.ReplaceAll(script, docs.ExampleURL, server.URL("EdFi_Admin"))
+	script = regexp.MustCompile(`(?m)^(purge-tokens purge -max-rows \S+)$`).ReplaceAllString(script, "$1 || test $$? = 3") // it stops at its cap
+	command := exec.Command("bash", "-euo", "pipefail", "-c", script)
+	command.Dir, command.Env = t.TempDir(), []string{"PATH=/usr/bin:/bin", "HOME=" + t.TempDir()}
+	out, err := command.CombinedOutput()
+	for _, want := range []string{"complete: a purge will work", "complete: a purge would delete 1,234 rows", "complete: 234 rows deleted, and nothing expired is left"} {
+		if err != nil || !strings.Contains(string(out), want) {
+			t.Errorf("%v, no %q in\n%s", err, want, out)
+		}
+	}
+	if expired, live, err := edfi.Counts(t.Context(), conn); err != nil || expired != 0 || live != 55 {
+		t.Errorf("%d expired and %d live rows are left, %v", expired, live, err)
 	}
 }
 

@@ -157,7 +157,7 @@ func TestTheLinkForTheConsoleNamesParametersThatThereAre(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, b := range snippets(t, "text", "console.aws.amazon.com") {
-		_, query, _ := strings.Cut(strings.TrimSpace(b.Text), "?")
+		_, query, _ := strings.Cut(strings.TrimSpace(b.Text), "#/stacks/create/review?")
 		values, err := url.ParseQuery(query)
 		if err != nil || values.Get("stackName") == "" || !strings.HasSuffix(values.Get("templateURL"), "/purge-tokens.yaml") {
 			t.Errorf("%v, %v", values, err)
