@@ -92,7 +92,7 @@ func (c *conn) Rehearse(ctx context.Context, b purge.Batch) (rows, gone int64, e
 		}
 	}
 	plan, sql, prove := c.deleting(w.physical)
-	if err := c.prepare(ctx, plan, sql, 1); err != nil {
+	if err := c.prepare(ctx, plan, sql, 2); err != nil { // with the triggers that wait
 		return rows, gone, c.explain("try to delete", err)
 	}
 	undone := errors.New("undone")

@@ -19,7 +19,8 @@ const (
 	// What else a role, a database or a server may have set, and what would end or
 	// bend the session: limits of time, an isolation in which a batch fails for
 	// others, row_security off, which makes row-level security an error instead of a
-	// finding, and strings in which a backslash is special. Names are ours to the
+	// finding, strings in which a backslash is special, and notices of triggers, which
+	// nobody reads and which fail where they have letters beyond UTF-8. Names are ours to the
 	// end: whatever the search_path is, pg_catalog comes first, and the rest stays for
 	// triggers that count on it. session_replication_role and track_counts are a
 	// superuser's to set.
@@ -47,6 +48,7 @@ FROM (VALUES ('synchronous_commit', 'off'),
              ('default_transaction_deferrable', 'off'),
              ('row_security', 'on'),
              ('standard_conforming_strings', 'on'),
+             ('client_min_messages', 'error'),
              ('track_counts', CASE pg_catalog.current_setting('is_superuser') WHEN 'on' THEN 'on' END),
              ('session_replication_role', CASE pg_catalog.current_setting('is_superuser') WHEN 'on' THEN 'origin' END),
              ('search_path', pg_catalog.concat_ws(', ', 'pg_catalog', NULLIF(pg_catalog.current_setting('search_path'), '')))) AS setting (name, value)
