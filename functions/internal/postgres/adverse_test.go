@@ -62,7 +62,7 @@ CREATE TRIGGER says BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE
 // has what lets it in again.
 func TestARoleThatMayNotLogInIsToldWithItsMend(t *testing.T) {
 	s := newStage(t, "barred", "")
-	db := filled(t, s)
+	db, admin := filled(t, s), connect(t, "postgres")
 	for _, bar := range []string{"NOLOGIN", "VALID UNTIL '2020-01-01'", "CONNECTION LIMIT 0"} {
 		must(t, db.conn, "ALTER ROLE barred "+bar)
 		_, err := s.server().Open(t.Context(), db.name, purge.ClientAccessTokens, false)
@@ -74,14 +74,16 @@ func TestARoleThatMayNotLogInIsToldWithItsMend(t *testing.T) {
 			t.Errorf("%s: %s mends nothing: %s", bar, err, r.Error)
 		}
 	}
-	must(t, db.conn, fmt.Sprintf("ALTER DATABASE %s CONNECTION LIMIT 0", pgx.Identifier{db.name}.Sanitize()))
-	_, err := s.server().Open(t.Context(), db.name, purge.ClientAccessTokens, false)
-	if err == nil {
-		t.Fatal("a database that takes no connections was opened")
-	}
-	must(t, db.conn, statement.FindString(err.Error()))
-	if r := act(t, s.server(), db.name, purge.Check); r.Status != purge.Complete {
-		t.Errorf("%s mends nothing: %s", err, r.Error)
+	for _, bar := range []string{"CONNECTION LIMIT 0", "ALLOW_CONNECTIONS false"} {
+		must(t, admin, fmt.Sprintf("ALTER DATABASE %s %s", pgx.Identifier{db.name}.Sanitize(), bar))
+		_, err := s.server().Open(t.Context(), db.name, purge.ClientAccessTokens, false)
+		if err == nil {
+			t.Fatalf("%s: opened", bar)
+		}
+		must(t, admin, statement.FindString(err.Error()))
+		if r := act(t, s.server(), db.name, purge.Check); r.Status != purge.Complete {
+			t.Errorf("%s: %s mends nothing: %s", bar, err, r.Error)
+		}
 	}
 	wrong := s.server()
 	wrong.Password = redact.NewSecret("another")

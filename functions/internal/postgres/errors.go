@@ -191,6 +191,8 @@ func (c *conn) unfit(refused *pgconn.PgError, message string) error {
 	case code == pgerrcode.InsufficientPrivilege && c.pg == nil:
 		return purge.NotPurgeable{Kind: purge.NoAccess, Message: fmt.Sprintf("the login may not connect to database %s (SQLSTATE %s): run infra/postgres/role.sql there, or GRANT CONNECT ON DATABASE %s TO edfi_token_purge;",
 			c.database, code, pgx.Identifier{c.database}.Sanitize())}
+	case code == pgerrcode.ObjectNotInPrerequisiteState && c.pg == nil && refused.Routine == "CheckMyDatabase": // not one that a DROP left half done
+		return purge.NotPurgeable{Kind: purge.NoAccess, Message: fmt.Sprintf("database %s takes no connections (SQLSTATE %s): ALTER DATABASE %s ALLOW_CONNECTIONS true;", c.database, code, pgx.Identifier{c.database}.Sanitize())}
 	case code == pgerrcode.InvalidColumnReference && c.facts.misnamed != "": // none of ours names a column that may not be there
 		return purge.NotPurgeable{Kind: purge.NoReplicaIdentity, Message: message + ": a publication has the table's deletes with a condition, or a list of columns, that the table's replica identity does not go with, so that the server refuses them: " + c.facts.misnamed}
 	}

@@ -40,6 +40,7 @@ type facts struct {
 	deletable bool
 	secured   bool     // row-level security holds for the login
 	hidden    bool     // it hides rows, or may
+	taken     bool     // a policy takes rows away, which no other one gives back
 	indexed   bool     // an index finds rows by their expiration
 	unindexed []string // the tables that have no such index, not all of many
 	signature string   // of all that is relied on later
@@ -122,7 +123,7 @@ func (c *conn) examine(ctx context.Context, own session, lock bool) error {
 		err = closed
 	}
 	if err == nil && f.unusual() {
-		err = c.pg.QueryRow(ctx, sqlObstacles, f.oid).Scan(&f.hidden, &f.nameless, &f.misnamed, &f.resets)
+		err = c.pg.QueryRow(ctx, sqlObstacles, f.oid).Scan(&f.hidden, &f.taken, &f.nameless, &f.misnamed, &f.resets)
 	}
 	c.facts, c.served, c.set = f, err == nil, set
 	if sqlState(err) == pgerrcode.QueryCanceled && ctx.Err() != nil { // by ourselves, as the time was over
@@ -169,11 +170,19 @@ func (f facts) fault(database string, writes bool) error {
 	case !f.usage || !f.selectExp:
 		return purge.NotPurgeable{Kind: purge.NoSelectRight, Message: "the login may not read when tokens expire: " + f.grant()}
 	case f.hidden:
-		return purge.NotPurgeable{Kind: purge.RowSecurity, Message: fmt.Sprintf("row-level security hides rows from the login, or may, so that expired ones would stay: for the role of the login ALTER ROLE edfi_token_purge BYPASSRLS; or CREATE POLICY token_purge ON %s TO edfi_token_purge USING (true);", f.table)}
+		return purge.NotPurgeable{Kind: purge.RowSecurity, Message: "row-level security hides rows from the login, or may, so that expired ones would stay: for the role of the login " + f.bypass()}
 	case writes:
 		return f.mayDelete()
 	}
 	return nil
+}
+
+// bypass returns what lets the login see all rows.
+func (f facts) bypass() string {
+	if f.taken {
+		return "ALTER ROLE edfi_token_purge BYPASSRLS; (a restrictive policy takes rows away, which no policy gives back)"
+	}
+	return fmt.Sprintf("ALTER ROLE edfi_token_purge BYPASSRLS; or CREATE POLICY token_purge ON %s TO edfi_token_purge USING (true);", f.table)
 }
 
 // strange returns why what was found is not Ed-Fi's table, or nil.

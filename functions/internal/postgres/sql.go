@@ -195,7 +195,8 @@ FROM (SELECT coalesce(NULLIF(current_setting('edfi_token_purge.gone', true), '')
 	sqlHides = `EXISTS (
            SELECT FROM (VALUES ('r'), ('d')) AS need (cmd)
            WHERE NOT EXISTS (` + sqlPolicies + ` AND p.polpermissive AND pg_get_expr(p.polqual, p.polrelid) = 'true')
-              OR EXISTS (` + sqlPolicies + ` AND NOT p.polpermissive AND pg_get_expr(p.polqual, p.polrelid) <> 'true'))`
+              OR ` + sqlTakes + `)`
+	sqlTakes    = `EXISTS (` + sqlPolicies + ` AND NOT p.polpermissive AND pg_get_expr(p.polqual, p.polrelid) <> 'true')`
 	sqlPolicies = `
                SELECT FROM pg_policy p
                WHERE p.polrelid = c.oid AND p.polcmd::text IN ('*', need.cmd)
@@ -312,6 +313,7 @@ LEFT JOIN LATERAL (
 	// server as long to plan as all of them.
 	sqlObstacles = `
 SELECT coalesce(row_security_active(c.oid) AND ` + sqlHides + `, false),
+       EXISTS (SELECT FROM (VALUES ('r'), ('d')) AS need (cmd) WHERE ` + sqlTakes + `),
        coalesce(` + sqlUnidentified + `, ''),
        ` + sqlMisidentified + `,
        ` + sqlResets + `

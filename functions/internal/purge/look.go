@@ -160,8 +160,9 @@ func (t *turn) finalLook(outer context.Context, patience time.Duration) {
 // oldestOf looks for the oldest row of all parts; nil is none.
 func (t *turn) oldestOf(ctx context.Context, parts []part) (oldest *Instant, err error) {
 	for _, p := range parts {
+		locked := p.locked || t.locks.table // though this look may get through
 		at, found, err := t.oldest(ctx, p.window)
-		if (p.locked || t.locks.table) && (found != nil || err != nil) {
+		if (locked || t.locks.table) && (found != nil || err != nil) {
 			t.result.find(t.locks.stayed())
 		}
 		if err != nil {
