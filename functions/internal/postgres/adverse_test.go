@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -101,5 +102,30 @@ func TestACheckTriesAFewRowsWhereTheyTakeLong(t *testing.T) {
 	r := act(t, s.server(), db.name, purge.Check)
 	if found := text(r.Findings); r.Status != purge.Complete || !strings.Contains(found, "warning slow-rows") || !strings.Contains(found, "DISABLE TRIGGER before_delete;") {
 		t.Errorf("%s: %s\n%s", r.Status, r.Error, found)
+	}
+}
+
+// A setting may have the login act as another role, whose rights count then: more of its
+// own mend nothing.
+func TestALoginThatActsAsAnotherRoleIsTold(t *testing.T) {
+	s := newStage(t, "acting", "")
+	db := filled(t, s)
+	must(t, db.conn, "DROP ROLE IF EXISTS acted; CREATE ROLE acted; GRANT acted TO acting")
+	t.Cleanup(func() { must(t, connect(t, "postgres"), "DROP ROLE acted") })
+	for _, set := range []string{"ALTER ROLE acting", "ALTER ROLE acting IN DATABASE " + pgx.Identifier{db.name}.Sanitize()} {
+		must(t, db.conn, set+" SET role = acted")
+		checked, purged := act(t, s.server(), db.name, purge.Check), run(t, s.server(), db.name)
+		if checked.Status != purge.Failed || purged.Status != purge.Failed || purged.DeletedRows != 0 {
+			t.Errorf("%s: a check is %s, a purge %s with %d rows", set, checked.Status, purged.Status, purged.DeletedRows)
+		}
+		must(t, db.conn, strings.ReplaceAll(statement.FindString(purged.Error), "edfi_token_purge", "acting"))
+		if r := act(t, s.server(), db.name, purge.Check); r.Status != purge.Complete {
+			t.Errorf("%s: %s mends nothing: %s", set, purged.Error, r.Error)
+		}
+	}
+	must(t, db.conn, "GRANT USAGE ON SCHEMA dbo TO acted; GRANT SELECT (expiration), DELETE ON dbo.clientaccesstokens TO acted; ALTER ROLE acting SET role = acted")
+	t.Cleanup(func() { db.conn.Exec(context.Background(), "DROP OWNED BY acted") }) //nolint:errcheck // the database goes anyway
+	if r := run(t, s.server(), db.name); r.Status != purge.Complete || r.DeletedRows != rows {
+		t.Errorf("as a role that has the rights: %s, %d rows: %s", r.Status, r.DeletedRows, r.Error)
 	}
 }

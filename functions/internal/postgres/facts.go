@@ -56,6 +56,7 @@ type facts struct {
 	backend   uint32   // the server's process that ran the statement
 	readOnly  bool     // default_transaction_read_only is on, or the server is a standby
 	unlinked  bool     // neither triggers nor foreign keys act for this login
+	another   bool     // the login acts as another role, by a setting
 	resets    []string // statements that change settings
 	writes    int64    // transactions that had written to the server when it was asked
 	asked     time.Time
@@ -137,14 +138,14 @@ func (f *facts) read(row pgx.Row) error {
 	err := row.Scan(&f.now, &f.database, &f.version, &f.standby, &f.oid, &f.kind, &f.plain, &f.typeName,
 		&f.usage, &f.selectExp, &f.places, &f.selectAll, &f.deletable, &f.secured, &f.unindexed,
 		&f.signature, &f.leaves, &f.counted, &f.dead, &f.perPage, &f.published, &f.acts, &f.local,
-		&f.table.Relation, &f.table.Expiration, &f.column, &f.backend, &f.readOnly, &f.unlinked)
+		&f.table.Relation, &f.table.Expiration, &f.column, &f.backend, &f.readOnly, &f.unlinked, &f.another)
 	f.clock, f.indexed = f.now, f.oid != 0 && len(f.unindexed) == 0
 	return err
 }
 
 // unusual tells whether sqlObstacles has anything to say.
 func (f *facts) unusual() bool {
-	return f.secured || f.published || f.readOnly || f.unlinked || !f.counted
+	return f.secured || f.published || f.readOnly || f.unlinked || f.another || !f.counted
 }
 
 // readClock reads what sqlLocalClock returns. A column with a zone has instants.
@@ -215,6 +216,7 @@ var kinds = map[rune]string{'v': "a view", 'm': "a materialized view", 'f': "a f
 // The places of the settings in facts.resets.
 const (
 	readOnly = iota
+	role
 	replicationRole
 	counts
 )
@@ -253,7 +255,11 @@ func (f facts) grant() string {
 	if f.table.Name != purge.ClientAccessTokens.Name {
 		script += " with all names of TABLES, as docs/tables.md says"
 	}
-	return fmt.Sprintf("run %s, or for the role of the login GRANT USAGE ON SCHEMA %s TO edfi_token_purge; GRANT SELECT (ctid, %s), DELETE ON %s TO edfi_token_purge;",
+	acting := ""
+	if f.another {
+		acting = "a setting has the login act as another role, so that its own rights don't count: " + f.resets[role] + " Then, where it has none, "
+	}
+	return acting + fmt.Sprintf("run %s, or for the role of the login GRANT USAGE ON SCHEMA %s TO edfi_token_purge; GRANT SELECT (ctid, %s), DELETE ON %s TO edfi_token_purge;",
 		script, f.table.Schema, f.table.Expiration, f.table)
 }
 

@@ -24,7 +24,8 @@ const (
 	// end: whatever the search_path is, pg_catalog comes first, and the rest stays for
 	// triggers that count on it. session_replication_role and track_counts are a
 	// superuser's to set.
-	// Of default_transaction_read_only nothing is taken: whoever set it may mean it.
+	// Of default_transaction_read_only and of role nothing is taken: whoever set them may
+	// mean it.
 	// A server that doesn't know a setting doesn't get it.
 	sqlSettings = `
 SELECT name, pg_catalog.set_config(name, value, false)
@@ -234,7 +235,7 @@ FROM (SELECT coalesce(NULLIF(current_setting('edfi_token_purge.gone', true), '')
 	// What the server refuses as soon as a delete begins, it refuses here.
 	sqlWouldDelete = `EXPLAIN DELETE FROM {table} WHERE {expiration} IS NOT NULL`
 
-	// Three settings that are not ours to change for the session, and the statements that
+	// Four settings that are not ours to change for the session, and the statements that
 	// change each wherever it is set for this login: no message names the login.
 	sqlResets = `ARRAY(
            SELECT coalesce((
@@ -244,9 +245,11 @@ FROM (SELECT coalesce(NULLIF(current_setting('edfi_token_purge.gone', true), '')
                FROM pg_db_role_setting, unnest(setconfig) AS setting
                WHERE setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
                  AND setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = session_user))
-                 AND split_part(setting, '=', 1) = name), format('ALTER SYSTEM SET %I = %L; SELECT pg_reload_conf();', name, boot_val))
-           FROM pg_settings
-           WHERE name IN ('default_transaction_read_only', 'session_replication_role', 'track_counts')
+                 AND split_part(setting, '=', 1) = name),
+               CASE name WHEN 'role' THEN 'RESET ROLE;' ELSE format('ALTER SYSTEM SET %I = %L; SELECT pg_reload_conf();', name, boot_val) END)
+           FROM (SELECT name, boot_val FROM pg_settings
+                 WHERE name IN ('default_transaction_read_only', 'session_replication_role', 'track_counts')
+                 UNION ALL SELECT 'role', '') AS known
            ORDER BY name)`
 
 	// Bytes that each row has at least, beyond its header.
@@ -301,7 +304,8 @@ SELECT clock_timestamp() AT TIME ZONE 'UTC',
        coalesce(quote_ident(c.relname), ($2::text[])[2]), coalesce(quote_ident(a.attname), ($3::text[])[2]), coalesce(a.attname, ''),
        pg_backend_pid(),
        current_setting('transaction_read_only') = 'on',
-       current_setting('session_replication_role') = 'replica'
+       current_setting('session_replication_role') = 'replica',
+       current_user <> session_user
 FROM (SELECT) AS always
 LEFT JOIN pg_namespace n ON n.nspname = $1
 LEFT JOIN LATERAL (
