@@ -352,7 +352,11 @@ func TestACheckIsNeverGreenWhereAPurgeFails(t *testing.T) {
 		"one that only watches":           {"CREATE TABLE gone (id uuid); GRANT INSERT ON gone TO PUBLIC; CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.gone VALUES (OLD.id); RETURN OLD; END'; CREATE TRIGGER watch BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION f()", ""},
 		"a rule":                          {"CREATE RULE keep AS ON DELETE TO dbo.clientaccesstokens DO INSTEAD NOTHING", "ALTER TABLE [^;]* DISABLE RULE .*;"},
 		"rows that are needed":            {"CREATE TABLE child (id uuid REFERENCES dbo.clientaccesstokens); INSERT INTO child SELECT id FROM dbo.clientaccesstokens WHERE expiration <= now() AT TIME ZONE 'UTC'", "ALTER TABLE [^;]* DROP CONSTRAINT .*;"},
-		"nothing":                         {"", ""},
+		"one that takes live ones": {`ALTER TABLE dbo.clientaccesstokens ADD parent uuid REFERENCES dbo.clientaccesstokens ON DELETE CASCADE;
+			UPDATE dbo.clientaccesstokens SET parent = (SELECT id FROM dbo.clientaccesstokens ORDER BY expiration LIMIT 1) WHERE expiration > now() AT TIME ZONE 'UTC'`, "ALTER TABLE [^;]* DROP CONSTRAINT .*;"},
+		"one that takes expired ones": {`ALTER TABLE dbo.clientaccesstokens ADD parent uuid REFERENCES dbo.clientaccesstokens ON DELETE CASCADE;
+			UPDATE dbo.clientaccesstokens SET parent = (SELECT id FROM dbo.clientaccesstokens ORDER BY expiration LIMIT 1) WHERE id IN (SELECT id FROM dbo.clientaccesstokens ORDER BY expiration OFFSET 2000 LIMIT 10)`, ""},
+		"nothing": {"", ""},
 	}
 	if one[int](t, connect(t, "postgres"), "SELECT current_setting('server_version_num')::int") >= 15_00_00 {
 		maps.Copy(cases, map[string]struct{ stage, mend string }{
