@@ -57,6 +57,7 @@ type facts struct {
 	readOnly  bool     // default_transaction_read_only is on, or the server is a standby
 	unlinked  bool     // neither triggers nor foreign keys act for this login
 	another   bool     // the login acts as another role, by a setting
+	beside    string   // the table of the same name in other letters; "" is none
 	resets    []string // statements that change settings
 	writes    int64    // transactions that had written to the server when it was asked
 	asked     time.Time
@@ -138,7 +139,7 @@ func (f *facts) read(row pgx.Row) error {
 	err := row.Scan(&f.now, &f.database, &f.version, &f.standby, &f.oid, &f.kind, &f.plain, &f.typeName,
 		&f.usage, &f.selectExp, &f.places, &f.selectAll, &f.deletable, &f.secured, &f.unindexed,
 		&f.signature, &f.leaves, &f.counted, &f.dead, &f.perPage, &f.published, &f.acts, &f.local,
-		&f.table.Relation, &f.table.Expiration, &f.column, &f.backend, &f.readOnly, &f.unlinked, &f.another)
+		&f.table.Relation, &f.table.Expiration, &f.column, &f.backend, &f.readOnly, &f.unlinked, &f.another, &f.beside)
 	f.clock, f.indexed = f.now, f.oid != 0 && len(f.unindexed) == 0
 	return err
 }
@@ -273,6 +274,9 @@ func (f facts) findings() (found []purge.Finding) {
 	}
 	if !f.indexed {
 		found = append(found, f.missingIndex())
+	}
+	if f.beside != "" {
+		found = append(found, purge.TwoTables.Found(fmt.Sprintf("%[1]s is purged, and %[2]s, which is there too, is not: rename the one that is not in use, such as ALTER TABLE %[2]s RENAME TO not_in_use;", f.table, f.beside)))
 	}
 	return found
 }

@@ -305,7 +305,9 @@ SELECT clock_timestamp() AT TIME ZONE 'UTC',
        pg_backend_pid(),
        current_setting('transaction_read_only') = 'on',
        current_setting('session_replication_role') = 'replica',
-       current_user <> session_user
+       current_user <> session_user,
+       coalesce((SELECT format('%I.%I', $1::text, relname) FROM pg_class
+                 WHERE relnamespace = n.oid AND relname = ANY ($2) AND oid <> c.oid AND relkind IN ('r', 'p')), '')
 FROM (SELECT) AS always
 LEFT JOIN pg_namespace n ON n.nspname = $1
 LEFT JOIN LATERAL (

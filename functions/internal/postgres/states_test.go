@@ -178,6 +178,21 @@ func TestWhatStandsInTheTablesPlaceIsToldForWhatItIs(t *testing.T) {
 	}
 }
 
+func TestATableOfTheSameNameInOtherLettersIsTold(t *testing.T) {
+	s := newStage(t, "letter_case", "")
+	db := filled(t, s)
+	must(t, db.conn, `CREATE TABLE dbo."ClientAccessTokens" (LIKE dbo.clientaccesstokens); INSERT INTO dbo."ClientAccessTokens" TABLE dbo.clientaccesstokens`)
+	checked, purged := act(t, s.server(), db.name, purge.Check), run(t, s.server(), db.name)
+	mend := `ALTER TABLE dbo."ClientAccessTokens" RENAME TO not_in_use;`
+	if !strings.Contains(text(checked.Findings), mend) || !strings.Contains(text(purged.Findings), mend) || purged.DeletedRows != rows {
+		t.Errorf("%d rows\n%s\n%s", purged.DeletedRows, text(checked.Findings), text(purged.Findings))
+	}
+	must(t, db.conn, mend)
+	if r := run(t, s.server(), db.name); r.Status != purge.Complete || strings.Contains(text(r.Findings), "two-tables") {
+		t.Errorf("%s: %s", r.Status, text(r.Findings))
+	}
+}
+
 func TestRowsThatAreReferencedOrRefusedStayAndAllOthersGo(t *testing.T) {
 	cases := map[string]string{
 		"referenced": "CREATE TABLE child (id uuid REFERENCES dbo.clientaccesstokens); INSERT INTO child SELECT id FROM dbo.clientaccesstokens ORDER BY expiration OFFSET 1234 LIMIT 3",
