@@ -40,6 +40,13 @@ BEGIN
         IF NOT pg_has_role(member, 'edfi_token_purge_rights', 'USAGE') THEN
             EXECUTE format('GRANT edfi_token_purge_rights TO %I', member);
         END IF;
+        IF NOT pg_has_role(member, 'edfi_token_purge_rights', 'USAGE') THEN -- it was made NOINHERIT
+            IF current_setting('server_version_num')::int >= 160000 THEN
+                EXECUTE format('GRANT edfi_token_purge_rights TO %I WITH INHERIT TRUE', member);
+            ELSE
+                EXECUTE format('ALTER ROLE %I INHERIT', member);
+            END IF;
+        END IF;
     END LOOP;
     EXECUTE format('GRANT CONNECT ON DATABASE %I TO edfi_token_purge_rights', current_database());
 

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -92,10 +93,10 @@ func (c *conn) Rehearse(ctx context.Context, b purge.Batch) (rows, gone int64, e
 		}
 	}
 	plan, sql, prove := c.deleting(w.physical)
-	if err := c.prepare(ctx, plan, sql, 1); err != nil {
+	if err := c.prepare(ctx, plan, sql, 2); err != nil { // with the triggers that wait
 		return rows, gone, c.explain("try to delete", err)
 	}
-	undone := errors.New("undone")
+	undone, everything, left := errors.New("undone"), c.Expired(time.Time{}, c.facts.clock.Time), int64(0)
 	err = pgx.BeginFunc(ctx, c.pg, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, sql, w.args(c.facts.signature)...); err != nil {
 			return err
@@ -107,12 +108,29 @@ func (c *conn) Rehearse(ctx context.Context, b purge.Batch) (rows, gone int64, e
 		if err := tx.QueryRow(ctx, prove, c.facts.leaves, int64(math.MaxInt64)).Scan(&gone, &micros, &number, &writes); err != nil {
 			return err
 		}
+		if gone > rows {
+			err := tx.QueryRow(ctx, c.facts.on(sqlCount), everything.(window).args(c.facts.signature)...).Scan(&left)
+			return cmp.Or(err, undone)
+		}
 		return undone
 	})
-	if errors.Is(err, undone) {
-		err = nil
+	switch {
+	case !errors.Is(err, undone):
+		return rows, gone, c.explain("try to delete", err)
+	case gone > rows:
+		return rows, gone, c.takesLive(ctx, everything, left, gone)
 	}
-	return rows, gone, c.explain("try to delete", err)
+	return rows, gone, nil
+}
+
+// takesLive returns an error where more rows went than of those that have expired, of
+// which so many were left.
+func (c *conn) takesLive(ctx context.Context, expired purge.Window, left, gone int64) error {
+	all, err := c.Count(ctx, expired)
+	if live := gone - (all - left); err == nil && live > 0 {
+		return fmt.Errorf("try to delete: %w: rows that have expired take %s with them that have not", purge.ErrRefused, purge.Grouped(live))
+	}
+	return err
 }
 
 // runDeferred has triggers run that wait for the commit of tx, where there may be any.

@@ -149,7 +149,13 @@ func (c *conn) explainRefusal(doing string, refused *pgconn.PgError) error {
 		if strings.Contains(refused.Message, "pg_hba.conf") { // which is asked before the password
 			return c.noAccess("pg_hba.conf doesn't let the login into database %s (SQLSTATE %s): let it in there; or, if it says so for a lack of encryption, set DB_TLS to verify-full", refused.Code)
 		}
-		return say("%w (SQLSTATE %s): check user name and password", purge.ErrLogin, refused.Code)
+		return say("%w (SQLSTATE %s): where the role's time is over, or it may not log in, ALTER ROLE edfi_token_purge LOGIN VALID UNTIL 'infinity'; else check user name and password", purge.ErrLogin, refused.Code)
+	case pgerrcode.CharacterNotInRepertoire, pgerrcode.UntranslatableCharacter:
+		if c.facts.oid != 0 { // our own statements have no such letters
+			return say("%w, and says why in letters that can't be shown: %s", purge.ErrRefused, message)
+		}
+	case pgerrcode.TooManyConnections:
+		return say("%w: %s%s", purge.ErrNoSlot, message, c.raiseLimit(refused))
 	case pgerrcode.ReadOnlySQLTransaction: // it was writable, else it had not been opened
 		return purge.Uncommitted(say("%w: %s: the server has become a reader", purge.ErrLost, message))
 	case pgerrcode.ProtocolViolation:
@@ -164,6 +170,18 @@ func (c *conn) explainRefusal(doing string, refused *pgconn.PgError) error {
 	return say("%s", message)
 }
 
+// raiseLimit returns how to raise the limit that was met, where it is not the server's: a
+// limit of 0 ends by itself never. The message itself may be in any language.
+func (c *conn) raiseLimit(refused *pgconn.PgError) string {
+	switch refused.Routine {
+	case "InitializeSessionUserId":
+		return ": raise the limit: ALTER ROLE edfi_token_purge CONNECTION LIMIT -1;"
+	case "CheckMyDatabase":
+		return fmt.Sprintf(": raise the limit: ALTER DATABASE %s CONNECTION LIMIT -1;", pgx.Identifier{c.database}.Sanitize())
+	}
+	return ""
+}
+
 // unfit returns why the database, or its table, can't be purged; nil is nothing that a
 // refusal tells.
 func (c *conn) unfit(refused *pgconn.PgError, message string) error {
@@ -173,6 +191,8 @@ func (c *conn) unfit(refused *pgconn.PgError, message string) error {
 	case code == pgerrcode.InsufficientPrivilege && c.pg == nil:
 		return purge.NotPurgeable{Kind: purge.NoAccess, Message: fmt.Sprintf("the login may not connect to database %s (SQLSTATE %s): run infra/postgres/role.sql there, or GRANT CONNECT ON DATABASE %s TO edfi_token_purge;",
 			c.database, code, pgx.Identifier{c.database}.Sanitize())}
+	case code == pgerrcode.ObjectNotInPrerequisiteState && c.pg == nil && refused.Routine == "CheckMyDatabase": // not one that a DROP left half done
+		return purge.NotPurgeable{Kind: purge.NoAccess, Message: fmt.Sprintf("database %s takes no connections (SQLSTATE %s): ALTER DATABASE %s ALLOW_CONNECTIONS true;", c.database, code, pgx.Identifier{c.database}.Sanitize())}
 	case code == pgerrcode.InvalidColumnReference && c.facts.misnamed != "": // none of ours names a column that may not be there
 		return purge.NotPurgeable{Kind: purge.NoReplicaIdentity, Message: message + ": a publication has the table's deletes with a condition, or a list of columns, that the table's replica identity does not go with, so that the server refuses them: " + c.facts.misnamed}
 	}
@@ -200,8 +220,6 @@ func (c *conn) kindOf(refused *pgconn.PgError) error {
 	switch code := refused.Code; {
 	case code == pgerrcode.CannotConnectNow || !c.served && isNotServed(refused):
 		return purge.ErrNotYet
-	case code == pgerrcode.TooManyConnections:
-		return purge.ErrNoSlot
 	case sessionLimits[code] != "":
 		return sessionLimits[code]
 	case code == pgerrcode.IdleInTransactionSessionTimeout || pgerrcode.IsConnectionException(code) || pgerrcode.IsOperatorIntervention(code):

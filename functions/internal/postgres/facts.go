@@ -40,6 +40,7 @@ type facts struct {
 	deletable bool
 	secured   bool     // row-level security holds for the login
 	hidden    bool     // it hides rows, or may
+	taken     bool     // a policy takes rows away, which no other one gives back
 	indexed   bool     // an index finds rows by their expiration
 	unindexed []string // the tables that have no such index, not all of many
 	signature string   // of all that is relied on later
@@ -55,6 +56,8 @@ type facts struct {
 	backend   uint32   // the server's process that ran the statement
 	readOnly  bool     // default_transaction_read_only is on, or the server is a standby
 	unlinked  bool     // neither triggers nor foreign keys act for this login
+	another   bool     // the login acts as another role, by a setting
+	beside    string   // the table of the same name in other letters; "" is none
 	resets    []string // statements that change settings
 	writes    int64    // transactions that had written to the server when it was asked
 	asked     time.Time
@@ -122,7 +125,7 @@ func (c *conn) examine(ctx context.Context, own session, lock bool) error {
 		err = closed
 	}
 	if err == nil && f.unusual() {
-		err = c.pg.QueryRow(ctx, sqlObstacles, f.oid).Scan(&f.hidden, &f.nameless, &f.misnamed, &f.resets)
+		err = c.pg.QueryRow(ctx, sqlObstacles, f.oid).Scan(&f.hidden, &f.taken, &f.nameless, &f.misnamed, &f.resets)
 	}
 	c.facts, c.served, c.set = f, err == nil, set
 	if sqlState(err) == pgerrcode.QueryCanceled && ctx.Err() != nil { // by ourselves, as the time was over
@@ -136,14 +139,14 @@ func (f *facts) read(row pgx.Row) error {
 	err := row.Scan(&f.now, &f.database, &f.version, &f.standby, &f.oid, &f.kind, &f.plain, &f.typeName,
 		&f.usage, &f.selectExp, &f.places, &f.selectAll, &f.deletable, &f.secured, &f.unindexed,
 		&f.signature, &f.leaves, &f.counted, &f.dead, &f.perPage, &f.published, &f.acts, &f.local,
-		&f.table.Relation, &f.table.Expiration, &f.column, &f.backend, &f.readOnly, &f.unlinked)
+		&f.table.Relation, &f.table.Expiration, &f.column, &f.backend, &f.readOnly, &f.unlinked, &f.another, &f.beside)
 	f.clock, f.indexed = f.now, f.oid != 0 && len(f.unindexed) == 0
 	return err
 }
 
 // unusual tells whether sqlObstacles has anything to say.
 func (f *facts) unusual() bool {
-	return f.secured || f.published || f.readOnly || f.unlinked || !f.counted
+	return f.secured || f.published || f.readOnly || f.unlinked || f.another || !f.counted
 }
 
 // readClock reads what sqlLocalClock returns. A column with a zone has instants.
@@ -169,11 +172,19 @@ func (f facts) fault(database string, writes bool) error {
 	case !f.usage || !f.selectExp:
 		return purge.NotPurgeable{Kind: purge.NoSelectRight, Message: "the login may not read when tokens expire: " + f.grant()}
 	case f.hidden:
-		return purge.NotPurgeable{Kind: purge.RowSecurity, Message: fmt.Sprintf("row-level security hides rows from the login, or may, so that expired ones would stay: for the role of the login ALTER ROLE edfi_token_purge BYPASSRLS; or CREATE POLICY token_purge ON %s TO edfi_token_purge USING (true);", f.table)}
+		return purge.NotPurgeable{Kind: purge.RowSecurity, Message: "row-level security hides rows from the login, or may, so that expired ones would stay: for the role of the login " + f.bypass()}
 	case writes:
 		return f.mayDelete()
 	}
 	return nil
+}
+
+// bypass returns what lets the login see all rows.
+func (f facts) bypass() string {
+	if f.taken {
+		return "ALTER ROLE edfi_token_purge BYPASSRLS; (a restrictive policy takes rows away, which no policy gives back)"
+	}
+	return fmt.Sprintf("ALTER ROLE edfi_token_purge BYPASSRLS; or CREATE POLICY token_purge ON %s TO edfi_token_purge USING (true);", f.table)
 }
 
 // strange returns why what was found is not Ed-Fi's table, or nil.
@@ -206,6 +217,7 @@ var kinds = map[rune]string{'v': "a view", 'm': "a materialized view", 'f': "a f
 // The places of the settings in facts.resets.
 const (
 	readOnly = iota
+	role
 	replicationRole
 	counts
 )
@@ -244,7 +256,11 @@ func (f facts) grant() string {
 	if f.table.Name != purge.ClientAccessTokens.Name {
 		script += " with all names of TABLES, as docs/tables.md says"
 	}
-	return fmt.Sprintf("run %s, or for the role of the login GRANT USAGE ON SCHEMA %s TO edfi_token_purge; GRANT SELECT (ctid, %s), DELETE ON %s TO edfi_token_purge;",
+	acting := ""
+	if f.another {
+		acting = "a setting has the login act as another role, so that its own rights don't count: " + f.resets[role] + " Then, where it has none, "
+	}
+	return acting + fmt.Sprintf("run %s, or for the role of the login GRANT USAGE ON SCHEMA %s TO edfi_token_purge; GRANT SELECT (ctid, %s), DELETE ON %s TO edfi_token_purge;",
 		script, f.table.Schema, f.table.Expiration, f.table)
 }
 
@@ -258,6 +274,9 @@ func (f facts) findings() (found []purge.Finding) {
 	}
 	if !f.indexed {
 		found = append(found, f.missingIndex())
+	}
+	if f.beside != "" {
+		found = append(found, purge.TwoTables.Found(fmt.Sprintf("%[1]s is purged, and %[2]s, which is there too, is not: rename the one that is not in use, such as ALTER TABLE %[2]s RENAME TO not_in_use;", f.table, f.beside)))
 	}
 	return found
 }

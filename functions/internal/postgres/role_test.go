@@ -138,3 +138,13 @@ func TestTheRoleIsMadeByTheOwnerOfTheTablesAllOrNothing(t *testing.T) {
 	grant(t, db)
 	expectRights(t, seen, both, []string{"dbo", "adminapi"})
 }
+
+// A login may have been made that does not use the rights of the roles it is a member of.
+func TestTheRoleGivesItsRightsToALoginThatInheritsNone(t *testing.T) {
+	s := newStage(t, "loner", "")
+	must(t, connect(t, "postgres"), "ALTER ROLE loner NOINHERIT")
+	db := filled(t, s)
+	if r := run(t, s.server(), db.name); r.Status != purge.Complete || r.DeletedRows != rows {
+		t.Errorf("%s, %d rows: %s", r.Status, r.DeletedRows, r.Error)
+	}
+}

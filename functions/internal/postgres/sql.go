@@ -19,11 +19,13 @@ const (
 	// What else a role, a database or a server may have set, and what would end or
 	// bend the session: limits of time, an isolation in which a batch fails for
 	// others, row_security off, which makes row-level security an error instead of a
-	// finding, and strings in which a backslash is special. Names are ours to the
+	// finding, strings in which a backslash is special, and notices of triggers, which
+	// nobody reads and which fail where they have letters beyond UTF-8. Names are ours to the
 	// end: whatever the search_path is, pg_catalog comes first, and the rest stays for
 	// triggers that count on it. session_replication_role and track_counts are a
 	// superuser's to set.
-	// Of default_transaction_read_only nothing is taken: whoever set it may mean it.
+	// Of default_transaction_read_only and of role nothing is taken: whoever set them may
+	// mean it.
 	// A server that doesn't know a setting doesn't get it.
 	sqlSettings = `
 SELECT name, pg_catalog.set_config(name, value, false)
@@ -47,6 +49,7 @@ FROM (VALUES ('synchronous_commit', 'off'),
              ('default_transaction_deferrable', 'off'),
              ('row_security', 'on'),
              ('standard_conforming_strings', 'on'),
+             ('client_min_messages', 'error'),
              ('track_counts', CASE pg_catalog.current_setting('is_superuser') WHEN 'on' THEN 'on' END),
              ('session_replication_role', CASE pg_catalog.current_setting('is_superuser') WHEN 'on' THEN 'origin' END),
              ('search_path', pg_catalog.concat_ws(', ', 'pg_catalog', NULLIF(pg_catalog.current_setting('search_path'), '')))) AS setting (name, value)
@@ -195,7 +198,8 @@ FROM (SELECT coalesce(NULLIF(current_setting('edfi_token_purge.gone', true), '')
 	sqlHides = `EXISTS (
            SELECT FROM (VALUES ('r'), ('d')) AS need (cmd)
            WHERE NOT EXISTS (` + sqlPolicies + ` AND p.polpermissive AND pg_get_expr(p.polqual, p.polrelid) = 'true')
-              OR EXISTS (` + sqlPolicies + ` AND NOT p.polpermissive AND pg_get_expr(p.polqual, p.polrelid) <> 'true'))`
+              OR ` + sqlTakes + `)`
+	sqlTakes    = `EXISTS (` + sqlPolicies + ` AND NOT p.polpermissive AND pg_get_expr(p.polqual, p.polrelid) <> 'true')`
 	sqlPolicies = `
                SELECT FROM pg_policy p
                WHERE p.polrelid = c.oid AND p.polcmd::text IN ('*', need.cmd)
@@ -233,7 +237,7 @@ FROM (SELECT coalesce(NULLIF(current_setting('edfi_token_purge.gone', true), '')
 	// What the server refuses as soon as a delete begins, it refuses here.
 	sqlWouldDelete = `EXPLAIN DELETE FROM {table} WHERE {expiration} IS NOT NULL`
 
-	// Three settings that are not ours to change for the session, and the statements that
+	// Four settings that are not ours to change for the session, and the statements that
 	// change each wherever it is set for this login: no message names the login.
 	sqlResets = `ARRAY(
            SELECT coalesce((
@@ -243,9 +247,11 @@ FROM (SELECT coalesce(NULLIF(current_setting('edfi_token_purge.gone', true), '')
                FROM pg_db_role_setting, unnest(setconfig) AS setting
                WHERE setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
                  AND setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = session_user))
-                 AND split_part(setting, '=', 1) = name), format('ALTER SYSTEM SET %I = %L; SELECT pg_reload_conf();', name, boot_val))
-           FROM pg_settings
-           WHERE name IN ('default_transaction_read_only', 'session_replication_role', 'track_counts')
+                 AND split_part(setting, '=', 1) = name),
+               CASE name WHEN 'role' THEN 'RESET ROLE;' ELSE format('ALTER SYSTEM SET %I = %L; SELECT pg_reload_conf();', name, boot_val) END)
+           FROM (SELECT name, boot_val FROM pg_settings
+                 WHERE name IN ('default_transaction_read_only', 'session_replication_role', 'track_counts')
+                 UNION ALL SELECT 'role', '') AS known
            ORDER BY name)`
 
 	// Bytes that each row has at least, beyond its header.
@@ -300,7 +306,10 @@ SELECT clock_timestamp() AT TIME ZONE 'UTC',
        coalesce(quote_ident(c.relname), ($2::text[])[2]), coalesce(quote_ident(a.attname), ($3::text[])[2]), coalesce(a.attname, ''),
        pg_backend_pid(),
        current_setting('transaction_read_only') = 'on',
-       current_setting('session_replication_role') = 'replica'
+       current_setting('session_replication_role') = 'replica',
+       current_user <> session_user,
+       coalesce((SELECT format('%I.%I', $1::text, relname) FROM pg_class
+                 WHERE relnamespace = n.oid AND relname = ANY ($2) AND oid <> c.oid AND relkind IN ('r', 'p')), '')
 FROM (SELECT) AS always
 LEFT JOIN pg_namespace n ON n.nspname = $1
 LEFT JOIN LATERAL (
@@ -312,6 +321,7 @@ LEFT JOIN LATERAL (
 	// server as long to plan as all of them.
 	sqlObstacles = `
 SELECT coalesce(row_security_active(c.oid) AND ` + sqlHides + `, false),
+       EXISTS (SELECT FROM (VALUES ('r'), ('d')) AS need (cmd) WHERE ` + sqlTakes + `),
        coalesce(` + sqlUnidentified + `, ''),
        ` + sqlMisidentified + `,
        ` + sqlResets + `

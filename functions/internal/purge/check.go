@@ -16,10 +16,14 @@ const (
 	// backlogAge is how long ago a row must have expired to tell that nobody
 	// deletes: cleaners come every half an hour.
 	backlogAge = 6 * time.Hour
-	// rehearsed is how many rows a check tries to delete at once, and rehearsals how
-	// often.
+	// rehearsed is how many rows a check tries to delete at most at once, and
+	// rehearsals how many in all.
 	rehearsed  = 1000
-	rehearsals = 5
+	rehearsals = 5000
+	// rehearsalTarget is the time that one try aims at, as it holds locks, and
+	// rehearsalPatience bounds each and all of them.
+	rehearsalTarget   = 50 * time.Millisecond
+	rehearsalPatience = 5 * time.Second
 	// certificateAge is how long before its end a certificate is worth a word.
 	certificateAge = 30 * 24 * time.Hour
 )
@@ -125,35 +129,55 @@ func inTheWay(f Finding) bool {
 	return slices.Contains([]string{DeleteTrigger.Code, DeleteRule.Code, Referenced.Code, DeleteBurden.Code, DefinitionsUnseen.Code}, f.Code)
 }
 
-// rehearse finds out whether the first rows would go, where the connection can try it.
+// rehearse finds out whether the first rows would go, where the connection can try it. It
+// begins with one, as it does not know how long they take.
 func (t *turn) rehearse(ctx context.Context, w Window) ([]Finding, error) {
 	conn, ok := t.conn.(Rehearser)
 	if !ok {
 		return nil, nil
 	}
-	for range rehearsals {
-		cut, rest, err := t.conn.Cut(ctx, w, rehearsed, 1)
+	size := &sizer{most: rehearsed, target: rehearsalTarget, size: 1, learning: true}
+	var took time.Duration
+	for tried := int64(0); w != nil && tried < rehearsals && took < rehearsalPatience; {
+		cut, rest, err := t.conn.Cut(ctx, w, size.Next(), 1)
 		if err != nil {
 			return nil, err
 		}
-		rows, gone, err := conn.Rehearse(ctx, cut[0])
+		brief, cancel := context.WithTimeout(ctx, rehearsalPatience)
+		began := time.Now()
+		rows, gone, err := conn.Rehearse(brief, cut[0])
+		cancel()
+		took += time.Since(began)
 		switch {
-		case errors.Is(err, errors.ErrUnsupported):
-			return []Finding{NotRehearsed.Found(err.Error())}, nil
-		case errors.Is(err, ErrRefused):
-			return []Finding{RefusedRows.Found("a delete that was tried and undone says: " + err.Error() + t.whatActs(ctx))}, nil
-		case errors.Is(err, ErrLocked): // a purge would wait
-			return nil, nil
-		case err != nil:
-			return nil, err
-		case gone < rows: // or others were faster, which another check shows
-			return []Finding{KeptRows.Found(fmt.Sprintf("a delete that was tried and undone removed %s rows of %s: %s%s", Grouped(gone), Grouped(rows), errKept, t.whatActs(ctx)))}, nil
-		case rest == nil:
-			return nil, nil
+		case errors.Is(err, ErrTimeout) && ctx.Err() == nil: // this one row
+			took = rehearsalPatience
+		case err != nil || gone < rows:
+			return t.resisted(ctx, rows, gone, err)
 		}
+		size.Observe(size.Next(), gone, time.Since(began), err)
+		tried += rows
 		w = rest
 	}
+	if took >= rehearsalPatience && size.Next() < slowRows {
+		return []Finding{t.slowRows(ctx)}, nil
+	}
 	return nil, nil
+}
+
+// resisted tells what came of a try to delete that failed, or left rows.
+func (t *turn) resisted(ctx context.Context, rows, gone int64, err error) ([]Finding, error) {
+	switch {
+	case errors.Is(err, errors.ErrUnsupported):
+		return []Finding{NotRehearsed.Found(err.Error())}, nil
+	case errors.Is(err, ErrRefused):
+		return []Finding{RefusedRows.Found("a delete that was tried and undone says: " + err.Error() + t.whatActs(ctx))}, nil
+	case errors.Is(err, ErrLocked): // a purge would wait
+		return nil, nil
+	case err != nil:
+		return nil, err
+	default: // or others were faster, which another check shows
+		return []Finding{KeptRows.Found(fmt.Sprintf("a delete that was tried and undone removed %s rows of %s: %s%s", Grouped(gone), Grouped(rows), errKept, t.whatActs(ctx)))}, nil
+	}
 }
 
 // checkExpired finds how much there is to do, and returns what there is to delete; nil

@@ -103,6 +103,10 @@ var (
 		Code: "wrong-table", Level: LevelError, Or: LevelInfo,
 		Mend: notEdFi,
 	})
+	TwoTables = kind(Kind{
+		Code: "two-tables", Level: LevelWarning,
+		Mend: "PostgreSQL: two tables have the table's name, one in quotes and one in lower case, and only the one in lower case is purged: rename the one that is not in use, as in the message",
+	})
 	NoDatabase = kind(Kind{
 		Code: "no-database", Level: LevelError, Or: LevelInfo,
 		Mend: "there is no such database, or the login may not enter it: correct the name in `DATABASES`, or let the login in",

@@ -128,6 +128,11 @@ func (t *turn) inspectHeld(ctx context.Context) error {
 	return nil
 }
 
+// slowRows says that rows take long, and what ends that.
+func (t *turn) slowRows(ctx context.Context) Finding {
+	return SlowRows.Found(fmt.Sprintf("rows take so long to delete that fewer than %d of them are a batch%s", slowRows, t.whatActs(ctx)))
+}
+
 // finalLook finds the oldest row that a stopped purge leaves behind, for the metric.
 // Where time is too short for that, it is not known.
 func (t *turn) finalLook(outer context.Context, patience time.Duration) {
@@ -137,7 +142,7 @@ func (t *turn) finalLook(outer context.Context, patience time.Duration) {
 		refused.mend = t.whatActs(ctx)
 	}
 	if t.backlog.Slow() {
-		t.result.find(SlowRows.Found(fmt.Sprintf("rows take so long to delete that fewer than %d of them are a batch%s", slowRows, t.whatActs(ctx))))
+		t.result.find(t.slowRows(ctx))
 	}
 	left := t.backlog.Left()
 	if left == nil || t.result.StopReason == MaxRows {
@@ -155,8 +160,9 @@ func (t *turn) finalLook(outer context.Context, patience time.Duration) {
 // oldestOf looks for the oldest row of all parts; nil is none.
 func (t *turn) oldestOf(ctx context.Context, parts []part) (oldest *Instant, err error) {
 	for _, p := range parts {
+		locked := p.locked || t.locks.table // though this look may get through
 		at, found, err := t.oldest(ctx, p.window)
-		if (p.locked || t.locks.table) && (found != nil || err != nil) {
+		if (locked || t.locks.table) && (found != nil || err != nil) {
 			t.result.find(t.locks.stayed())
 		}
 		if err != nil {

@@ -555,3 +555,34 @@ func TestALockedTableIsToldWhateverEndsTheLastLook(t *testing.T) {
 		}
 	})
 }
+
+// A lock that ends as the run does took its time all the same.
+type lockedForARun struct {
+	fake
+	until time.Time
+}
+
+func (f *lockedForARun) Open(context.Context, string, Table, bool) (Conn, error) { return f, nil }
+
+func (f *lockedForARun) Oldest(ctx context.Context, w Window, trail Trail) (time.Time, Window, error) {
+	if time.Now().Before(f.until) {
+		return time.Time{}, nil, ErrLocked
+	}
+	return f.fake.Oldest(ctx, w, trail)
+}
+
+func (f *lockedForARun) Delete(ctx context.Context, _ Batch) (Deleted, error) {
+	<-ctx.Done() // before its lock's time is up
+	return Deleted{}, ErrTimeout
+}
+
+func TestALockThatEndsWithTheRunIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &lockedForARun{fake: fake{rows: 10}, until: time.Now().Add(3500 * time.Millisecond)}
+		target := Target{Engine: f, Tables: []Table{ClientAccessTokens}, Databases: Select("a").Resolve(nil, false), Log: slog.New(slog.DiscardHandler)}
+		d := Run(t.Context(), target, Policy{Action: Purge, BatchSize: 10, MaxDuration: 3 * time.Second, StopBefore: 4 * time.Second}, func(DatabaseResult) {}).Databases[0]
+		if d.Status != Partial || !slices.ContainsFunc(d.Findings, func(f Finding) bool { return f.Code == LockedRows.Code }) {
+			t.Errorf("%+v", d)
+		}
+	})
+}
