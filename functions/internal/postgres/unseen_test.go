@@ -182,6 +182,27 @@ func TestRowsThatStayComeWithTheStatementThatMends(t *testing.T) {
 	}
 }
 
+func TestExpirationsThatADeletePutsOffAreTold(t *testing.T) {
+	s := newStage(t, "put_off", "")
+	db := s.create(t)
+	db.Insert(t, db.Now(t).Add(-time.Hour), db.Now(t).Add(-time.Hour), db.Now(t).Add(time.Hour))
+	const mend = "ALTER TABLE dbo.clientaccesstokens DISABLE TRIGGER put_off;"
+	must(t, db.conn, `
+CREATE FUNCTION put_off() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS
+$$BEGIN UPDATE dbo.clientaccesstokens SET expiration = 'infinity' WHERE id = OLD.id; RETURN NULL; END$$;
+CREATE TRIGGER put_off BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION put_off()`)
+	r := run(t, s.server(), db.name)
+	at := slices.IndexFunc(r.Findings, func(f purge.Finding) bool {
+		return f.Code == purge.KeptRows.Code && f.Level == purge.LevelWarning
+	})
+	if r.Status != purge.Complete || r.DeletedRows != 0 || at < 0 || !strings.Contains(r.Findings[at].Message, mend) {
+		t.Errorf("%+v", r)
+	}
+	if r = run(t, s.server(), db.name); strings.Contains(text(r.Findings), purge.KeptRows.Code) {
+		t.Errorf("nothing had expired: %+v", r)
+	}
+}
+
 // With the least rights many rows of one expiration go as they are met; those that
 // resist, wherever they are, stop no other.
 func TestRowsThatAreMetAndResistStopNoOther(t *testing.T) {

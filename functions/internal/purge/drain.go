@@ -35,7 +35,8 @@ var errKept = errors.New("rows have expired that DELETE does not remove: look fo
 // proves that nothing is left; rows inserted behind a sweep are found by the next.
 func (t *turn) drain(ctx context.Context) error {
 	windows, err := t.firstLook(ctx)
-	for stalled := 0; err == nil && windows != nil; windows, err = t.look(ctx) {
+	stalled := 0
+	for ; err == nil && windows != nil; windows, err = t.look(ctx) {
 		// Once can be another cleaner that was faster; twice can't.
 		if stalled == 2 {
 			return t.kept(ctx)
@@ -48,7 +49,19 @@ func (t *turn) drain(ctx context.Context) error {
 			stalled = 0
 		}
 	}
+	if err == nil && stalled > 0 {
+		t.gone(ctx)
+	}
 	return err
+}
+
+// gone tells of rows that were found and not deleted, and are not found any more, where
+// something acts on deletes: it may have put their expiration off. Else another cleaner
+// was faster.
+func (t *turn) gone(ctx context.Context) {
+	if acts := t.whatActs(ctx); acts != "" {
+		t.result.find(KeptRows.At(LevelWarning, "rows had expired, and a delete removed none of them; they do not count as expired any more"+acts))
+	}
 }
 
 // kept returns errKept with what may keep the rows.

@@ -164,8 +164,8 @@ var (
 		Mend: "PostgreSQL: a pooler in between gives each transaction another session, as PgBouncer does with `pool_mode` transaction or statement; a purge needs one to itself: give the server's own port, or a pool with `pool_mode = session`",
 	})
 	KeptRows = kind(Kind{
-		Code: "kept-rows", Level: LevelError,
-		Mend: "rows have expired, and a delete leaves them where they are: a trigger or a rule keeps them or puts them back: the message has the statements that end those that the login may see, and a check lists them",
+		Code: "kept-rows", Level: LevelError, Or: LevelWarning,
+		Mend: "rows have expired, and a delete leaves them where they are: a trigger or a rule keeps them, puts them back, or puts their expiration off, which is the warning: the message has the statements that end those that the login may see, and a check lists them",
 	})
 	NoReplicaIdentity = kind(Kind{
 		Code: "no-replica-identity", Level: LevelError,
