@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -159,18 +160,26 @@ func (t *turn) finalLook(outer context.Context, patience time.Duration) {
 
 // oldestOf looks for the oldest row of all parts; nil is none.
 func (t *turn) oldestOf(ctx context.Context, parts []part) (oldest *Instant, err error) {
-	for _, p := range parts {
-		locked := p.locked || t.locks.table // though this look may get through
+	table := t.locks.table // though this look may get through
+	for i, p := range parts {
 		at, found, err := t.oldest(ctx, p.window)
-		if (locked || t.locks.table) && (found != nil || err != nil) {
-			t.result.find(t.locks.stayed())
-		}
 		if err != nil {
+			t.findLocked(table, parts[i:])
 			return nil, err
+		}
+		if found != nil {
+			t.findLocked(table, parts[i:i+1])
 		}
 		if found != nil && (oldest == nil || at.Before(oldest.Time)) {
 			oldest = instant(at)
 		}
 	}
 	return oldest, nil
+}
+
+// findLocked tells where one of the parts that are left was locked, or the table.
+func (t *turn) findLocked(table bool, parts []part) {
+	if table || t.locks.table || slices.ContainsFunc(parts, func(p part) bool { return p.locked }) {
+		t.result.find(t.locks.stayed())
+	}
 }

@@ -576,6 +576,28 @@ func (f *lockedForARun) Delete(ctx context.Context, _ Batch) (Deleted, error) {
 	return Deleted{}, ErrTimeout
 }
 
+// lockedUntilLost meets a lock on a row until the time is over, with which its connection ends.
+type lockedUntilLost struct{ fake }
+
+func (f *lockedUntilLost) Open(context.Context, string, Table, bool) (Conn, error) { return f, nil }
+
+func (f *lockedUntilLost) Delete(ctx context.Context, _ Batch) (Deleted, error) {
+	if deadline, _ := ctx.Deadline(); time.Until(deadline) < lockedRest {
+		<-ctx.Done()
+		return Deleted{}, Uncommitted(fmt.Errorf("delete: %w", ErrLost))
+	}
+	return Deleted{}, ErrLocked
+}
+
+func TestALockIsToldThoughTheConnectionEndsWithTheTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := runAll(t.Context(), &lockedUntilLost{fake{rows: 1}}, Policy{BatchSize: 10, MaxDuration: 3 * time.Second}, "a").Databases[0]
+		if d.Status != Partial || d.reached || !slices.ContainsFunc(d.Findings, func(f Finding) bool { return f.Code == LockedRows.Code }) {
+			t.Errorf("%+v", d)
+		}
+	})
+}
+
 func TestALockThatEndsWithTheRunIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &lockedForARun{fake: fake{rows: 10}, until: time.Now().Add(3500 * time.Millisecond)}

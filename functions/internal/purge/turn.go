@@ -83,19 +83,27 @@ func (t *turn) serve(outer, work context.Context) (again bool) {
 	t.result.reached = e.opened && !errors.Is(e.err, ErrLost) || isOfTable(e.err)
 	v := conclude(e)
 	again = t.apply(work, v)
-	// A server that is silent would take what time there is left.
-	silent := errors.Is(e.err, ErrLost) || len(t.backlog.asking) > 0
-	if e.opened && !silent && t.result.Status != Complete && t.expired != nil && t.run.policy.Action == Purge {
-		patience := min(finalLookTimeout, t.run.policy.StopBefore/4)
-		if again && share > 0 { // it comes out of the time of others
-			patience = min(patience, share/4)
-		}
-		recoverPanic(outer, t.log, func() error { t.finalLook(outer, patience); return nil }) //nolint:errcheck // logged; the status stands
+	if e.opened && t.result.Status != Complete && t.expired != nil && t.run.policy.Action == Purge {
+		t.leftovers(outer, e.err, again, share)
 	}
 	if refused := t.backlog.refused; refused.rows > 0 {
 		t.result.find(RefusedRows.Found(refused.Error()))
 	}
 	return again
+}
+
+// leftovers looks for what a stopped purge leaves behind.
+func (t *turn) leftovers(outer context.Context, err error, again bool, share time.Duration) {
+	// A server that is silent would take what time there is left.
+	if errors.Is(err, ErrLost) || len(t.backlog.asking) > 0 {
+		t.findLocked(false, t.backlog.Left())
+		return
+	}
+	patience := min(finalLookTimeout, t.run.policy.StopBefore/4)
+	if again && share > 0 { // it comes out of the time of others
+		patience = min(patience, share/4)
+	}
+	recoverPanic(outer, t.log, func() error { t.finalLook(outer, patience); return nil }) //nolint:errcheck // logged; the status stands
 }
 
 // leave ends all connections, but the first where the next table goes on with it.

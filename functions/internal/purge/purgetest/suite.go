@@ -522,7 +522,7 @@ func testLocked(t *testing.T, s suite) {
 	expect(t, r, purge.Partial, purge.MaxDuration, len(rows)-1)
 	expectLeft(t, db, locked)
 	if !finding(r, "locked-rows") {
-		t.Errorf("no finding locked-rows: %v", r.Findings)
+		t.Errorf("no finding locked-rows: %+v", r)
 	}
 }
 
