@@ -74,6 +74,9 @@ func TestWhatIsPublishedIsWhatLeftWhereverTheConnectionIsCut(t *testing.T) {
 	}
 	t.Cleanup(func() {
 		t.Logf("of what was said, %+v: %d cuts, of which %d left a count inexact", said, cuts.Load(), inexact.Load())
+		if cuts.Load() < cutsTried {
+			t.Error("too few for anything to be shown")
+		}
 	})
 }
 

@@ -396,12 +396,7 @@ func TestALockThatACutMeetsIsTold(t *testing.T) {
 		}
 		return table.answer(kind)
 	}})
-	to, p := target(s.server(), "EdFi_Admin"), policy
-	p.MaxDuration = 2 * time.Second
-	var waits []string
-	to.Waiting = func(_, why string) { waits = append(waits, why) } // one worker: one at a time
-	r := purge.Run(t.Context(), to, p, func(purge.DatabaseResult) {}).Databases[0]
-	if waited := strings.Join(waits, "; "); r.Status != purge.Partial || !found(r, "locked-rows") || !contains(waited, "the table is locked") {
+	if waited, r := runBriefly(t, s); r.Status != purge.Partial || !found(r, "locked-rows") || !contains(waited, "the table is locked") {
 		t.Errorf("it waited for %q, %+v", waited, r)
 	}
 }
@@ -1248,12 +1243,8 @@ func TestWhoHoldsTheLocksIsNamedWhileARunWaitsAndHowToEndIt(t *testing.T) {
 			}
 			return table.answer(kind)
 		}})
-		to, p := target(s.server(), "EdFi_Admin"), policy
-		p.MaxDuration = 2 * time.Second
-		var waits []string
-		to.Waiting = func(_, why string) { waits = append(waits, why) } // one worker: one at a time
-		r := purge.Run(t.Context(), to, p, func(purge.DatabaseResult) {}).Databases[0]
-		waited, stayed := strings.Join(waits, "; "), fmt.Sprint(r.Findings)
+		waited, r := runBriefly(t, s)
+		stayed := fmt.Sprint(r.Findings)
 		if r.Status != purge.Partial || !contains(waited, "rows are locked by") || !contains(stayed, "locked-rows") {
 			t.Errorf("may %d: it waited for %q, %+v", may, waited, r)
 		}
@@ -1261,4 +1252,14 @@ func TestWhoHoldsTheLocksIsNamedWhileARunWaitsAndHowToEndIt(t *testing.T) {
 			t.Errorf("may %d: it waited for %q, %+v", may, waited, r)
 		}
 	}
+}
+
+// runBriefly purges for two seconds, and returns what it waited for meanwhile.
+func runBriefly(t *testing.T, s *standIn) (waited string, r purge.DatabaseResult) {
+	to, p := target(s.server(), "EdFi_Admin"), policy
+	p.MaxDuration = 2 * time.Second
+	var waits []string
+	to.Waiting = func(_, why string) { waits = append(waits, why) } // one worker: one at a time
+	r = purge.Run(t.Context(), to, p, func(purge.DatabaseResult) {}).Databases[0]
+	return strings.Join(waits, "; "), r
 }
