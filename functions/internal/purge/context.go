@@ -27,6 +27,13 @@ func withOptionalTimeout(ctx context.Context, d time.Duration, limited bool) (co
 	return ctx, func() {}
 }
 
+// isOver tells whether ctx has ended, or is to end at this very moment: where several end
+// at one time, they do so one after the other.
+func isOver(ctx context.Context) bool {
+	deadline, limited := ctx.Deadline()
+	return ctx.Err() != nil || limited && !time.Now().Before(deadline)
+}
+
 // sleep rests for d, or until ctx ends.
 func sleep(ctx context.Context, d time.Duration) {
 	if d <= 0 {

@@ -258,8 +258,8 @@ func (t *turn) perform(work context.Context, share time.Duration, e *ending) {
 	ctx, cancel := withOptionalTimeout(work, share, share > 0)
 	defer cancel()
 	e.err = recoverPanic(ctx, t.log, func() error { return t.work(ctx) })
-	e.timeout = errors.Is(e.err, ErrTimeout) || errors.Is(e.err, context.DeadlineExceeded) || ctx.Err() != nil
-	e.shareOver = e.timeout && share > 0 && work.Err() == nil // the server gives up before the turn ends
+	e.timeout = errors.Is(e.err, ErrTimeout) || errors.Is(e.err, context.DeadlineExceeded) || isOver(ctx)
+	e.shareOver = e.timeout && share > 0 && !isOver(work) // the server gives up before the turn ends
 	t.result.DeletedRows, t.result.Batches = t.backlog.rows, t.backlog.batches
 	t.result.ThrottledMs = (t.backlog.throttled / time.Duration(1+len(t.more))).Milliseconds()
 	if t.result.ThrottledMs > 0 {
