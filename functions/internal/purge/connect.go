@@ -31,6 +31,7 @@ type connections struct {
 	prefetcher Conn          // that cuts ahead, if there is one to spare
 	scaledOut  bool          // there are as many as there can be
 	opening    time.Duration // what the first took
+	disconnection
 }
 
 // disconnection is for how long there has been no connection, and how often that was.

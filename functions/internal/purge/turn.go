@@ -30,7 +30,6 @@ type turn struct {
 	backlog *backlog
 	expired Window // all that may be deleted; nil before the cut-off is known
 	connections
-	disconnection
 	locks   locks
 	waiting waiting
 }

@@ -151,16 +151,21 @@ type conn struct {
 	server         Server
 	database       string
 	table          purge.Table
-	pool           *sql.DB // of the one session
-	session        *sql.Conn
-	wire           net.Conn // under the session
-	locked         bool
-	examined       bool
-	secured        *tls.ConnectionState // nil is not at all
 	facts          facts
 	deleteVerified bool    // DELETE does remove rows
 	commits        bool    // a trigger commits
 	limits         *limits // nil is none set
+	lease
+}
+
+// lease is a session, and what the run has in it.
+type lease struct {
+	pool     *sql.DB // of the one session
+	session  *sql.Conn
+	wire     net.Conn             // under the session
+	secured  *tls.ConnectionState // nil is not at all
+	examined bool
+	locked   bool
 }
 
 // Databases lists all databases of the server, by way of the one named.
