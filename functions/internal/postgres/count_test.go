@@ -292,7 +292,7 @@ func TestOfTwoBatchesOnTheirWayOneAtMostIsUncertain(t *testing.T) {
 	to := target(c.through, c.name)
 	to.Engine = undisturbed{c.through}
 	var once sync.Once
-	to.Deleted = func(string, int64) { // the first trip has one batch
+	to.Deleted = func(string, int64) { // the first batch is alone
 		once.Do(func() { c.between.SilenceAt(relay.ToClient, "DELETE 5") })
 	}
 	var cutting sync.WaitGroup

@@ -17,28 +17,20 @@ import (
 
 // Delete implements [purge.Conn].
 func (c *conn) Delete(ctx context.Context, b purge.Batch) (gone purge.Deleted, err error) {
-	c.DeleteAll(ctx, []purge.Batch{b}, func(d purge.Deleted, e error) bool { gone, err = d, e; return true })
+	none := func() (none purge.Batch, more bool) { return none, false }
+	c.DeleteAll(ctx, b, none, func(d purge.Deleted, e error) { gone, err = d, e })
 	return gone, err
 }
 
 // DeleteAll implements [purge.Pipeliner].
-func (c *conn) DeleteAll(ctx context.Context, batches []purge.Batch, done func(purge.Deleted, error) bool) {
-	more := true
-	next := func(gone purge.Deleted, err error) bool {
-		more = done(gone, err) && more
-		return more
-	}
-	for len(batches) > 0 && more {
-		if batches[0].Window.(window).scanned {
-			next(c.deleteScanned(ctx, batches[0]))
-			batches = batches[1:]
-			continue
+func (c *conn) DeleteAll(ctx context.Context, first purge.Batch, next func() (purge.Batch, bool), done func(purge.Deleted, error)) {
+	for b, more := first, true; more; {
+		if b.Window.(window).scanned {
+			done(c.deleteScanned(ctx, b))
+			b, more = next()
+		} else {
+			b, more = c.deleteAlike(ctx, b, next, done)
 		}
-		alike := 1
-		for alike < len(batches) && formOf(batches[alike]) == formOf(batches[0]) {
-			alike++
-		}
-		batches = batches[c.deleteAlike(ctx, batches[:alike], formOf(batches[0]), next):]
 	}
 }
 

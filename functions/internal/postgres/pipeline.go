@@ -21,50 +21,40 @@ const locksAhead = 8
 // errNoAnswer is for what ended without an error of its own.
 var errNoAnswer = errors.New("the connection ended before the answer")
 
-// deleteAlike deletes batches of one form in a pipeline: each DELETE has sqlTransaction
-// ahead of it, sqlProve behind it, and then a Sync, which commits. One is always begun
-// before the one ahead of it has ended, so that the server need not wait for the link, and
-// committed once that one is acknowledged, which comes in time: the server is still
-// deleting. So where the connection is lost, one batch at most may have been committed
-// without a word. It returns how many batches it got to before its limits had to be set
-// anew, or no more were wanted.
-func (c *conn) deleteAlike(ctx context.Context, batches []purge.Batch, f form, done func(purge.Deleted, error) bool) int {
+// deleteAlike deletes first, and those that follow while they have the same form and its
+// limits hold, in a pipeline: each DELETE has sqlTransaction ahead of it, sqlProve behind
+// it, and then a Sync, which commits. One is always begun before the one ahead of it has
+// ended, so that the server need not wait for the link, and committed once that one is
+// acknowledged, which comes in time: the server is still deleting. So where the connection
+// is lost, one batch at most may have been committed without a word. It returns the first
+// batch that it leaves, if there is one.
+func (c *conn) deleteAlike(ctx context.Context, first purge.Batch, next func() (purge.Batch, bool), done func(purge.Deleted, error)) (other purge.Batch, more bool) {
+	f := formOf(first)
 	plan, sql, prove := c.deleting(f.physical)
 	plan.bounded = !f.patient
-	ahead := min(c.mostInFlight(ctx), len(batches))
+	atOnce := c.mostInFlight(ctx)
 	var err error
 	for _, statement := range []string{sqlTransaction, prove, sql} {
-		err = cmp.Or(err, c.prepare(ctx, plan, statement, ahead))
+		err = cmp.Or(err, c.prepare(ctx, plan, statement, atOnce))
 	}
-	if err = c.explain("delete", err); err != nil {
-		for range batches {
-			done(purge.Deleted{}, purge.Uncommitted(err))
-		}
-		return len(batches)
+	if err != nil {
+		done(purge.Deleted{}, purge.Uncommitted(c.explain("delete", err)))
+		return next()
 	}
-	p := pipeline{Pipeline: c.pg.PgConn().StartPipeline(ctx), conn: c, transaction: c.prepared[sqlTransaction], delete: c.prepared[sql], prove: c.prepared[prove]}
+	p := pipeline{Pipeline: c.pg.PgConn().StartPipeline(ctx), conn: c, form: f, next: next, transaction: c.prepared[sqlTransaction], delete: c.prepared[sql], prove: c.prepared[prove]}
 	defer p.Close() //nolint:errcheck // each statement has told its own
-	for ended, more := 0, true; ; ended++ {
-		if more && p.begun == ended {
-			p.beginNext(batches)
+	for p.begin(first); p.begun > 0; {
+		gone, err := p.end(atOnce > 1)
+		done(gone, err)
+		if c.began = time.Now(); c.pg.IsClosed() {
+			return p.undone(done, err)
 		}
-		switch {
-		case p.begun > ended:
-		case p.failure == nil:
-			return ended
-		default:
-			done(purge.Deleted{}, purge.Uncommitted(c.explain("delete", p.failure)))
-			return ended + 1
-		}
-		gone, err := p.end(batches, more && ahead > 1)
-		if err != nil && (!errors.Is(err, purge.ErrLost) || errors.Is(err, purge.ErrUncommitted)) {
-			gone = purge.Deleted{}
-		}
-		more = done(gone, err)
-		if c.began = time.Now(); c.pg.IsClosed() { // what has begun is undone
-			return ended + 1
-		}
+		p.beginNext()
 	}
+	if p.other != nil {
+		return *p.other, true
+	}
+	return next()
 }
 
 // mostInFlight returns how many batches may be with the server at once: two, where
@@ -81,24 +71,28 @@ func (c *conn) mostInFlight(ctx context.Context) int {
 type pipeline struct {
 	*pgconn.Pipeline
 	conn    *conn
+	form    form
+	next    func() (purge.Batch, bool)
+	other   *purge.Batch // that came, and is of another form
 	encoded pgx.ExtendedQueryBuilder
-	begun   int   // batches whose statements are on their way or done
+	begun   int   // batches whose statements are on their way
 	failure error // of the last that was to begin
 
 	transaction, delete, prove *pgconn.StatementDescription
 }
 
-// beginNext queues the statements of the next of batches, if there is one and the limits
-// hold still.
-func (p *pipeline) beginNext(batches []purge.Batch) {
-	if p.begun < len(batches) && p.mayGoOn() {
-		p.begin(batches[p.begun])
+// beginNext queues the statements of the next batch, if none is on its way, there is one
+// of this form, and the limits hold still.
+func (p *pipeline) beginNext() {
+	if p.begun > 0 || p.other != nil || p.failure != nil || !p.conn.limits.valid(time.Now()) {
+		return
 	}
-}
-
-// mayGoOn tells whether another batch may begin: the limits hold still.
-func (p *pipeline) mayGoOn() bool {
-	return p.failure == nil && (p.begun == 0 || p.conn.limits.valid(time.Now()))
+	switch b, more := p.next(); {
+	case more && formOf(b) == p.form:
+		p.begin(b)
+	case more:
+		p.other = &b
+	}
 }
 
 func (p *pipeline) begin(b purge.Batch) {
@@ -113,25 +107,39 @@ func (p *pipeline) begin(b purge.Batch) {
 	if facts.acts && p.failure == nil {
 		p.SendQueryParams(sqlRunDeferred, nil, nil, nil, nil)
 	}
-	if p.queue(p.prove, []any{facts.leaves, most}); p.failure == nil {
-		p.begun++
-	}
+	p.queue(p.prove, []any{facts.leaves, most})
+	p.begun++
 }
 
 // end commits the batch that has begun, and returns what came of it. With ahead the next
 // one begins meanwhile.
-func (p *pipeline) end(batches []purge.Batch, ahead bool) (gone purge.Deleted, err error) {
-	if err := p.Sync(); err != nil { // it did not get through
+func (p *pipeline) end(ahead bool) (gone purge.Deleted, err error) {
+	p.begun--
+	if err = p.failure; err == nil {
+		err = p.Sync()
+	}
+	if err != nil { // it did not get through
 		return gone, purge.Uncommitted(p.conn.explain("delete", err))
 	}
 	transaction, err := p.number()
 	if ahead && err == nil {
-		p.beginNext(batches)
+		p.beginNext()
 		err = p.Flush()
 	}
 	gone, err = p.answer(err)
+	if err = p.conn.explain("delete", err); err != nil && (!errors.Is(err, purge.ErrLost) || errors.Is(err, purge.ErrUncommitted)) {
+		return purge.Deleted{}, err
+	}
 	gone.Transaction = transaction
-	return gone, p.conn.explain("delete", err)
+	return gone, err
+}
+
+// undone tells of what had come and was not sent to its end before the connection was lost.
+func (p *pipeline) undone(done func(purge.Deleted, error), err error) (other purge.Batch, more bool) {
+	if p.begun > 0 || p.other != nil {
+		done(purge.Deleted{}, purge.Uncommitted(cmp.Or(err, p.conn.explain("delete", errNoAnswer))))
+	}
+	return other, false
 }
 
 func (p *pipeline) queue(statement *pgconn.StatementDescription, args []any) {

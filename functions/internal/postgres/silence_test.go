@@ -56,9 +56,9 @@ func (c *fallingConn) Delete(ctx context.Context, b purge.Batch) (purge.Deleted,
 	return c.conn.Delete(ctx, b)
 }
 
-func (c *fallingConn) DeleteAll(ctx context.Context, batches []purge.Batch, done func(purge.Deleted, error) bool) {
+func (c *fallingConn) DeleteAll(ctx context.Context, first purge.Batch, next func() (purge.Batch, bool), done func(purge.Deleted, error)) {
 	c.f.at("a batch")
-	c.conn.DeleteAll(ctx, batches, done)
+	c.conn.DeleteAll(ctx, first, next, done)
 }
 
 func (c *fallingConn) Close() {

@@ -17,8 +17,10 @@ const (
 	splitInto = 10
 	// prefetch is how many batches are cut in one reading, and prefetchRows how many
 	// rows they have: reading where they end then takes the time of one delete.
-	prefetch     = 8
-	prefetchRows = 40_000
+	// maxPrefetched is how many are cut ahead at most, or nearly.
+	prefetch      = 8
+	prefetchRows  = 40_000
+	maxPrefetched = 32
 	// checkpointRows is about how many deleted rows one look may have to pass over:
 	// their index entries stay until VACUUM comes, and a single look over a million
 	// of them takes longer than any batch.
@@ -44,7 +46,6 @@ type backlog struct {
 	changed sync.Cond
 	sweep
 	totals
-	unacknowledged
 }
 
 // sweep is where one that goes over the table is.
@@ -69,6 +70,7 @@ type totals struct {
 	unmarked  int64         // rows since the last checkpoint
 	slow      bool          // a few rows ran out of time
 	throttled time.Duration // that workers waited for others, all together
+	unacknowledged
 }
 
 // Begin begins a sweep of windows, in their order.
@@ -107,25 +109,19 @@ func (b *backlog) size() int {
 // Left returns what the last sweep left: nil when it was done, or never begun.
 func (b *backlog) Left() []part { return b.aside }
 
-// Next returns one batch for a worker, or up to n where there are as many for each
-// of so many workers; nil when there are none any more. It cuts more over conn when
-// fewer are ready than there are workers.
-func (b *backlog) Next(ctx context.Context, conn Conn, n, workers int) []*batch {
+// Next returns a batch for a worker; nil when there are none any more. It cuts more over
+// conn where fewer than low are ready.
+func (b *backlog) Next(ctx context.Context, conn Conn, low int) *batch {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for {
 		switch {
 		case len(b.ready) > 0 && b.stale(b.ready[0]):
 			b.ready = b.recut(b.ready)
-		case b.wantsCut(b.low(n, workers)):
+		case b.wantsCut(low):
 			b.cutMore(ctx, conn)
 		case len(b.ready) > 0:
-			n = min(n, max(1, len(b.ready)/workers))
-			next := slices.Clone(b.ready[:n])
-			b.ready = b.ready[n:]
-			b.inFlight += n
-			b.changed.Broadcast()
-			return next
+			return b.take()
 		case b.idle():
 			b.changed.Broadcast()
 			return nil
@@ -135,12 +131,23 @@ func (b *backlog) Next(ctx context.Context, conn Conn, n, workers int) []*batch 
 	}
 }
 
-// low returns how many batches should be ready for so many workers that want n each.
-func (b *backlog) low(n, workers int) int {
-	if b.sizer.Learning() {
-		n = 1
+// Ready returns a batch for a worker where one is ready; else nil, at once.
+func (b *backlog) Ready() *batch {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.ready) == 0 || b.stale(b.ready[0]) {
+		return nil
 	}
-	return n * workers
+	return b.take()
+}
+
+// take takes the first batch that is ready.
+func (b *backlog) take() *batch {
+	first := b.ready[0]
+	b.ready = b.ready[1:]
+	b.inFlight++
+	b.changed.Broadcast()
+	return first
 }
 
 // Prefetch cuts ahead of the workers over conn, until there is nothing to cut.
@@ -148,7 +155,7 @@ func (b *backlog) Prefetch(ctx context.Context, conn Conn) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for !b.idle() {
-		if b.wantsCut(maxPipelined) {
+		if b.wantsCut(maxPrefetched) {
 			b.cutMore(ctx, conn)
 		} else {
 			b.changed.Wait()
@@ -291,25 +298,17 @@ func (b *backlog) Waited(d time.Duration) {
 // stale tells whether a batch is much larger than those that are cut now.
 func (b *backlog) stale(c *batch) bool { return c.size >= 2*b.size() }
 
-// GiveBack takes back what a worker has that is stale, and returns the others.
-func (b *backlog) GiveBack(batches []*batch) []*batch {
+// GiveBack takes c back from a worker where it is stale, and tells whether it did.
+func (b *backlog) GiveBack(c *batch) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	others := b.recut(batches)
-	b.inFlight -= len(batches) - len(others)
-	b.changed.Broadcast()
-	return others
-}
-
-// Return takes back what a worker has that it did not send.
-func (b *backlog) Return(batches []*batch) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.inFlight -= len(batches)
-	if b.ready = append(batches, b.ready...); b.failure != nil && !errors.Is(b.failure, errMaxRows) {
-		b.leaveReady()
+	if !b.stale(c) {
+		return false
 	}
+	b.recut([]*batch{c})
+	b.inFlight--
 	b.changed.Broadcast()
+	return true
 }
 
 // recut has batches that are stale cut again, and returns the others.

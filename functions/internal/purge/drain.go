@@ -1,23 +1,14 @@
 package purge
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"math/rand/v2"
-	"slices"
 	"sync"
 	"time"
 )
 
 const (
-	// After a lock error a worker rests up to this long: a deadlock is reported
-	// at once, and two sessions that step back in step meet again.
-	lockedRest = 200 * time.Millisecond
-	// maxPipelined is how many batches at most go to the server at once.
-	maxPipelined = 32
 	// firstLookShare is the part of the time left that a look may take before
 	// anything is deleted.
 	firstLookShare = 8
@@ -137,7 +128,7 @@ func (t *turn) sweep(ctx context.Context, windows []Window) error {
 	t.backlog.Begin(windows)
 	var workers sync.WaitGroup
 	begin := func(conn Conn) {
-		workers.Go(func() { t.deleteBatches(ctx, conn) })
+		workers.Go(func() { (&worker{turn: t, conn: conn}).work(ctx) })
 	}
 	begin(t.conn)
 	for _, conn := range t.more {
@@ -152,122 +143,4 @@ func (t *turn) sweep(ctx context.Context, windows []Window) error {
 	workers.Wait()
 	t.waiting.on("")
 	return t.backlog.End()
-}
-
-// deleteBatches is a worker: it deletes batches over conn until there are none left,
-// several in one trip to the server where they are quick.
-func (t *turn) deleteBatches(ctx context.Context, conn Conn) {
-	var rest time.Duration
-	trip := 1 // batches of the next trip
-	for {
-		batches := t.backlog.Next(ctx, conn, trip, t.run.policy.Concurrency)
-		if batches == nil {
-			return
-		}
-		waiting := time.Now()
-		sleep(ctx, rest)
-		throttled := t.run.pacer.Wait(ctx, conn)
-		if throttled {
-			t.backlog.Waited(time.Since(waiting))
-			t.waiting.on(ThrottleReason)
-		} else if rest == 0 {
-			t.waiting.on("")
-		}
-		if batches = t.backlog.GiveBack(batches); len(batches) == 0 {
-			rest = 0
-			continue
-		}
-		done, took := t.delete(ctx, conn, batches)
-		t.backlog.Return(batches[done:])
-		batches = batches[:done]
-		trip, rest = t.fitting(took/time.Duration(max(1, done))), 0
-		if throttled {
-			trip, rest = 1, t.run.pacer.Rest(took)
-		}
-		for _, b := range batches {
-			t.backlog.sizer.Observe(b.size, b.gone.Rows, b.gone.Took, b.err)
-			switch {
-			case errors.Is(b.err, ErrLocked):
-				trip, rest = 1, lockedRest/2+rand.N(lockedRest/2)
-				t.waiting.on(t.locks.by(ctx, conn, t.log, "rows are", b.err))
-			case b.gone.Rows > 0:
-				rest = max(rest, t.run.policy.Pause)
-			}
-			t.log.LogAttrs(ctx, slog.LevelDebug, "batch", slog.Int64("rows", b.gone.Rows),
-				slog.Duration("took", b.gone.Took), slog.Bool("failed", b.err != nil))
-			t.backlog.Done(ctx, b)
-		}
-		if slices.ContainsFunc(batches, func(b *batch) bool { return b.gone.Writes < 0 }) {
-			t.run.pacer.Absorb(ctx, conn)
-		}
-	}
-}
-
-// fitting returns how many batches a trip may have where one takes so long: as many
-// as take the time that one aims at.
-func (t *turn) fitting(took time.Duration) int {
-	if t.run.policy.Pause > 0 {
-		return 1 // there is a rest between any two
-	}
-	return max(1, min(maxPipelined, int(t.run.policy.BatchTarget/max(took, 1))))
-}
-
-// delete deletes batches and fills in what came of each. Those that have begun end
-// although the run is canceled meanwhile; none begins thereafter, nor once there are others
-// to make way for, nor after the time that one aims at, nor after one that failed: a lock
-// that stays would take its time from each. It returns how many are done.
-func (t *turn) delete(ctx context.Context, conn Conn, batches []*batch) (done int, took time.Duration) {
-	began, outer := time.Now(), ctx
-	if errors.Is(ctx.Err(), context.Canceled) {
-		for _, b := range batches {
-			b.err = ctx.Err()
-		}
-		return len(batches), 0
-	}
-	ctx, cancel := withoutCancel(ctx)
-	defer cancel()
-	sensor := &t.run.pacer.sensor
-	sensor.begin()
-	defer sensor.end()
-	last := began
-	err := recoverPanic(ctx, t.log, func() error {
-		deleteAll(ctx, conn, batches, func(gone Deleted, err error) bool {
-			now, b := time.Now(), batches[done]
-			b.gone, b.err = gone, err
-			b.gone.Took = cmp.Or(gone.Took, now.Sub(last))
-			if err != nil { // it may have taken one
-				b.gone.Writes = 1
-			}
-			t.run.pacer.Took(b.gone)
-			last = now
-			done++
-			return err == nil && outer.Err() == nil && now.Sub(began) < t.run.policy.BatchTarget && !t.run.pacer.Throttled()
-		})
-		return nil
-	})
-	if err != nil { // a panic
-		for _, b := range batches[done:] {
-			b.err = err
-		}
-		done = len(batches)
-	}
-	return done, time.Since(began)
-}
-
-// deleteAll deletes batches over conn, ahead of the answers where it can.
-func deleteAll(ctx context.Context, conn Conn, batches []*batch, done func(Deleted, error) (more bool)) {
-	pipeliner, ok := conn.(Pipeliner)
-	if !ok || len(batches) == 1 {
-		for _, b := range batches {
-			if !done(conn.Delete(ctx, b.Batch)) {
-				return
-			}
-		}
-		return
-	}
-	all := make([]Batch, len(batches))
-	for i, b := range batches {
-		all[i] = b.Batch
-	}
-	pipeliner.DeleteAll(ctx, all, done)
 }

@@ -211,7 +211,7 @@ func TestBatchesThatWereCutAheadAreCutAgainWhereTheyTakeTooLong(t *testing.T) {
 		f := &timed{fake: fake{rows: 200_000}, perRow: time.Microsecond, slowly: time.Millisecond, slowFrom: 100_000}
 		r := runAll(t.Context(), f, Policy{BatchSize: 5000, BatchTarget: time.Second}, "a")
 		first := slices.Index(f.batches, 5000) + 100_000/5000
-		if r.Status != Complete || r.DeletedRows != 200_000 || first < 20 || slices.Max(f.batches[first+maxPipelined:]) > 2000 {
+		if r.Status != Complete || r.DeletedRows != 200_000 || first < 20 || slices.Max(f.batches[first+maxPrefetched:]) > 2000 {
 			t.Errorf("%s, %d rows, batches of %v", r.Status, r.DeletedRows, f.batches)
 		}
 	})
@@ -291,63 +291,64 @@ func TestABatchIsNotMadeSmallerForATimeThatItsRowsDoNotTake(t *testing.T) {
 	}
 }
 
-// pipelined takes several batches in one trip, and keeps how many each trip had.
+// pipelined takes batches one after the other, each before it tells of the one ahead, and
+// keeps how many followed one another.
 type pipelined struct {
 	timed
-	trips []int
-	lost  int // from this trip on the connection is lost: one batch unacknowledged, the others uncommitted
+	series []int
+	lost   int // in this series the connection is lost: one batch unacknowledged, the next uncommitted
 }
 
-func (f *pipelined) Open(context.Context, string, Table, bool) (Conn, error) {
-	if f.lost > 0 && len(f.trips) >= f.lost {
-		f.lost = 0
-	}
-	return f, nil
-}
-
-func (f *pipelined) DeleteAll(ctx context.Context, batches []Batch, done func(Deleted, error) bool) {
-	f.trips = append(f.trips, len(batches))
-	for i, b := range batches {
-		switch lost := f.lost > 0 && len(f.trips) >= f.lost; {
-		case !lost:
-			if !done(f.Delete(ctx, b)) {
-				return
-			}
-		case i == 0:
-			gone, _ := f.Delete(ctx, b) // the server committed it
-			done(gone, ErrLost)
-		default:
+func (f *pipelined) DeleteAll(ctx context.Context, first Batch, next func() (Batch, bool), done func(Deleted, error)) {
+	f.series = append(f.series, 0)
+	for b, more := first, true; more; {
+		f.series[len(f.series)-1]++
+		ahead, follows := next()
+		gone, err := f.Delete(ctx, b)
+		if f.lost != len(f.series) {
+			done(gone, err)
+			b, more = ahead, follows
+			continue
+		}
+		done(gone, ErrLost) // the server committed it
+		if follows {
 			done(Deleted{}, Uncommitted(ErrLost))
 		}
+		return
 	}
 }
 
-func TestATripEndsWithABatchThatFails(t *testing.T) {
+func (f *pipelined) Open(context.Context, string, Table, bool) (Conn, error) { return f, nil }
+
+func TestOneBatchAtMostFollowsOneThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &pipelined{timed: timed{fake: fake{rows: 10_000}, perRow: time.Microsecond, locked: 40}}
 		r := runAll(t.Context(), f, Policy{BatchSize: 100, BatchTarget: 100 * time.Millisecond}, "a")
 		if d := r.Databases[0]; d.Status != Complete || d.DeletedRows != 10_000 {
 			t.Errorf("%+v", d)
 		}
-		sent := 0
-		for _, trip := range f.trips {
-			sent += trip
+		var sent []int // until the end of each series
+		total := 0
+		for _, n := range f.series {
+			total += n
+			sent = append(sent, total)
 		}
-		if sent < 110 { // those that were behind it were in two trips
-			t.Errorf("trips of %v, batches of %v", f.trips, f.batches)
+		if !slices.Contains(sent, 42) || slices.Contains(sent, 41) { // the locked one is the 41st
+			t.Errorf("%v follow one another, batches of %v", f.series, f.batches)
 		}
 	})
 }
 
-func TestQuickBatchesGoToTheServerTogetherAndAreCountedOneByOne(t *testing.T) {
+func TestQuickBatchesFollowOneAnotherAndAreCountedOneByOne(t *testing.T) {
 	for name, c := range map[string]struct {
 		perRow time.Duration
 		pause  time.Duration
-		most   int // batches of a trip
+		least  int // of the batches in the longest series
+		most   int
 	}{
-		"quick":        {time.Microsecond, 0, maxPipelined},
-		"slow":         {time.Millisecond, 0, 1},
-		"with a pause": {time.Microsecond, time.Second, 1},
+		"quick":        {time.Microsecond, 0, maxPrefetched, 100},
+		"slow":         {time.Millisecond, 0, 1, 1},
+		"with a pause": {time.Microsecond, time.Second, 1, 1},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			f := &pipelined{timed: timed{fake: fake{rows: 10_000}, perRow: c.perRow}}
@@ -355,18 +356,18 @@ func TestQuickBatchesGoToTheServerTogetherAndAreCountedOneByOne(t *testing.T) {
 			if d := r.Databases[0]; d.Status != Complete || d.DeletedRows != 10_000 || d.Batches != 100 {
 				t.Errorf("%s: %+v", name, d)
 			}
-			if most := slices.Max(append(f.trips, 1)); most != c.most {
-				t.Errorf("%s: up to %d batches in a trip, want %d", name, most, c.most)
+			if longest := slices.Max(f.series); longest < c.least || longest > c.most {
+				t.Errorf("%s: %d batches follow one another, want %d to %d", name, longest, c.least, c.most)
 			}
 		})
 	}
 }
 
-func TestOfALostTripOnlyWhatTheServerMayHaveCommittedIsLookedFor(t *testing.T) {
+func TestOfALostConnectionOnlyWhatTheServerMayHaveCommittedIsLookedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &pipelined{timed: timed{fake: fake{rows: 10_000}, perRow: time.Microsecond}, lost: 3}
 		r := runAll(t.Context(), f, Policy{BatchSize: 100, BatchTarget: 100 * time.Millisecond, MaxRows: 10_000}, "a")
-		if d := r.Databases[0]; d.Status != Complete || d.DeletedRows != 10_000 || d.Batches != 100 {
+		if d := r.Databases[0]; d.Status != Complete || d.DeletedRows != 10_000 || d.Batches != 100 || len(f.series) < 4 {
 			t.Errorf("%+v", d)
 		}
 	})

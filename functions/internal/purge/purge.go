@@ -13,7 +13,7 @@
 //  6. turn.work fixes the cut-off, once, by the database's clock.
 //  7. turn.drain looks for expired rows and sweeps, until a look finds none.
 //  8. turn.sweep starts a worker for each connection.
-//  9. turn.deleteBatches pulls batches from the backlog, which has Conn.Cut cut them.
+//  9. worker.work pulls batches from the backlog, which has Conn.Cut cut them.
 //  10. Conn.Delete deletes a batch in one committed statement.
 //  11. conclude judges what the turn came to.
 //  12. handler.report writes the metric line.
@@ -49,7 +49,7 @@
 //	turn.go, verdict.go    one table, and what came of it
 //	connect.go             its connections, and how long to rest without one
 //	look.go, locks.go      looks for expired rows, what the server says of them, and locks
-//	drain.go               the loop
+//	drain.go, worker.go    the loop, and what a connection does in it
 //	backlog.go, batch.go   what is still to be deleted
 //	refused.go             rows that the database refuses to delete
 //	acknowledge.go         batches of which it is not known whether they were committed
@@ -169,11 +169,10 @@ type Conn interface {
 // Pipeliner is a Conn that can send a batch to the server before it has the answer
 // to the one ahead of it, so that a slow link does not slow a purge.
 type Pipeliner interface {
-	// DeleteAll deletes each of the batches, in their order, as Delete does, and
-	// calls done for each, in the same order. An error of one says nothing of the
-	// next. Once done returns false no further one is sent, and those that were not
-	// sent are not done.
-	DeleteAll(ctx context.Context, batches []Batch, done func(Deleted, error) (more bool))
+	// DeleteAll deletes first, and each batch that next returns, as Delete does, and calls
+	// done for each, in the same order. An error of one says nothing of the next. It
+	// returns when none is under way and next returns false.
+	DeleteAll(ctx context.Context, first Batch, next func() (Batch, bool), done func(Deleted, error))
 }
 
 // Witness is a Conn whose server can tell later whether a batch was committed.

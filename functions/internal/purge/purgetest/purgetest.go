@@ -241,15 +241,13 @@ func (h hookedConn) Delete(ctx context.Context, b purge.Batch) (purge.Deleted, e
 }
 
 // DeleteAll implements purge.Pipeliner for the engines that do.
-func (h hookedConn) DeleteAll(ctx context.Context, batches []purge.Batch, done func(purge.Deleted, error) bool) {
+func (h hookedConn) DeleteAll(ctx context.Context, first purge.Batch, next func() (purge.Batch, bool), done func(purge.Deleted, error)) {
 	if p, ok := h.Conn.(purge.Pipeliner); ok {
-		p.DeleteAll(ctx, batches, func(gone purge.Deleted, err error) bool { h.called(); return done(gone, err) })
+		p.DeleteAll(ctx, first, next, func(gone purge.Deleted, err error) { h.called(); done(gone, err) })
 		return
 	}
-	for _, b := range batches {
-		if !done(h.Delete(ctx, b)) {
-			return
-		}
+	for b, more := first, true; more; b, more = next() {
+		done(h.Delete(ctx, b))
 	}
 }
 
