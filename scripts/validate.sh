@@ -11,6 +11,10 @@
 #     make validate-all
 #
 # also changes each parameter of the stack and sets it back.
+#
+#     scripts/validate.sh without-tests
+#
+# leaves the tests to make test, which has them too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,11 +32,13 @@ step 'cfn-lint: template.yaml, infra/*.yaml, translation'
 step checkov
 .venv/checkov/bin/checkov --config-file scripts/tools/checkov.yaml --file "$dir/translation.json" infra/*.yaml
 
-step 'go test ./functions/internal/testing/stack'
-for program in psql setsid openssl; do
-    command -v "$program" >/dev/null || step "THE DOCUMENTED WAY TO DEPLOY IS NOT TRIED: $program is not installed"
-done
-STACK_TOOLS=required STACK_ALL="${1:-}" go test -count=1 -parallel=8 ./functions/internal/testing/stack # reads what go does not watch
+if [[ "${1:-}" != without-tests ]]; then
+    step 'go test ./functions/internal/testing/stack'
+    for program in psql setsid openssl; do
+        command -v "$program" >/dev/null || step "THE DOCUMENTED WAY TO DEPLOY IS NOT TRIED: $program is not installed"
+    done
+    STACK_TOOLS=required STACK_ALL="${1:-}" go test -count=1 -parallel=8 ./functions/internal/testing/stack # reads what go does not watch
+fi
 
 step shellcheck
 .venv/bin/shellcheck --external-sources scripts/*.sh .ci/run
