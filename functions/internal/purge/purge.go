@@ -45,7 +45,7 @@
 //	table.go               what can be purged
 //	selection.go           which databases
 //	run.go, slots.go       all databases, and the connections that they share
-//	tables.go              one database and its tables
+//	visit.go               one database and its tables
 //	turn.go, verdict.go    one table, and what came of it
 //	connect.go             its connections, and how long to rest without one
 //	look.go, locks.go      looks for expired rows, what the server says of them, and locks
