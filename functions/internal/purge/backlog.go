@@ -32,7 +32,7 @@ const (
 // errMaxRows ends a sweep although there is time and nothing went wrong.
 var errMaxRows = errors.New("the cap on rows is reached")
 
-// backlog is what one database still has to delete. Workers pull batches from it,
+// backlog is what is still to be deleted from one table. Workers pull batches from it,
 // and it takes in what came of them.
 type backlog struct {
 	quota   *quota
