@@ -117,7 +117,7 @@ func (t *turn) inspectHeld(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close()
-	t.cutAt(conn.Facts())
+	t.fixCutoff(conn.Facts())
 	oldest, found, err := conn.Oldest(ctx, conn.Expired(time.Time{}, t.result.Cutoff.Time), Trail{})
 	if err != nil {
 		return err

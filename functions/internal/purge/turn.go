@@ -182,7 +182,7 @@ func (t *turn) connect(work context.Context, share time.Duration) ending {
 	e.err = recoverPanic(patience, t.log, func() (err error) {
 		t.conn, err = t.visit.take(patience, t.table)
 		if t.conn == nil && err == nil {
-			t.conn, err = t.enter(patience, t.run.policy.Action == Purge)
+			t.conn, err = t.openFirst(patience, t.run.policy.Action == Purge)
 		}
 		return err
 	})
@@ -217,7 +217,7 @@ func (t *turn) isOwnStaleSession() bool {
 // backoffAfterDisconnect rests before another try to connect, and tells whether there
 // is patience for one.
 func (t *turn) backoffAfterDisconnect(work context.Context, err error) bool {
-	if !t.lost(t.backlog.batches) || !t.patient(err) {
+	if t.lostTooOften(t.backlog.batches) || !t.patient(err) {
 		return false
 	}
 	rest := t.rest()
@@ -275,7 +275,7 @@ func (t *turn) work(ctx context.Context) error {
 		t.result.find(f)
 	}
 	if t.result.Cutoff == nil { // else this is another turn of the same run
-		t.cutAt(facts)
+		t.fixCutoff(facts)
 	}
 	t.expired = t.conn.Expired(time.Time{}, t.result.Cutoff.Time)
 	if t.run.policy.Action == Check {
@@ -294,8 +294,8 @@ func (t *turn) work(ctx context.Context) error {
 	return t.drain(ctx)
 }
 
-// cutAt fixes the cut-off by the clock of the table.
-func (t *turn) cutAt(facts Facts) {
+// fixCutoff fixes the cut-off by the clock of the table.
+func (t *turn) fixCutoff(facts Facts) {
 	table, grace := t.table, t.run.policy.Grace
 	t.result.Cutoff, t.result.Grace = instant(table.Cutoff(facts.Clock, grace)), grace+table.Grace
 	t.result.Local = facts.Local
