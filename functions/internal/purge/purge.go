@@ -56,6 +56,7 @@
 //	sizer.go, pacer.go     how large a batch is, and when it may begin
 //	quota.go               how many rows may still go
 //	check.go               what a check looks for
+//	encryption.go          how a connection is secured, and what is wrong with a certificate
 //	finding.go, result.go  what is told
 //	context.go             time limits and panics
 package purge
@@ -196,6 +197,19 @@ type SlowLook interface {
 	// WhySlow returns what holds up the clearing away of deleted rows, as far as the
 	// login may see it.
 	WhySlow(ctx context.Context) ([]Finding, error)
+}
+
+// LockTeller is a Conn that can say who holds locks on the table.
+type LockTeller interface {
+	// LockHolder returns who has written longest among those with locks that a delete
+	// waits for, as far as the login may see it.
+	LockHolder(ctx context.Context) (Holder, error)
+}
+
+// Holder is who holds locks on a table.
+type Holder struct {
+	Name string // such as "session 4711 of psql"; "" is nobody that the login may see
+	Mend string // the statement that ends it, where there is one
 }
 
 // Resister is a Conn that can say what may keep rows from being deleted.

@@ -130,3 +130,8 @@ func (t Table) Lower() Table {
 func (t Table) Cutoff(clock time.Time, grace time.Duration) time.Time {
 	return clock.Add(-grace - t.Grace - t.Retention)
 }
+
+// LocalTime says why the table of an old Ed-Fi version is not purged.
+func LocalTime(t Table) string {
+	return fmt.Sprintf("%s.AccessTokenIsValid is there, so this is a database of Ed-Fi ODS/API 2.x, which writes expirations in local time: live tokens would go. The oldest version that can be purged is 3.0", t.Schema)
+}
