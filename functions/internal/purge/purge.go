@@ -303,51 +303,38 @@ type Trail struct {
 // Errors that an adapter tells apart for the loop; wrapped, for errors.Is.
 var (
 	ErrAlreadyRunning = errors.New("another run is purging this database")
-	ErrLocked         = errors.New("rows are locked by another session") // a later try may succeed
-	ErrBusy           = resting("the server is short of memory")         // the same, though nobody holds a lock; ErrLocked too
+	ErrLocked         = errors.New("rows are locked by another session")             // a later try may succeed
+	ErrBusy           = also{errors.New("the server is short of memory"), ErrLocked} // the same, though nobody holds a lock
 	ErrOverfull       = errors.New("the batch holds more rows than it may delete")
 	ErrRefused        = errors.New("the database refuses to delete a row") // a foreign key, a trigger
 	ErrChanged        = errors.New("the table is not any more what it was when the run examined it")
 	ErrTimeout        = errors.New("the statement ran out of time")
 	ErrLogin          = errors.New("the server refused the login")
-	ErrLost           = errors.New("no connection to the server")             // none any more, or none yet
-	ErrUnreached      = fmt.Errorf("%w", ErrLost)                             // which could not even be reached
-	ErrNotYet         = noConnection("the server does not serve yet")         // it starts, wakes or fails over: a later try may succeed; ErrLost too
-	ErrNoSlot         = noConnection("the server has no connection to spare") // now; for server, database or login; ErrLost too
-	ErrUncommitted    = errors.New("nothing was committed")                   // beside ErrLost: it was lost before it could commit the batch
+	ErrLost           = errors.New("no connection to the server")                          // none any more, or none yet
+	ErrUnreached      = fmt.Errorf("%w", ErrLost)                                          // which could not even be reached
+	ErrNotYet         = also{errors.New("the server does not serve yet"), ErrLost}         // it starts, wakes or fails over: a later try may succeed
+	ErrNoSlot         = also{errors.New("the server has no connection to spare"), ErrLost} // now; for server, database or login
+	ErrUncommitted    = errors.New("nothing was committed")                                // beside ErrLost: it was lost before it could commit the batch
 )
 
-// noConnection is an error that is ErrLost too: whoever knows no better waits for
-// both.
-type noConnection string
+// also is an error that is another one too, for errors.Is: whoever knows no better does as
+// with that.
+type also struct {
+	error
+	other error
+}
 
-func (n noConnection) Error() string { return string(n) }
-
-// Is tells errors.Is so.
-func (noConnection) Is(target error) bool { return target == ErrLost }
-
-// resting is an error that is ErrLocked too: whoever knows no better rests after both,
-// and tries again on the same connection.
-type resting string
-
-func (r resting) Error() string { return string(r) }
-
-// Is tells errors.Is so.
-func (resting) Is(target error) bool { return target == ErrLocked }
+func (a also) Unwrap() error        { return a.error }
+func (a also) Is(target error) bool { return target == a.other }
 
 // Uncommitted marks a lost connection as one that was lost before the server could
 // commit anything. Any other error stays as it is.
 func Uncommitted(err error) error {
 	if errors.Is(err, ErrLost) {
-		return uncommitted{err}
+		return also{err, ErrUncommitted}
 	}
 	return err
 }
-
-type uncommitted struct{ error }
-
-func (u uncommitted) Unwrap() error      { return u.error }
-func (uncommitted) Is(target error) bool { return target == ErrUncommitted }
 
 // NoAnswer is the error for a server that did not answer in time, and may not even
 // have been reached.
