@@ -5,8 +5,6 @@ import (
 	"database/sql"
 	"sync"
 	"time"
-
-	"edfi-token-purge/functions/internal/purge"
 )
 
 // SQL Server tells a login with the least rights nothing of others' writes. What it
@@ -146,9 +144,3 @@ func (c *conn) watch(ctx context.Context, watch *remembered) error {
 	}
 	return err
 }
-
-var (
-	_ purge.WriteCounter = (*conn)(nil)
-	_ purge.SlowLook     = (*conn)(nil)
-	_ purge.Resister     = (*conn)(nil)
-)
