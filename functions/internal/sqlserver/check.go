@@ -319,4 +319,14 @@ func (c *conn) agentJobs(ctx context.Context) (jobs, ends []string, err error) {
 	return jobs, ends, read.Err()
 }
 
+// cleans returns what the text of a job is like that deletes from the table. A word as
+// common as the Admin API's for its table counts together with its schema alone.
+func cleans(t purge.Table) string {
+	name := t.Relation
+	if t.Name == purge.AdminTokens.Name {
+		name = t.String()
+	}
+	return fmt.Sprintf("%%DELETE%%%s%%", name)
+}
+
 func quoteName(name string) string { return "[" + strings.ReplaceAll(name, "]", "]]") + "]" }
