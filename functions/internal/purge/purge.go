@@ -304,7 +304,7 @@ type Trail struct {
 var (
 	ErrAlreadyRunning = errors.New("another run is purging this database")
 	ErrLocked         = errors.New("rows are locked by another session")             // a later try may succeed
-	ErrBusy           = also{errors.New("the server is short of memory"), ErrLocked} // the same, though nobody holds a lock
+	ErrBusy           = Also(errors.New("the server is short of memory"), ErrLocked) // the same, though nobody holds a lock
 	ErrOverfull       = errors.New("the batch holds more rows than it may delete")
 	ErrRefused        = errors.New("the database refuses to delete a row") // a foreign key, a trigger
 	ErrChanged        = errors.New("the table is not any more what it was when the run examined it")
@@ -312,13 +312,15 @@ var (
 	ErrLogin          = errors.New("the server refused the login")
 	ErrLost           = errors.New("no connection to the server")                          // none any more, or none yet
 	ErrUnreached      = fmt.Errorf("%w", ErrLost)                                          // which could not even be reached
-	ErrNotYet         = also{errors.New("the server does not serve yet"), ErrLost}         // it starts, wakes or fails over: a later try may succeed
-	ErrNoSlot         = also{errors.New("the server has no connection to spare"), ErrLost} // now; for server, database or login
+	ErrNotYet         = Also(errors.New("the server does not serve yet"), ErrLost)         // it starts, wakes or fails over: a later try may succeed
+	ErrNoSlot         = Also(errors.New("the server has no connection to spare"), ErrLost) // now; for server, database or login
 	ErrUncommitted    = errors.New("nothing was committed")                                // beside ErrLost: it was lost before it could commit the batch
 )
 
-// also is an error that is another one too, for errors.Is: whoever knows no better does as
-// with that.
+// Also returns err as an error that is other too, for errors.Is: whoever knows no better
+// does as with that.
+func Also(err, other error) error { return also{err, other} }
+
 type also struct {
 	error
 	other error
@@ -331,7 +333,7 @@ func (a also) Is(target error) bool { return target == a.other }
 // commit anything. Any other error stays as it is.
 func Uncommitted(err error) error {
 	if errors.Is(err, ErrLost) {
-		return also{err, ErrUncommitted}
+		return Also(err, ErrUncommitted)
 	}
 	return err
 }

@@ -131,7 +131,7 @@ func (s Server) whyNot(ctx context.Context, database string, err error) error {
 	c.database = database
 	switch {
 	case state == "recovering":
-		return as{purge.NotPurgeable{Kind: purge.NoDatabase, Message: fmt.Sprintf("database %s is being recovered", database)}, []error{purge.ErrNotYet}}
+		return purge.Also(purge.NotPurgeable{Kind: purge.NoDatabase, Message: fmt.Sprintf("database %s is being recovered", database)}, purge.ErrNotYet)
 	case state != "online":
 		unfit.Message = fmt.Sprintf("database %s can't be opened: it is not online, but %s", database, state)
 		return unfit
@@ -144,7 +144,7 @@ func (s Server) whyNot(ctx context.Context, database string, err error) error {
 	case !enters:
 		return c.noAccess("it has no user there")
 	default: // it may have come back just now
-		return as{unfit, []error{purge.ErrNotYet}}
+		return purge.Also(unfit, purge.ErrNotYet)
 	}
 }
 
