@@ -575,7 +575,7 @@ func TestWhatIsNoLostConnectionIsAnErrorOnce(t *testing.T) {
 		}
 	}
 	for _, err := range []error{
-		io.EOF, fmt.Errorf("receive: %w", io.ErrUnexpectedEOF), net.ErrClosed, &net.OpError{Op: "read", Err: syscall.ECONNRESET}, errNoAnswer,
+		io.EOF, fmt.Errorf("receive: %w", io.ErrUnexpectedEOF), net.ErrClosed, &net.OpError{Op: "read", Err: syscall.ECONNRESET}, errEnded,
 		&pgconn.PgError{Code: pgerrcode.AdminShutdown}, &pgconn.PgError{Code: pgerrcode.CrashShutdown},
 		&pgconn.PgError{Code: pgerrcode.ConnectionFailure}, &pgconn.PgError{Code: "25P04", Severity: "FATAL"},
 	} {
