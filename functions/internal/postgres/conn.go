@@ -97,16 +97,16 @@ func (s Server) patience() time.Duration { return max(connectTimeout, s.ConnectT
 
 // What conn implements beside [purge.Conn].
 var (
-	_ purge.Pipeliner    = (*conn)(nil)
-	_ purge.Witness      = (*conn)(nil)
-	_ purge.Rehearser    = (*conn)(nil)
-	_ purge.SlowLook     = (*conn)(nil)
-	_ purge.LockTeller   = (*conn)(nil)
-	_ purge.Resister     = (*conn)(nil)
-	_ purge.Surveyor     = (*conn)(nil)
-	_ purge.WriteCounter = (*conn)(nil)
-	_ purge.Sharer       = (*conn)(nil)
-	_ purge.SlotCounter  = (*conn)(nil)
+	_ purge.Pipeliner       = (*conn)(nil)
+	_ purge.Witness         = (*conn)(nil)
+	_ purge.Rehearser       = (*conn)(nil)
+	_ purge.LookExplainer   = (*conn)(nil)
+	_ purge.LockTeller      = (*conn)(nil)
+	_ purge.DeleteExplainer = (*conn)(nil)
+	_ purge.Surveyor        = (*conn)(nil)
+	_ purge.WriteCounter    = (*conn)(nil)
+	_ purge.Sharer          = (*conn)(nil)
+	_ purge.SlotCounter     = (*conn)(nil)
 )
 
 // conn implements [purge.Conn].

@@ -191,18 +191,18 @@ type Rehearser interface {
 	Rehearse(ctx context.Context, b Batch) (rows, gone int64, err error)
 }
 
-// SlowLook is a Conn that can say why a look for expired rows took long although an
+// LookExplainer is a Conn that can say why a look for expired rows took long although an
 // index finds them.
-type SlowLook interface {
-	// WhySlow returns what holds up the clearing away of deleted rows, as far as the
-	// login may see it.
+type LookExplainer interface {
+	// WhySlow returns what made the look take long, as far as the login may see it:
+	// locks, or what holds up the clearing away of deleted rows.
 	WhySlow(ctx context.Context) ([]Finding, error)
 }
 
 // LockTeller is a Conn that can say who holds locks on the table.
 type LockTeller interface {
-	// LockHolder returns who has written longest among those with locks that a delete
-	// waits for, as far as the login may see it.
+	// LockHolder returns who seems to have held longest a lock that a delete waits for,
+	// as far as the login may see it.
 	LockHolder(ctx context.Context) (Holder, error)
 }
 
@@ -212,8 +212,8 @@ type Holder struct {
 	Mend string // the statement that ends it, where there is one
 }
 
-// Resister is a Conn that can say what may keep rows from being deleted.
-type Resister interface {
+// DeleteExplainer is a Conn that can say what may keep rows from being deleted.
+type DeleteExplainer interface {
 	// WhatActs returns the statements that end what acts on deletes, such as triggers,
 	// as far as the login may see it; "" is nothing.
 	WhatActs(ctx context.Context) (statements string, err error)
@@ -229,14 +229,16 @@ type Surveyor interface {
 
 // WriteCounter is a Conn whose server tells how much is written to it.
 type WriteCounter interface {
-	// Writes returns how many transactions have written to the server so far, in
-	// any database, the caller's own among them; 0 where it does not tell this login.
+	// Writes returns how many writes the server, or the run, has counted so far, in any
+	// database; 0 where it does not tell this login. Deleted says how many of them were
+	// a batch's own.
 	Writes(ctx context.Context) (int64, error)
 }
 
 // Sharer is a Conn that can share its look with other connections to the same table,
 // which is quicker. None of them is used by anybody else meanwhile.
 type Sharer interface {
+	// OldestWith is Oldest, with the help of others.
 	OldestWith(ctx context.Context, others []Conn, w Window, trail Trail) (oldest time.Time, found Window, err error)
 }
 

@@ -105,7 +105,7 @@ func (c *conn) texts(ctx context.Context, statement string) (all []string, err e
 	return all, read.Err()
 }
 
-// WhySlow implements [purge.SlowLook]: a look takes long that waits for locks.
+// WhySlow implements [purge.LookExplainer]: a look takes long that waits for locks.
 func (c *conn) WhySlow(ctx context.Context) ([]purge.Finding, error) {
 	holders, err := c.lockHolders(ctx)
 	if err != nil || holders == nil {
@@ -118,7 +118,7 @@ func (c *conn) WhySlow(ctx context.Context) ([]purge.Finding, error) {
 	return []purge.Finding{purge.LockHolder.Found("locks on the table are held by " + strings.Join(names, "; "))}, nil
 }
 
-// WhatActs implements [purge.Resister].
+// WhatActs implements [purge.DeleteExplainer].
 func (c *conn) WhatActs(ctx context.Context) (statements string, err error) {
 	ctx, cancel, err := c.prepare(ctx)
 	if err != nil {

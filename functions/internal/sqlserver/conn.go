@@ -150,12 +150,12 @@ func (s Server) whyNot(ctx context.Context, database string, err error) error {
 
 // What conn implements beside [purge.Conn].
 var (
-	_ purge.Rehearser    = (*conn)(nil)
-	_ purge.SlowLook     = (*conn)(nil)
-	_ purge.LockTeller   = (*conn)(nil)
-	_ purge.Resister     = (*conn)(nil)
-	_ purge.Surveyor     = (*conn)(nil)
-	_ purge.WriteCounter = (*conn)(nil)
+	_ purge.Rehearser       = (*conn)(nil)
+	_ purge.LookExplainer   = (*conn)(nil)
+	_ purge.LockTeller      = (*conn)(nil)
+	_ purge.DeleteExplainer = (*conn)(nil)
+	_ purge.Surveyor        = (*conn)(nil)
+	_ purge.WriteCounter    = (*conn)(nil)
 )
 
 // conn implements [purge.Conn].
