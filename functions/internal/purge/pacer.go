@@ -151,7 +151,7 @@ func (p *pacer) counter(ctx context.Context, conn Conn) func() (int64, error) {
 }
 
 // sensor tells whether others write to the server at the same time: by the count
-// of all transactions that wrote there, of which the run's own are known.
+// of all writes there, of which the run's own are known.
 type sensor struct {
 	mu            sync.Mutex
 	own           int64     // the run's, in all databases
@@ -162,7 +162,7 @@ type sensor struct {
 	throttleUntil time.Time
 }
 
-// tally is how many transactions had written at some time.
+// tally is how many writes had been counted at some time.
 type tally struct {
 	at       time.Time
 	all, own int64

@@ -15,7 +15,6 @@ type Table struct {
 	Relation   string
 	Key        string // its primary key
 	Expiration string // the column that says when a row expires, or when it came
-	Secret     bool   // the key is a token
 	// Local tells that the zone of what the column holds is not certain. A row has
 	// expired then by the earlier of the server's clocks in UTC and local time; in a
 	// column that has a zone, by the instant that it is.
@@ -46,7 +45,6 @@ var (
 		Relation:   "ClientAccessTokens",
 		Key:        "Id",
 		Expiration: "Expiration",
-		Secret:     true,
 		Cleaner:    "the API's own job, DeleteExpiredTokens,",
 	}
 	// AdminTokens is the tokens of the Admin API 2. It has no index but its key's.
