@@ -67,7 +67,7 @@ func (c *conn) mayBegin(ctx context.Context) error {
 	return c.explain("delete", err)
 }
 
-// WhySlow implements [purge.SlowLook].
+// WhySlow implements [purge.LookExplainer].
 func (c *conn) WhySlow(ctx context.Context) ([]purge.Finding, error) {
 	const dead = "a look for expired rows took long, as it passed over the index entries of deleted rows, which VACUUM could not clear away"
 	what, mend := "nothing that this login can see; look for old transactions, replication slots and prepared transactions, then VACUUM", fmt.Sprintf("VACUUM (ANALYZE) %s;", c.facts.table)
@@ -81,7 +81,7 @@ func (c *conn) WhySlow(ctx context.Context) ([]purge.Finding, error) {
 	return []purge.Finding{purge.OldSnapshot.Found(fmt.Sprintf("%s. What holds them: %s. To end that: %s", dead, what, mend))}, nil
 }
 
-// WhatActs implements [purge.Resister].
+// WhatActs implements [purge.DeleteExplainer].
 func (c *conn) WhatActs(ctx context.Context) (statements string, err error) {
 	err = c.row(ctx, byIndex, &statements, c.facts.on(sqlWhatActs), c.facts.oid)
 	return statements, c.explain("look for what acts on deletes", err)

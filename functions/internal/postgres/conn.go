@@ -95,7 +95,21 @@ func (s Server) Open(ctx context.Context, database string, table purge.Table, lo
 // patience returns how long opening a connection may take.
 func (s Server) patience() time.Duration { return max(connectTimeout, s.ConnectTimeout) }
 
-// conn implements [purge.Conn] and all of its optional interfaces.
+// What conn implements beside [purge.Conn].
+var (
+	_ purge.Pipeliner       = (*conn)(nil)
+	_ purge.Witness         = (*conn)(nil)
+	_ purge.Rehearser       = (*conn)(nil)
+	_ purge.LookExplainer   = (*conn)(nil)
+	_ purge.LockTeller      = (*conn)(nil)
+	_ purge.DeleteExplainer = (*conn)(nil)
+	_ purge.Surveyor        = (*conn)(nil)
+	_ purge.WriteCounter    = (*conn)(nil)
+	_ purge.Sharer          = (*conn)(nil)
+	_ purge.SlotCounter     = (*conn)(nil)
+)
+
+// conn implements [purge.Conn].
 type conn struct {
 	server   Server
 	database string

@@ -25,18 +25,18 @@ const (
 	// chunkPages is how many pages one statement on a physical range covers at
 	// most, 8 MB, so that it stays short where few rows have expired.
 	chunkPages = 1024
+	// listPages is the same for PostgreSQL 13, where each place is listed.
+	listPages = 16
 	// samplePages is about how many pages are looked at to find where the rows are, and
 	// sampledParts into how many parts the table is divided for that.
 	samplePages  = 1000
 	sampledParts = 64
-	// listPages is the same for PostgreSQL 13, where each place is listed.
-	listPages = 16
 	// densePages is about how many pages are looked at to learn whether a window has most
 	// rows, and denseRows how many of its rows a page must have then.
 	densePages = 100
 	denseRows  = 16
-	// leastPages is how many pages a batch must have for it, else it would be much smaller
-	// than it may be.
+	// leastPages is how many pages a batch must have room for to go page by page, else it
+	// would be much smaller than it may be.
 	leastPages = 4
 	// wholePages is the largest table, 512 MB, whose rows go page by page: a run that
 	// stops must have the time to look for the oldest row on the pages that are left.

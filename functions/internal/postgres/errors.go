@@ -55,7 +55,7 @@ func (c *conn) explain(doing string, err error) error {
 // isOfTheWire tells whether an error is one of the connection.
 func isOfTheWire(err error) bool {
 	var network net.Error
-	return errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, errNoAnswer)
+	return errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, errEnded)
 }
 
 // mostCanceled is how many statements in turn somebody may cancel that are tried again.

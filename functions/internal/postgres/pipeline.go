@@ -18,8 +18,8 @@ import (
 // for a batch to be sent before the one ahead of it has ended.
 const locksAhead = 8
 
-// errNoAnswer is for what ended without an error of its own.
-var errNoAnswer = errors.New("the connection ended before the answer")
+// errEnded is for what ended without an error of its own.
+var errEnded = errors.New("the connection ended before the answer")
 
 // deleteAlike deletes first, and those that follow while they have the same form and its
 // limits hold, in a pipeline: each DELETE has sqlTransaction ahead of it, sqlProve behind
@@ -47,7 +47,8 @@ func (c *conn) deleteAlike(ctx context.Context, first purge.Batch, next func() (
 		gone, err := p.end(atOnce > 1)
 		done(gone, err)
 		if c.began = time.Now(); c.pg.IsClosed() {
-			return p.undone(done, err)
+			p.undone(done, err)
+			return other, false
 		}
 		p.beginNext()
 	}
@@ -135,11 +136,10 @@ func (p *pipeline) end(ahead bool) (gone purge.Deleted, err error) {
 }
 
 // undone tells of what had come and was not sent to its end before the connection was lost.
-func (p *pipeline) undone(done func(purge.Deleted, error), err error) (other purge.Batch, more bool) {
+func (p *pipeline) undone(done func(purge.Deleted, error), err error) {
 	if p.begun > 0 || p.other != nil {
-		done(purge.Deleted{}, purge.Uncommitted(cmp.Or(err, p.conn.explain("delete", errNoAnswer))))
+		done(purge.Deleted{}, purge.Uncommitted(cmp.Or(err, p.conn.explain("delete", errEnded))))
 	}
-	return other, false
 }
 
 func (p *pipeline) queue(statement *pgconn.StatementDescription, args []any) {
@@ -190,7 +190,7 @@ func (p *pipeline) answer(failure error) (gone purge.Deleted, _ error) {
 			return gone, failure
 		default:
 			var refused *pgconn.PgError
-			if failure = cmp.Or(failure, err, errNoAnswer); !errors.As(err, &refused) {
+			if failure = cmp.Or(failure, err, errEnded); !errors.As(err, &refused) {
 				return gone, failure
 			}
 		}

@@ -290,7 +290,7 @@ func (c *conn) sameBackend(ctx context.Context) error {
 func (c *conn) backend(ctx context.Context) (pid uint32, err error) {
 	err = c.pg.QueryRow(ctx, sqlBackend).Scan(&pid)
 	if errors.Is(err, pgx.ErrNoRows) {
-		err = errNoAnswer
+		err = errEnded
 	}
 	return pid, c.explain("find out about a pooler", err)
 }

@@ -474,7 +474,7 @@ func TestAnOldSnapshotIsToldWithItsHolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer opened.Close()
-	found, err := opened.(purge.SlowLook).WhySlow(t.Context())
+	found, err := opened.(purge.LookExplainer).WhySlow(t.Context())
 	want := fmt.Sprintf("SELECT pg_terminate_backend(%d);", holder.PgConn().PID())
 	if err != nil || len(found) != 1 || found[0].Code != purge.OldSnapshot.Code || !strings.Contains(found[0].Message, want) {
 		t.Errorf("%+v, %v, want %s", found, err, want)
@@ -497,7 +497,7 @@ func TestAnOldSnapshotOfAStandbyIsToldWithItsSlot(t *testing.T) {
 		t.Helper()
 		var message string
 		for patience := time.Now().Add(10 * time.Second); time.Now().Before(patience); time.Sleep(10 * time.Millisecond) {
-			found, err := opened.(purge.SlowLook).WhySlow(t.Context())
+			found, err := opened.(purge.LookExplainer).WhySlow(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -575,7 +575,7 @@ func TestWhatIsNoLostConnectionIsAnErrorOnce(t *testing.T) {
 		}
 	}
 	for _, err := range []error{
-		io.EOF, fmt.Errorf("receive: %w", io.ErrUnexpectedEOF), net.ErrClosed, &net.OpError{Op: "read", Err: syscall.ECONNRESET}, errNoAnswer,
+		io.EOF, fmt.Errorf("receive: %w", io.ErrUnexpectedEOF), net.ErrClosed, &net.OpError{Op: "read", Err: syscall.ECONNRESET}, errEnded,
 		&pgconn.PgError{Code: pgerrcode.AdminShutdown}, &pgconn.PgError{Code: pgerrcode.CrashShutdown},
 		&pgconn.PgError{Code: pgerrcode.ConnectionFailure}, &pgconn.PgError{Code: "25P04", Severity: "FATAL"},
 	} {

@@ -264,7 +264,7 @@ func TestAPreparedTransactionIsNamedAsTheHolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer opened.Close()
-	found, err := opened.(purge.SlowLook).WhySlow(t.Context())
+	found, err := opened.(purge.LookExplainer).WhySlow(t.Context())
 	if err != nil || len(found) != 1 || !strings.Contains(found[0].Message, "ROLLBACK PREPARED 'left behind';") {
 		t.Errorf("%+v, %v", found, err)
 	}

@@ -32,7 +32,7 @@ const (
 // errMaxRows ends a sweep although there is time and nothing went wrong.
 var errMaxRows = errors.New("the cap on rows is reached")
 
-// backlog is what one database still has to delete. Workers pull batches from it,
+// backlog is what is still to be deleted from one table. Workers pull batches from it,
 // and it takes in what came of them.
 type backlog struct {
 	quota   *quota
@@ -270,17 +270,9 @@ func (b *backlog) mark(cut []*batch, rest Window) {
 	}
 }
 
-// stop ends the sweep: what is in flight comes back, what is ready stays.
+// stop ends the sweep: what is in flight comes back, and what is ready is left aside.
 func (b *backlog) stop(why error) {
 	b.failure = cmp.Or(b.failure, why)
-	if errors.Is(why, errMaxRows) {
-		return // for what is ready there are rows
-	}
-	b.leaveReady()
-}
-
-// leaveReady leaves what was cut and nobody has.
-func (b *backlog) leaveReady() {
 	for _, c := range b.ready {
 		b.quota.Release(c.reserved, 0)
 		b.aside = append(b.aside, c.again(0, c.locked))

@@ -15,7 +15,7 @@ type batch struct {
 	Batch
 	size     int   // most rows it was cut at
 	reserved int64 // rows of the quota
-	retried  bool
+	retried  bool  // a piece of one that was tried
 	locked   bool
 	last     bool
 	gone     Deleted

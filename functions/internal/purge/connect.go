@@ -42,9 +42,9 @@ type disconnection struct {
 	batches        int // committed until the last of them
 }
 
-// lost takes note that there is no connection after so many committed batches, and tells
-// whether that has not been so too often.
-func (d *disconnection) lost(batches int) bool {
+// lostTooOften takes note that there is no connection after so many committed batches, and
+// tells whether that has been so too often.
+func (d *disconnection) lostTooOften(batches int) bool {
 	if batches > d.batches { // there was progress
 		d.batches, d.losses, d.backoff = batches, 0, 0
 	}
@@ -52,7 +52,7 @@ func (d *disconnection) lost(batches int) bool {
 		d.disconnectedAt = time.Now()
 		d.losses++
 	}
-	return d.losses <= mostLosses
+	return d.losses > mostLosses
 }
 
 // rest returns how long to rest before another try.
@@ -61,9 +61,9 @@ func (d *disconnection) rest() time.Duration {
 	return d.backoff/2 + rand.N(d.backoff/2) // several that ask at once would be in each other's way again
 }
 
-// enter opens the connection that a database is served by, unless the server has none to
-// spare.
-func (c *connections) enter(ctx context.Context, lock bool) (Conn, error) {
+// openFirst opens the connection that a database is served by, unless the server has none
+// to spare.
+func (c *connections) openFirst(ctx context.Context, lock bool) (Conn, error) {
 	conn, err := c.open(ctx, lock)
 	if err != nil {
 		c.slots.failed(err)

@@ -15,19 +15,6 @@ const (
 	holderPatience = time.Second
 )
 
-// Holder is who holds locks on a table.
-type Holder struct {
-	Name string // such as "session 4711 of psql"; "" is nobody that the login may see
-	Mend string // the statement that ends it, where there is one
-}
-
-// LockTeller is a Conn that can say who holds locks on the table.
-type LockTeller interface {
-	// LockHolder returns who has written longest among those with locks that a delete
-	// waits for, as far as the login may see it.
-	LockHolder(ctx context.Context) (Holder, error)
-}
-
 // locks remembers the locks that a turn met.
 type locks struct {
 	table bool // a look met one on the whole table, and none got through since

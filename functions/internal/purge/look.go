@@ -37,7 +37,7 @@ func (t *turn) oldest(ctx context.Context, w Window) (at time.Time, found Window
 
 // whySlow finds what made a look take long, where the connection can tell.
 func (t *turn) whySlow(ctx context.Context) {
-	conn, ok := t.conn.(SlowLook)
+	conn, ok := t.conn.(LookExplainer)
 	if !ok || !t.conn.Facts().Indexed { // or it reads the whole table, which is known
 		return
 	}
@@ -53,7 +53,7 @@ func (t *turn) whySlow(ctx context.Context) {
 // whatActs returns the end of a sentence about rows that stay: the statements that end
 // what acts on deletes, where the connection can tell.
 func (t *turn) whatActs(ctx context.Context) (end string) {
-	conn, ok := t.conn.(Resister)
+	conn, ok := t.conn.(DeleteExplainer)
 	if !ok {
 		return ""
 	}
@@ -117,7 +117,7 @@ func (t *turn) inspectHeld(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close()
-	t.cutAt(conn.Facts())
+	t.fixCutoff(conn.Facts())
 	oldest, found, err := conn.Oldest(ctx, conn.Expired(time.Time{}, t.result.Cutoff.Time), Trail{})
 	if err != nil {
 		return err

@@ -40,19 +40,19 @@ const ThrottleReason = "others write to the server"
 
 // pacer says when the next batch of a run may begin.
 type pacer struct {
-	target time.Duration // Policy.BatchTarget; 0 is never to make way
-	log    *slog.Logger
-	began  time.Time
-	half   time.Duration // of the run's time; 0 is without end
-	sensor sensor
-	slots  *rate.Limiter // one for each batch of a throttled run
+	target  time.Duration // Policy.BatchTarget; 0 is never to make way
+	log     *slog.Logger
+	began   time.Time
+	half    time.Duration // of the run's time; 0 is without end
+	sensor  sensor
+	limiter *rate.Limiter // of the batches of a throttled run
 
 	listening atomic.Bool
 	heard     chan struct{} // closed once it is known whether there are others
 }
 
 func newPacer(ctx context.Context, p Policy, log *slog.Logger) *pacer {
-	pace := &pacer{log: log, target: p.BatchTarget, began: time.Now(), slots: rate.NewLimiter(rate.Inf, 1), heard: make(chan struct{})}
+	pace := &pacer{log: log, target: p.BatchTarget, began: time.Now(), limiter: rate.NewLimiter(rate.Inf, 1), heard: make(chan struct{})}
 	if deadline, limited := ctx.Deadline(); limited {
 		pace.half = max(1, time.Until(deadline)/2)
 	}
@@ -92,8 +92,8 @@ func (p *pacer) Wait(ctx context.Context, conn Conn) (throttled bool) {
 		return false
 	}
 	now := time.Now()
-	p.slots.SetLimitAt(now, rate.Every(p.interval()))
-	sleep(ctx, p.slots.ReserveN(now, 1).DelayFrom(now))
+	p.limiter.SetLimitAt(now, rate.Every(p.interval()))
+	sleep(ctx, p.limiter.ReserveN(now, 1).DelayFrom(now))
 	return true
 }
 
@@ -151,7 +151,7 @@ func (p *pacer) counter(ctx context.Context, conn Conn) func() (int64, error) {
 }
 
 // sensor tells whether others write to the server at the same time: by the count
-// of all transactions that wrote there, of which the run's own are known.
+// of all writes there, of which the run's own are known.
 type sensor struct {
 	mu            sync.Mutex
 	own           int64     // the run's, in all databases
@@ -162,7 +162,7 @@ type sensor struct {
 	throttleUntil time.Time
 }
 
-// tally is how many transactions had written at some time.
+// tally is how many writes had been counted at some time.
 type tally struct {
 	at       time.Time
 	all, own int64

@@ -68,7 +68,7 @@ func (t *busy) Delete(ctx context.Context, b Batch) (Deleted, error) {
 	return gone, err
 }
 
-func TestARunMakesWayInTheMiddleOfATripWhereBatchesTellOfOthers(t *testing.T) {
+func TestARunMakesWayInTheMiddleOfASeriesWhereBatchesTellOfOthers(t *testing.T) {
 	const come, batch = 600 * time.Millisecond, 53 * time.Millisecond
 	for tells, inTime := range map[bool]bool{true: true, false: false} {
 		synctest.Test(t, func(t *testing.T) {

@@ -45,7 +45,7 @@
 //	table.go               what can be purged
 //	selection.go           which databases
 //	run.go, slots.go       all databases, and the connections that they share
-//	tables.go              one database and its tables
+//	visit.go               one database and its tables
 //	turn.go, verdict.go    one table, and what came of it
 //	connect.go             its connections, and how long to rest without one
 //	look.go, locks.go      looks for expired rows, what the server says of them, and locks
@@ -56,6 +56,7 @@
 //	sizer.go, pacer.go     how large a batch is, and when it may begin
 //	quota.go               how many rows may still go
 //	check.go               what a check looks for
+//	encryption.go          how a connection is secured, and what is wrong with a certificate
 //	finding.go, result.go  what is told
 //	context.go             time limits and panics
 package purge
@@ -190,16 +191,29 @@ type Rehearser interface {
 	Rehearse(ctx context.Context, b Batch) (rows, gone int64, err error)
 }
 
-// SlowLook is a Conn that can say why a look for expired rows took long although an
+// LookExplainer is a Conn that can say why a look for expired rows took long although an
 // index finds them.
-type SlowLook interface {
-	// WhySlow returns what holds up the clearing away of deleted rows, as far as the
-	// login may see it.
+type LookExplainer interface {
+	// WhySlow returns what made the look take long, as far as the login may see it:
+	// locks, or what holds up the clearing away of deleted rows.
 	WhySlow(ctx context.Context) ([]Finding, error)
 }
 
-// Resister is a Conn that can say what may keep rows from being deleted.
-type Resister interface {
+// LockTeller is a Conn that can say who holds locks on the table.
+type LockTeller interface {
+	// LockHolder returns who seems to have held longest a lock that a delete waits for,
+	// as far as the login may see it.
+	LockHolder(ctx context.Context) (Holder, error)
+}
+
+// Holder is who holds locks on a table.
+type Holder struct {
+	Name string // such as "session 4711 of psql"; "" is nobody that the login may see
+	Mend string // the statement that ends it, where there is one
+}
+
+// DeleteExplainer is a Conn that can say what may keep rows from being deleted.
+type DeleteExplainer interface {
 	// WhatActs returns the statements that end what acts on deletes, such as triggers,
 	// as far as the login may see it; "" is nothing.
 	WhatActs(ctx context.Context) (statements string, err error)
@@ -215,14 +229,16 @@ type Surveyor interface {
 
 // WriteCounter is a Conn whose server tells how much is written to it.
 type WriteCounter interface {
-	// Writes returns how many transactions have written to the server so far, in
-	// any database, the caller's own among them; 0 where it does not tell this login.
+	// Writes returns how many writes the server, or the run, has counted so far, in any
+	// database; 0 where it does not tell this login. Deleted says how many of them were
+	// a batch's own.
 	Writes(ctx context.Context) (int64, error)
 }
 
 // Sharer is a Conn that can share its look with other connections to the same table,
 // which is quicker. None of them is used by anybody else meanwhile.
 type Sharer interface {
+	// OldestWith is Oldest, with the help of others.
 	OldestWith(ctx context.Context, others []Conn, w Window, trail Trail) (oldest time.Time, found Window, err error)
 }
 
@@ -289,51 +305,40 @@ type Trail struct {
 // Errors that an adapter tells apart for the loop; wrapped, for errors.Is.
 var (
 	ErrAlreadyRunning = errors.New("another run is purging this database")
-	ErrLocked         = errors.New("rows are locked by another session") // a later try may succeed
-	ErrBusy           = resting("the server is short of memory")         // the same, though nobody holds a lock; ErrLocked too
+	ErrLocked         = errors.New("rows are locked by another session")             // a later try may succeed
+	ErrBusy           = Also(errors.New("the server is short of memory"), ErrLocked) // the same, though nobody holds a lock
 	ErrOverfull       = errors.New("the batch holds more rows than it may delete")
 	ErrRefused        = errors.New("the database refuses to delete a row") // a foreign key, a trigger
 	ErrChanged        = errors.New("the table is not any more what it was when the run examined it")
 	ErrTimeout        = errors.New("the statement ran out of time")
 	ErrLogin          = errors.New("the server refused the login")
-	ErrLost           = errors.New("no connection to the server")             // none any more, or none yet
-	ErrUnreached      = fmt.Errorf("%w", ErrLost)                             // which could not even be reached
-	ErrNotYet         = noConnection("the server does not serve yet")         // it starts, wakes or fails over: a later try may succeed; ErrLost too
-	ErrNoSlot         = noConnection("the server has no connection to spare") // now; for server, database or login; ErrLost too
-	ErrUncommitted    = errors.New("nothing was committed")                   // beside ErrLost: it was lost before it could commit the batch
+	ErrLost           = errors.New("no connection to the server")                          // none any more, or none yet
+	ErrUnreached      = fmt.Errorf("%w", ErrLost)                                          // which could not even be reached
+	ErrNotYet         = Also(errors.New("the server does not serve yet"), ErrLost)         // it starts, wakes or fails over: a later try may succeed
+	ErrNoSlot         = Also(errors.New("the server has no connection to spare"), ErrLost) // now; for server, database or login
+	ErrUncommitted    = errors.New("nothing was committed")                                // beside ErrLost: it was lost before it could commit the batch
 )
 
-// noConnection is an error that is ErrLost too: whoever knows no better waits for
-// both.
-type noConnection string
+// Also returns err as an error that is other too, for errors.Is: whoever knows no better
+// does as with that.
+func Also(err, other error) error { return also{err, other} }
 
-func (n noConnection) Error() string { return string(n) }
+type also struct {
+	error
+	other error
+}
 
-// Is tells errors.Is so.
-func (noConnection) Is(target error) bool { return target == ErrLost }
-
-// resting is an error that is ErrLocked too: whoever knows no better rests after both,
-// and tries again on the same connection.
-type resting string
-
-func (r resting) Error() string { return string(r) }
-
-// Is tells errors.Is so.
-func (resting) Is(target error) bool { return target == ErrLocked }
+func (a also) Unwrap() error        { return a.error }
+func (a also) Is(target error) bool { return target == a.other }
 
 // Uncommitted marks a lost connection as one that was lost before the server could
 // commit anything. Any other error stays as it is.
 func Uncommitted(err error) error {
 	if errors.Is(err, ErrLost) {
-		return uncommitted{err}
+		return Also(err, ErrUncommitted)
 	}
 	return err
 }
-
-type uncommitted struct{ error }
-
-func (u uncommitted) Unwrap() error      { return u.error }
-func (uncommitted) Is(target error) bool { return target == ErrUncommitted }
 
 // NoAnswer is the error for a server that did not answer in time, and may not even
 // have been reached.

@@ -247,11 +247,11 @@ func (f failure) tell(most int) string {
 	if len(f.databases) > 1 && f.databases[1].Error != cause {
 		cause = strings.ReplaceAll(cause, f.databases[0].Database, "...")
 	}
-	cause = cut(Printable(cause), most/2)
+	cause = shorten(Printable(cause), most/2)
 	var b strings.Builder
 	rows := int64(0)
 	for i, d := range f.databases {
-		name := fmt.Sprintf("%s (%s rows deleted)", cut(Printable(d.Database), most/8), Grouped(d.DeletedRows))
+		name := fmt.Sprintf("%s (%s rows deleted)", shorten(Printable(d.Database), most/8), Grouped(d.DeletedRows))
 		if i > 0 && b.Len()+len(name)+len(cause) > most-most/8 {
 			for _, d := range f.databases[i:] {
 				rows += d.DeletedRows
@@ -267,8 +267,8 @@ func (f failure) tell(most int) string {
 	return b.String() + ": " + cause
 }
 
-// cut returns text in at most so many bytes.
-func cut(text string, most int) string {
+// shorten returns text in at most so many bytes.
+func shorten(text string, most int) string {
 	const more = "..."
 	if len(text) <= most {
 		return text

@@ -65,7 +65,7 @@ func Run(ctx context.Context, target Target, policy Policy, report func(Database
 	return result
 }
 
-// run is what all databases of a run share. It does not change.
+// run is what all databases of a run share.
 type run struct {
 	target   Target
 	policy   Policy

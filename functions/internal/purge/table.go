@@ -15,7 +15,6 @@ type Table struct {
 	Relation   string
 	Key        string // its primary key
 	Expiration string // the column that says when a row expires, or when it came
-	Secret     bool   // the key is a token
 	// Local tells that the zone of what the column holds is not certain. A row has
 	// expired then by the earlier of the server's clocks in UTC and local time; in a
 	// column that has a zone, by the instant that it is.
@@ -46,7 +45,6 @@ var (
 		Relation:   "ClientAccessTokens",
 		Key:        "Id",
 		Expiration: "Expiration",
-		Secret:     true,
 		Cleaner:    "the API's own job, DeleteExpiredTokens,",
 	}
 	// AdminTokens is the tokens of the Admin API 2. It has no index but its key's.
@@ -129,4 +127,9 @@ func (t Table) Lower() Table {
 // to be added to the table's own.
 func (t Table) Cutoff(clock time.Time, grace time.Duration) time.Time {
 	return clock.Add(-grace - t.Grace - t.Retention)
+}
+
+// LocalTime says why the table of an old Ed-Fi version is not purged.
+func LocalTime(t Table) string {
+	return fmt.Sprintf("%s.AccessTokenIsValid is there, so this is a database of Ed-Fi ODS/API 2.x, which writes expirations in local time: live tokens would go. The oldest version that can be purged is 3.0", t.Schema)
 }

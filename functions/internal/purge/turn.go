@@ -19,8 +19,8 @@ const MaxClockSkew = 5 * time.Minute
 // that time even where its share is less.
 const openTimeout = 2 * time.Second
 
-// turn is the work in one table of a database. It may take several turns: when its share of the
-// time is over, or the connection was lost, the next one goes on.
+// turn is the work in one table of a database. It may take several calls of serve: when
+// its share of the time is over, or the connection was lost, the next one goes on.
 type turn struct {
 	run     *run
 	visit   *visit
@@ -61,8 +61,8 @@ func newTurn(v *visit, table Table) *turn {
 	return t
 }
 
-// serve gives the database a turn. work ends in time for the final look, which outer
-// still allows. again tells that the database wants another turn.
+// serve gives the table a turn. work ends in time for the final look, which outer still
+// allows. again tells that it wants another one.
 func (t *turn) serve(outer, work context.Context) (again bool) {
 	start := time.Now()
 	defer func() { t.result.DurationMs += time.Since(start).Milliseconds() }()
@@ -119,8 +119,7 @@ func (t *turn) closed() {
 	t.result.find(DatabaseClosed.Found(t.visit.database.Closed))
 }
 
-// apply does what follows from a verdict, and tells whether the database gets another
-// turn.
+// apply does what follows from a verdict, and tells whether the table gets another turn.
 func (t *turn) apply(work context.Context, v verdict) (again bool) {
 	t.result.end(v.status, v.reason)
 	unfit, notPurgeable := errors.AsType[NotPurgeable](v.err)
@@ -149,7 +148,7 @@ func (t *turn) apply(work context.Context, v verdict) (again bool) {
 	return false
 }
 
-// findWait tells what a database waited for before it was open.
+// findWait tells what the turn waited for before the database was open.
 func (t *turn) findWait(err error) {
 	for _, wait := range []struct {
 		err  error
@@ -173,7 +172,7 @@ func (t *turn) excludable(unfit NotPurgeable) NotPurgeable {
 // connect opens the connection that holds the database's lock.
 func (t *turn) connect(work context.Context, share time.Duration) ending {
 	start := time.Now()
-	e := ending{action: t.run.policy.Action, overrun: t.run.overrun, matched: t.visit.database.Matched || len(t.visit.turns) > 1, wasOpen: t.result.Cutoff != nil}
+	e := ending{action: t.run.policy.Action, overrun: t.run.overrun, optional: t.visit.database.Matched || len(t.visit.turns) > 1, wasOpen: t.result.Cutoff != nil}
 	if e.err = work.Err(); e.err != nil {
 		e.timeout = true
 		return e
@@ -183,7 +182,7 @@ func (t *turn) connect(work context.Context, share time.Duration) ending {
 	e.err = recoverPanic(patience, t.log, func() (err error) {
 		t.conn, err = t.visit.take(patience, t.table)
 		if t.conn == nil && err == nil {
-			t.conn, err = t.enter(patience, t.run.policy.Action == Purge)
+			t.conn, err = t.openFirst(patience, t.run.policy.Action == Purge)
 		}
 		return err
 	})
@@ -218,7 +217,7 @@ func (t *turn) isOwnStaleSession() bool {
 // backoffAfterDisconnect rests before another try to connect, and tells whether there
 // is patience for one.
 func (t *turn) backoffAfterDisconnect(work context.Context, err error) bool {
-	if !t.lost(t.backlog.batches) || !t.patient(err) {
+	if t.lostTooOften(t.backlog.batches) || !t.patient(err) {
 		return false
 	}
 	rest := t.rest()
@@ -276,7 +275,7 @@ func (t *turn) work(ctx context.Context) error {
 		t.result.find(f)
 	}
 	if t.result.Cutoff == nil { // else this is another turn of the same run
-		t.cutAt(facts)
+		t.fixCutoff(facts)
 	}
 	t.expired = t.conn.Expired(time.Time{}, t.result.Cutoff.Time)
 	if t.run.policy.Action == Check {
@@ -295,8 +294,8 @@ func (t *turn) work(ctx context.Context) error {
 	return t.drain(ctx)
 }
 
-// cutAt fixes the cut-off by the clock of the table.
-func (t *turn) cutAt(facts Facts) {
+// fixCutoff fixes the cut-off by the clock of the table.
+func (t *turn) fixCutoff(facts Facts) {
 	table, grace := t.table, t.run.policy.Grace
 	t.result.Cutoff, t.result.Grace = instant(table.Cutoff(facts.Clock, grace)), grace+table.Grace
 	t.result.Local = facts.Local

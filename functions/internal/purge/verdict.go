@@ -1,15 +1,13 @@
 package purge
 
-import (
-	"errors"
-)
+import "errors"
 
 // ending is what a turn came to.
 type ending struct {
 	err       error
 	action    Action
 	overrun   StopReason // what it means that the time is over
-	matched   bool       // only a pattern matched the database
+	optional  bool       // no fault where the table is not there
 	opened    bool       // the database was reached and its table examined
 	wasOpen   bool       // or was, in this turn or one before
 	timeout   bool       // the time is over
@@ -23,7 +21,7 @@ type verdict struct {
 	status    Status
 	reason    StopReason
 	err       error // of a failure, or why it is skipped
-	again     bool  // the database wants another turn
+	again     bool  // the table wants another turn
 	reconnect bool  // it gets one, after a while, as long as there is patience
 	inspect   bool  // another run holds it; what that leaves is to be seen
 }
@@ -44,11 +42,10 @@ func (e ending) mayPass() bool {
 	}
 }
 
-// nothingToPurge tells whether the database has nothing that this run is for, so that
-// it may be left out where only a pattern matched it.
+// nothingToPurge tells whether the table is not there and need not be.
 func (e ending) nothingToPurge() bool {
 	unfit, ok := errors.AsType[NotPurgeable](e.err)
-	return ok && unfit.Kind.Code == NoTable.Code && e.matched && !e.wasOpen
+	return ok && unfit.Kind.Code == NoTable.Code && e.optional && !e.wasOpen
 }
 
 var doneReason = map[Action]StopReason{Purge: Drained, DryRun: DryRunDone, Check: CheckDone}

@@ -25,8 +25,8 @@ type worker struct {
 
 // series is of batches that follow one another.
 type series struct {
-	began     time.Time // the first
-	ended     time.Time // the last that has
+	began     time.Time // when the first did
+	ended     time.Time // when the last one did that has
 	underWay  []*batch  // in order
 	last      bool      // no other follows
 	deaf      bool      // the last one did not tell of others

@@ -436,7 +436,7 @@ func TestTokensThatAreIssuedAreSeenWithTheLeastRights(t *testing.T) {
 	if _, err := tx.Exec("UPDATE dbo.ClientAccessTokens SET Scope = N'locked' WHERE Expiration > @p1", mssql.DateTime1(db.Now(t))); err != nil {
 		t.Fatal(err)
 	}
-	there.Memory.of(first.watched()).looked = time.Now().Add(time.Hour) // just now, however long that took
+	there.Memory.of(first).looked = time.Now().Add(time.Hour) // just now, however long that took
 	if after := writes(first); after-before != 7 {
 		t.Errorf("%d after %d", after, before)
 	}

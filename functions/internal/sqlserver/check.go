@@ -105,7 +105,7 @@ func (c *conn) texts(ctx context.Context, statement string) (all []string, err e
 	return all, read.Err()
 }
 
-// WhySlow implements [purge.SlowLook]: a look takes long that waits for locks.
+// WhySlow implements [purge.LookExplainer]: a look takes long that waits for locks.
 func (c *conn) WhySlow(ctx context.Context) ([]purge.Finding, error) {
 	holders, err := c.lockHolders(ctx)
 	if err != nil || holders == nil {
@@ -118,7 +118,7 @@ func (c *conn) WhySlow(ctx context.Context) ([]purge.Finding, error) {
 	return []purge.Finding{purge.LockHolder.Found("locks on the table are held by " + strings.Join(names, "; "))}, nil
 }
 
-// WhatActs implements [purge.Resister].
+// WhatActs implements [purge.DeleteExplainer].
 func (c *conn) WhatActs(ctx context.Context) (statements string, err error) {
 	ctx, cancel, err := c.prepare(ctx)
 	if err != nil {
@@ -317,6 +317,16 @@ func (c *conn) agentJobs(ctx context.Context) (jobs, ends []string, err error) {
 		ends = append(ends, fmt.Sprintf("EXEC msdb.dbo.sp_update_job @job_name = N'%s', @enabled = 0;", strings.ReplaceAll(name, "'", "''")))
 	}
 	return jobs, ends, read.Err()
+}
+
+// cleans returns what the text of a job is like that deletes from the table. A word as
+// common as the Admin API's for its table counts together with its schema alone.
+func cleans(t purge.Table) string {
+	name := t.Relation
+	if t.Name == purge.AdminTokens.Name {
+		name = t.String()
+	}
+	return fmt.Sprintf("%%DELETE%%%s%%", name)
 }
 
 func quoteName(name string) string { return "[" + strings.ReplaceAll(name, "]", "]]") + "]" }

@@ -2,18 +2,21 @@
 // package purge; it runs on Babelfish as well. It is the twin of package postgres,
 // file by file:
 //
-//	conn.go       opens and closes a connection
+//	conn.go    opens and closes a connection
+//	cut.go     windows: looks for expired rows, counts them, cuts batches
+//	delete.go  deletes a batch
+//	limits.go  how long the server lets a statement wait, and when it is given up
+//	errors.go  says what an error means and what to do about it
+//	facts.go   what must be known before anything is deleted
+//	check.go   what an operator should know
+//	sql.go     every statement that is sent
+//
+// What only SQL Server has:
+//
 //	names.go      which names of databases are one to the server
-//	cut.go        windows: looks for expired rows, counts them, cuts batches
-//	delete.go     deletes a batch
-//	limits.go     how long the server lets a statement wait, and when it is given up
-//	errors.go     says what an error means and what to do about it
-//	facts.go      what must be known before anything is deleted
-//	check.go      what an operator should know
-//	sql.go        every statement that is sent
 //	types.go      what columns hold: times, and keys of several types
-//	babelfish.go  what only Babelfish needs
 //	memory.go     what the connections of a run know together, and of others' writes
+//	babelfish.go  what only Babelfish needs
 package sqlserver
 
 import (
@@ -128,7 +131,7 @@ func (s Server) whyNot(ctx context.Context, database string, err error) error {
 	c.database = database
 	switch {
 	case state == "recovering":
-		return as{purge.NotPurgeable{Kind: purge.NoDatabase, Message: fmt.Sprintf("database %s is being recovered", database)}, []error{purge.ErrNotYet}}
+		return purge.Also(purge.NotPurgeable{Kind: purge.NoDatabase, Message: fmt.Sprintf("database %s is being recovered", database)}, purge.ErrNotYet)
 	case state != "online":
 		unfit.Message = fmt.Sprintf("database %s can't be opened: it is not online, but %s", database, state)
 		return unfit
@@ -141,12 +144,21 @@ func (s Server) whyNot(ctx context.Context, database string, err error) error {
 	case !enters:
 		return c.noAccess("it has no user there")
 	default: // it may have come back just now
-		return as{unfit, []error{purge.ErrNotYet}}
+		return purge.Also(unfit, purge.ErrNotYet)
 	}
 }
 
-// conn implements [purge.Conn], [purge.WriteCounter], [purge.SlowLook], [purge.Rehearser],
-// [purge.Surveyor], [purge.Resister] and [purge.LockTeller].
+// What conn implements beside [purge.Conn].
+var (
+	_ purge.Rehearser       = (*conn)(nil)
+	_ purge.LookExplainer   = (*conn)(nil)
+	_ purge.LockTeller      = (*conn)(nil)
+	_ purge.DeleteExplainer = (*conn)(nil)
+	_ purge.Surveyor        = (*conn)(nil)
+	_ purge.WriteCounter    = (*conn)(nil)
+)
+
+// conn implements [purge.Conn].
 type conn struct {
 	server         Server
 	database       string

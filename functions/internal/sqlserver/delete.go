@@ -65,7 +65,7 @@ func (c *conn) deleteOnce(ctx context.Context, w window) (purge.Deleted, error) 
 	switch {
 	case isNumber(err, endedInTrigger):
 		return c.ended(ctx, w, held, err)
-	case err != nil && ctx.Err() == nil && refusal(err):
+	case err != nil && ctx.Err() == nil && isRefusal(err):
 		return purge.Deleted{}, err
 	case err != nil:
 		if err = c.explain("delete", late(ctx, err)); c.facts.triggered && errors.Is(err, purge.ErrLost) { // a trigger may have committed it
@@ -167,7 +167,7 @@ func (c *conn) rehearse(ctx context.Context, w window) (rows int64, gone purge.D
 
 // notRehearsed is the error for a delete that was not tried because of a trigger.
 func (c *conn) notRehearsed(trigger string) error {
-	return as{fmt.Errorf("no delete was tried, as trigger %s might commit it: its text has COMMIT or EXECUTE in it, or the login may not see it; then GRANT VIEW DEFINITION ON %s TO edfi_token_purge; shows it to a check", redact.Login(trigger, c.server.User, c.server.Password), c.table), []error{errors.ErrUnsupported}}
+	return purge.Also(fmt.Errorf("no delete was tried, as trigger %s might commit it: its text has COMMIT or EXECUTE in it, or the login may not see it; then GRANT VIEW DEFINITION ON %s TO edfi_token_purge; shows it to a check", redact.Login(trigger, c.server.User, c.server.Password), c.table), errors.ErrUnsupported)
 }
 
 // ended finds out what became of a batch whose transaction a trigger has ended: by a
@@ -176,7 +176,7 @@ func (c *conn) ended(ctx context.Context, w window, held int64, err error) (purg
 	var left int64
 	if failure := c.session.QueryRowContext(ctx, c.on(w, sqlHeld), c.args(w)...).Scan(&left); failure != nil {
 		// Whatever it failed at, the rows may have gone.
-		return purge.Deleted{Rows: -1}, as{c.explain("delete", late(ctx, failure)), []error{purge.ErrLost}}
+		return purge.Deleted{Rows: -1}, purge.Also(c.explain("delete", late(ctx, failure)), purge.ErrLost)
 	}
 	switch {
 	case left < held:
@@ -208,8 +208,8 @@ func (c *conn) explainDelete(refused mssql.Error) error {
 	}
 }
 
-// refusal tells whether err is what a server says that goes on serving.
-func refusal(err error) bool {
+// isRefusal tells whether err is what a server says that goes on serving.
+func isRefusal(err error) bool {
 	var refused mssql.Error
 	return errors.As(err, &refused) && refused.Class < fatalClass
 }

@@ -172,11 +172,11 @@ func (c *conn) explain(doing string, err error) error {
 	silent := errors.Is(err, context.DeadlineExceeded) || errors.As(err, &network) && network.Timeout() || strings.Contains(text, os.ErrDeadlineExceeded.Error())
 	switch {
 	case silent && reached && !connected:
-		return as{fmt.Errorf("%s: %w", doing, purge.NoAnswer(reached)), []error{purge.ErrNotYet}}
+		return purge.Also(fmt.Errorf("%s: %w", doing, purge.NoAnswer(reached)), purge.ErrNotYet)
 	case silent:
 		return fmt.Errorf("%s: %w", doing, purge.NoAnswer(reached))
 	case reached && !connected:
-		return as{fmt.Errorf("%s: the server ended the connection before the login: it may be starting, want another encryption (%s), or know no TLS 1.2: %s", doing, c.otherEncryption(), redact.Login(text, c.server.User, c.server.Password)), []error{purge.ErrNotYet}}
+		return purge.Also(fmt.Errorf("%s: the server ended the connection before the login: it may be starting, want another encryption (%s), or know no TLS 1.2: %s", doing, c.otherEncryption(), redact.Login(text, c.server.User, c.server.Password)), purge.ErrNotYet)
 	case isOwn(err): // which another connection does not mend
 		return fmt.Errorf("%s: %s", doing, redact.Login(text, c.server.User, c.server.Password))
 	default:
@@ -248,13 +248,13 @@ func (c *conn) explainRefusal(doing string, refused mssql.Error) error {
 	say := func(format string, args ...any) error { return fmt.Errorf(doing+": "+format, args...) }
 	switch meanings[n] {
 	case locked:
-		return c.locks(say("%w: error %d", purge.ErrLocked, refused.Number))
+		return c.explainLock(say("%w: error %d", purge.ErrLocked, refused.Number))
 	case busy:
 		return say("%w: %s", purge.ErrBusy, message)
 	case badLogin:
 		return say("%w (error %d): %s", purge.ErrLogin, refused.Number, loginRemedy(n))
 	case noDatabase, notThere:
-		return c.gone(n, message)
+		return c.explainGone(n, message)
 	case notYet:
 		return say("%w: %s", purge.ErrNotYet, message)
 	case noSlot:
@@ -262,7 +262,7 @@ func (c *conn) explainRefusal(doing string, refused mssql.Error) error {
 	case reader:
 		return purge.NotPurgeable{Kind: purge.ReaderEndpoint, Message: doing + ": " + message + ": this is a reader; use the writer's endpoint", Server: true}
 	case denied:
-		return c.denied(doing, message, refused)
+		return c.explainDenied(doing, message, refused)
 	case outside:
 		return c.noAccess(fmt.Sprintf("error %d", n))
 	case lost:
@@ -279,17 +279,17 @@ func (c *conn) explainRefusal(doing string, refused mssql.Error) error {
 	return say("%s", message)
 }
 
-// locks returns err for a statement that met a lock, with more words while the table is
-// opened.
-func (c *conn) locks(err error) error {
+// explainLock returns err for a statement that met a lock, with more words while the table
+// is opened.
+func (c *conn) explainLock(err error) error {
 	if c.examined {
 		return err
 	}
 	return fmt.Errorf("%w: the table, or the catalogue, is locked, as by an ALTER TABLE; look for a long transaction", err)
 }
 
-// denied says which right is missing. One that was there is a failure of its own.
-func (c *conn) denied(doing, message string, refused mssql.Error) error {
+// explainDenied says which right is missing. One that was there is a failure of its own.
+func (c *conn) explainDenied(doing, message string, refused mssql.Error) error {
 	if !c.examined {
 		return fmt.Errorf("%s: %s: the login lacks a right, see infra/sqlserver/role.sql", doing, message)
 	}
@@ -300,16 +300,16 @@ func (c *conn) denied(doing, message string, refused mssql.Error) error {
 	return purge.NotPurgeable{Kind: kind, Message: fmt.Sprintf("%s: %s: the login lacks a right: %s", doing, message, c.facts.grant())}
 }
 
-// gone is the error for a database that can't be opened. One that was open in this run
-// may be again: it fails over, restarts or is restored.
-func (c *conn) gone(n int32, message string) error {
+// explainGone returns the error for a database that can't be opened. One that was open in
+// this run may be again: it fails over, restarts or is restored.
+func (c *conn) explainGone(n int32, message string) error {
 	unfit := purge.NotPurgeable{Kind: purge.NoDatabase, Message: fmt.Sprintf("database %s does not exist on this server, or the login may not enter it", c.database)}
 	if meanings[n] == notThere {
 		unfit.Message = fmt.Sprintf("database %s can't be opened: %s", c.database, message)
 	}
 	if c.server.Memory.wasOpen(c.database) {
 		unfit.Message += fmt.Sprintf(", although it was open before (error %d)", n)
-		return as{unfit, []error{purge.ErrNotYet}}
+		return purge.Also(unfit, purge.ErrNotYet)
 	}
 	return unfit
 }
@@ -330,23 +330,6 @@ func loginRemedy(n int32) string {
 	default:
 		return "check user name and password in the secret, and that the login is enabled; a user that only one database contains can log in to no other, so name that database in the secret's dbname"
 	}
-}
-
-// as is an error that is of further kinds, without their words.
-type as struct {
-	error
-	kinds []error
-}
-
-func (a as) Unwrap() error { return a.error }
-
-func (a as) Is(target error) bool {
-	for _, kind := range a.kinds {
-		if kind == target { //nolint:errorlint // Is compares, as errors.Is wants it
-			return true
-		}
-	}
-	return false
 }
 
 // number returns the error's number: that of the first of several, as 18456

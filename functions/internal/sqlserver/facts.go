@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	mssql "github.com/microsoft/go-mssqldb"
@@ -42,6 +43,19 @@ type facts struct {
 	policed    bool // there seems to be a policy, which the login may not see
 	rows       int64
 	kind       string // of a table that can't be purged; "" is any other
+}
+
+// on returns sql for the table.
+func (f facts) on(sql string) string {
+	keyType := f.keyType
+	if !f.keyed() {
+		keyType = "sql_variant"
+	}
+	return strings.NewReplacer(
+		"{table}", f.table.String(), "{schema}", f.table.Schema, "{relation}", f.table.Relation,
+		"{expiration}", f.table.Expiration, "{key}", f.table.Key,
+		"{type}", f.typeName, "{typenumber}", typeNumbers[f.typeName], "{keytype}", keyType,
+	).Replace(sql)
 }
 
 // examine prepares the session and reads the facts, in one round trip.

@@ -5,14 +5,12 @@ import (
 	"database/sql"
 	"sync"
 	"time"
-
-	"edfi-token-purge/functions/internal/purge"
 )
 
 // SQL Server tells a login with the least rights nothing of others' writes. What it
 // can see is the tokens themselves: each that is issued expires after most of those
-// that there are, and what is logged comes after all. So the newest issuedWatched are counted again and again, which is
-// a seek of a millisecond that locks nothing.
+// that there are, and what is logged comes after all. So the newest issuedWatched are
+// counted again and again, which is a seek of a millisecond that locks nothing.
 
 const (
 	// issuedWatched is how many of the tokens that expire last are watched at first,
@@ -29,28 +27,32 @@ const (
 // is ready for use.
 type Memory struct {
 	mu        sync.Mutex
-	databases map[string]*remembered
+	databases map[string]bool // that were open in this run
+	watches   map[watched]*watch
 	issued    int64 // tokens, in all databases, as far as they were seen
 }
 
-// remembered is what is known of one database, or of one table.
-type remembered struct {
-	opened  bool
+// watched is a table whose tokens are counted.
+type watched struct{ database, table string }
+
+// watch is what is known of one.
+type watch struct {
 	looking bool
 	floor   time.Time // expirations beyond it are counted; zero is none yet
 	count   int64     // of them, at the time of looked
 	looked  time.Time
 }
 
-// of returns what is known of a database or table. The caller holds the lock.
-func (m *Memory) of(database string) *remembered {
-	if m.databases == nil {
-		m.databases = map[string]*remembered{}
+// of returns what is known of c's table. The caller holds the lock.
+func (m *Memory) of(c *conn) *watch {
+	table := watched{c.database, c.table.Name}
+	if m.watches == nil {
+		m.watches = map[watched]*watch{}
 	}
-	if m.databases[database] == nil {
-		m.databases[database] = &remembered{}
+	if m.watches[table] == nil {
+		m.watches[table] = &watch{}
 	}
-	return m.databases[database]
+	return m.watches[table]
 }
 
 // opened remembers that the database was open in this run.
@@ -60,7 +62,10 @@ func (m *Memory) opened(database string) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.of(database).opened = true
+	if m.databases == nil {
+		m.databases = map[string]bool{}
+	}
+	m.databases[database] = true
 }
 
 // wasOpen tells whether the database was open in this run.
@@ -70,11 +75,8 @@ func (m *Memory) wasOpen(database string) bool {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.of(database).opened
+	return m.databases[database]
 }
-
-// watched returns what Memory knows the table by.
-func (c *conn) watched() string { return c.database + "\x00" + c.table.Name }
 
 // Writes implements [purge.WriteCounter]: how many tokens were issued while the run
 // looked, and one more, as 0 would be that nobody can tell. The run's own deletes are
@@ -85,50 +87,50 @@ func (c *conn) Writes(ctx context.Context) (int64, error) {
 		return 0, nil
 	}
 	m.mu.Lock()
-	known := m.of(c.watched())
+	known := m.of(c)
 	if known.looking { // another connection is at it
 		defer m.mu.Unlock()
 		return 1 + m.issued, nil
 	}
 	known.looking = true
-	watch := *known
+	seen := *known
 	m.mu.Unlock()
 
-	issued, err := c.issued(ctx, &watch)
+	issued, err := c.issued(ctx, &seen)
 
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	watch.looking = false
+	seen.looking = false
 	if err != nil {
 		known.looking = false
 		return 0, c.explain("count the tokens issued", err)
 	}
-	*known = watch
+	*known = seen
 	m.issued += issued
 	return 1 + m.issued, nil
 }
 
 // issued returns how many tokens were issued since the last look, where that was just
 // now.
-func (c *conn) issued(ctx context.Context, watch *remembered) (int64, error) {
+func (c *conn) issued(ctx context.Context, w *watch) (int64, error) {
 	ctx, cancel, err := c.prepare(ctx)
 	if err != nil {
 		return 0, err
 	}
 	defer cancel()
 	now := time.Now()
-	last, fresh := watch.count, now.Sub(watch.looked) < issuedFresh
-	watch.looked = now
-	if watch.floor.IsZero() {
-		return 0, late(ctx, c.watch(ctx, watch))
+	last, fresh := w.count, now.Sub(w.looked) < issuedFresh
+	w.looked = now
+	if w.floor.IsZero() {
+		return 0, late(ctx, c.startWatch(ctx, w))
 	}
-	err = c.session.QueryRowContext(ctx, c.facts.on(sqlIssued), sql.Named("most", issuedMost), sql.Named("floor", c.facts.instant(watch.floor))).Scan(&watch.count)
+	err = c.session.QueryRowContext(ctx, c.facts.on(sqlIssued), sql.Named("most", issuedMost), sql.Named("floor", c.facts.instant(w.floor))).Scan(&w.count)
 	if err != nil {
 		return 0, late(ctx, err)
 	}
-	issued := max(0, watch.count-last)
-	if watch.count >= issuedMost {
-		err = late(ctx, c.watch(ctx, watch))
+	issued := max(0, w.count-last)
+	if w.count >= issuedMost {
+		err = late(ctx, c.startWatch(ctx, w))
 	}
 	if !fresh {
 		issued = 0
@@ -136,19 +138,13 @@ func (c *conn) issued(ctx context.Context, watch *remembered) (int64, error) {
 	return issued, err
 }
 
-// watch chooses what to count beyond.
-func (c *conn) watch(ctx context.Context, watch *remembered) error {
+// startWatch chooses what to count beyond.
+func (c *conn) startWatch(ctx context.Context, w *watch) error {
 	var oldest sql.NullTime
 	clock := c.facts.floor(c.facts.clock)
-	err := c.session.QueryRowContext(ctx, c.facts.on(sqlIssuedFloor), sql.Named("most", issuedWatched), sql.Named("floor", c.facts.instant(clock))).Scan(&oldest, &watch.count)
-	if watch.floor = clock; watch.count == issuedWatched {
-		watch.floor, watch.count = oldest.Time, watch.count-1
+	err := c.session.QueryRowContext(ctx, c.facts.on(sqlIssuedFloor), sql.Named("most", issuedWatched), sql.Named("floor", c.facts.instant(clock))).Scan(&oldest, &w.count)
+	if w.floor = clock; w.count == issuedWatched {
+		w.floor, w.count = oldest.Time, w.count-1
 	}
 	return err
 }
-
-var (
-	_ purge.WriteCounter = (*conn)(nil)
-	_ purge.SlowLook     = (*conn)(nil)
-	_ purge.Resister     = (*conn)(nil)
-)

@@ -1,9 +1,9 @@
 package sqlserver
 
 // Every statement that this package sends. {table}, {expiration} and {key} stand for
-// names: see [conn.on]. A table hint stands where a purge
-// would otherwise wait for, or hold up, the API: few installations have
-// READ_COMMITTED_SNAPSHOT, so that readers and writers meet.
+// names: see [facts.on]. A table hint stands where a purge would otherwise wait for, or
+// hold up, the API: few installations have READ_COMMITTED_SNAPSHOT, so that readers and
+// writers meet.
 const (
 	// The session's settings, which a user's or a server's defaults may change. The
 	// longest wait for a lock comes first: a table that is being altered locks the
@@ -88,9 +88,7 @@ CASE WHEN EXISTS (
      THEN 1 ELSE 0 END`
 
 	// What must be known before anything is deleted, in one round trip with the
-	// settings. Its last column is the earlier of the server's clocks in UTC and in local
-	// time; where that is behind UTC an hour less, as it may be about to be put back, or to
-	// have been put forward just now. Two readings of one clock differ a little.
+	// settings.
 	sqlFacts = sqlFiltered + `
 SELECT GETUTCDATE(),
        DB_NAME(),

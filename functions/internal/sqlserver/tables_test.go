@@ -345,7 +345,7 @@ func TestRowsThatComeAreSeenInEachTableWithAnIndex(t *testing.T) {
 		writes()
 		before := writes()
 		insertAt(t, db, table, -time.Hour, 21*time.Minute, 22*time.Minute, 23*time.Minute)
-		there.Memory.of(c.watched()).looked = time.Now().Add(time.Hour) // just now, however long that took
+		there.Memory.of(c).looked = time.Now().Add(time.Hour) // just now, however long that took
 		want := map[bool]int64{true: 3}[c.facts.indexed]
 		if after := writes(); after-before != want || c.facts.indexed == (table.Name == purge.AdminTokens.Name) {
 			t.Errorf("%s, indexed %t: %d after %d", table, c.facts.indexed, after, before)

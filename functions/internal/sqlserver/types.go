@@ -2,16 +2,12 @@ package sqlserver
 
 import (
 	"encoding/binary"
-	"fmt"
 	"math"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/golang-sql/civil"
 	mssql "github.com/microsoft/go-mssqldb"
-
-	"edfi-token-purge/functions/internal/purge"
 )
 
 // The types that a column of expirations may have. Another type has another notion of
@@ -153,27 +149,4 @@ func (r keyRange) at(part, parts int) (k key) {
 	copy(k.guid[:6], place[2:])
 	copy(k.guid[10:], place[2:])
 	return k
-}
-
-// on returns sql for the table.
-func (f facts) on(sql string) string {
-	keyType := f.keyType
-	if !f.keyed() {
-		keyType = "sql_variant"
-	}
-	return strings.NewReplacer(
-		"{table}", f.table.String(), "{schema}", f.table.Schema, "{relation}", f.table.Relation,
-		"{expiration}", f.table.Expiration, "{key}", f.table.Key,
-		"{type}", f.typeName, "{typenumber}", typeNumbers[f.typeName], "{keytype}", keyType,
-	).Replace(sql)
-}
-
-// cleans returns what the text of a job is like that deletes from the table. A word as
-// common as the Admin API's for its table counts together with its schema alone.
-func cleans(t purge.Table) string {
-	name := t.Relation
-	if t.Name == purge.AdminTokens.Name {
-		name = t.String()
-	}
-	return fmt.Sprintf("%%DELETE%%%s%%", name)
 }

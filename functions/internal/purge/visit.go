@@ -190,8 +190,8 @@ func (v *visit) names() (names []string) {
 	return names
 }
 
-// severity orders what tables came to: the worst is the database's.
-var severity = map[Status]int{"": 0, Complete: 1, Partial: 2, Failed: 3}
+// badness orders what tables came to: the worst is the database's.
+var badness = map[Status]int{"": 0, Complete: 1, Partial: 2, Failed: 3}
 
 // ofDatabase are the kinds of findings about the connection, the server or the database,
 // which are told once for all tables.
@@ -202,7 +202,7 @@ var ofDatabase = []string{
 
 // add counts one of its tables in. Of its findings those of all databases are there.
 func (d *DatabaseResult) add(table DatabaseResult, all []Finding) {
-	if severity[table.Status] > severity[d.Status] {
+	if badness[table.Status] > badness[d.Status] {
 		d.Status, d.StopReason = table.Status, table.StopReason
 	}
 	d.DeletedRows += table.DeletedRows
