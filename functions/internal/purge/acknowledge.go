@@ -48,7 +48,7 @@ func (b *batch) wasCommitted(ctx context.Context, conn Conn) (committed, proved 
 // nobody knows none is counted. The quota has all that may have gone.
 func (b *backlog) settle(c *batch, committed, proved bool) {
 	if proved && !committed {
-		b.quota.Release(c.reserved, 0)
+		b.quota.Release(0, -c.reserved)
 		return
 	}
 	rows := c.gone.Rows
@@ -58,7 +58,7 @@ func (b *backlog) settle(c *batch, committed, proved bool) {
 	if !proved || c.gone.Rows < 0 {
 		b.uncertain += c.mayBe()
 	}
-	b.quota.Release(c.reserved, cmp.Or(rows, c.mayBe()))
+	b.quota.Release(0, cmp.Or(rows, c.mayBe())-c.reserved)
 	if committed {
 		b.count(rows)
 	}

@@ -529,6 +529,22 @@ func TestACountThatIsNeverSettledIsTold(t *testing.T) {
 	})
 }
 
+// Nor is it waited for by others, with whom it shares the cap: who loses its connection gets
+// no other turn until they have ended theirs.
+func TestABatchWithoutAnAcknowledgementHoldsUpNoOtherDatabase(t *testing.T) {
+	for range 20 { // the order is another one each time
+		for _, down := range []int{3, 1e6} {
+			synctest.Test(t, func(t *testing.T) {
+				a := &lossy{fake: fake{rows: 100}, every: 4, down: down}
+				r := runAll(t.Context(), engines{"a": a, "b": &fake{rows: 100}}, Policy{BatchSize: 10, MaxRows: 40}, "a", "b")
+				if r.DeletedRows > 40 || r.DeletedRows < 30 || r.Databases[1].Status != Partial {
+					t.Errorf("%+v", r)
+				}
+			})
+		}
+	}
+}
+
 // lockedTable is locked as a whole, and a second look at it takes longer than there is.
 type lockedTable struct {
 	fake
