@@ -35,7 +35,9 @@ func (c *conn) deleteAlike(ctx context.Context, first purge.Batch, next func() (
 	atOnce := c.mostInFlight(ctx)
 	var err error
 	for _, statement := range []string{sqlTransaction, prove, sql} {
-		err = cmp.Or(err, c.prepare(ctx, plan, statement, atOnce))
+		if err == nil {
+			err = c.prepare(ctx, plan, statement, atOnce)
+		}
 	}
 	if err != nil {
 		done(purge.Deleted{}, purge.Uncommitted(c.explain("delete", err)))

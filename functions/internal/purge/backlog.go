@@ -294,10 +294,9 @@ func (b *backlog) stale(c *batch) bool { return c.size >= 2*b.size() }
 func (b *backlog) GiveBack(c *batch) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.stale(c) {
+	if b.recut([]*batch{c}) != nil {
 		return false
 	}
-	b.recut([]*batch{c})
 	b.inFlight--
 	b.changed.Broadcast()
 	return true
@@ -334,6 +333,7 @@ func (b *backlog) Done(ctx context.Context, c *batch) {
 	b.slow = b.slow || c.isSlow(b.sizer)
 	switch {
 	case errors.Is(c.err, ErrLost) && !errors.Is(c.err, ErrUncommitted): // until it is known, all of it counts against the quota
+		b.quota.Release(c.reserved, c.reserved) // and nobody waits for it
 		b.asking, b.aside = append(b.asking, c), append(b.aside, c.again(0, c.locked))
 		b.stop(c.err)
 		b.inFlight--
@@ -361,7 +361,7 @@ func (b *backlog) Done(ctx context.Context, c *batch) {
 
 // Slow tells whether rows take so long that a batch has few of them.
 func (b *backlog) Slow() bool {
-	return b.slow || b.sizer.Next() < min(slowRows, b.sizer.most)
+	return b.slow || b.sizer.Slow()
 }
 
 // count adds a committed batch.

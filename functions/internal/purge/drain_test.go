@@ -245,6 +245,18 @@ func TestARunTooShortForOneBatchDeletesSomethingAllTheSame(t *testing.T) {
 	}
 }
 
+func TestRowsAreNotSlowWhereTheLastBatchRanOutOfTime(t *testing.T) {
+	for perRow, told := range map[time.Duration]bool{2 * time.Millisecond: false, 3 * time.Millisecond: false, 20 * time.Millisecond: true} {
+		synctest.Test(t, func(t *testing.T) {
+			f := &slow{timed{fake: fake{rows: 15_000}, perRow: perRow}}
+			d := runAll(t.Context(), f, Policy{BatchSize: 5000, BatchTarget: 50 * time.Millisecond, MaxDuration: 5 * time.Second}, "a").Databases[0]
+			if d.StopReason != MaxDuration || slices.ContainsFunc(d.Findings, func(f Finding) bool { return f.Code == SlowRows.Code }) != told {
+				t.Errorf("%s a row: %+v, batches of %v", perRow, d, f.batches)
+			}
+		})
+	}
+}
+
 func TestBatchesGrowBackAndShrinkAtOnceAtALock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &timed{fake: fake{rows: 40_000}, perRow: time.Microsecond, locked: 10}
@@ -410,4 +422,18 @@ func TestACanceledRunEndsTheBatchInHandAndBeginsNoOther(t *testing.T) {
 			t.Errorf("%+v, %d left", d, f.left())
 		}
 	})
+}
+
+func TestABatchThatComesBackAsTheSizeChangesIsCutAnewOrDeleted(t *testing.T) {
+	asked := 0
+	b := &backlog{quota: newQuota(1000), sizer: newSizer(Policy{BatchSize: 1000}), yields: func() bool { asked++; return asked == 1 }}
+	b.changed.L = &b.mu
+	for range 2 {
+		b.inFlight = 1
+		c := &batch{size: 1000, reserved: b.quota.Reserve(1000, false)}
+		if back := b.GiveBack(c); back != (len(b.todo) == 1) || back != (b.quota.left == 1000) {
+			t.Errorf("given back: %v, to do: %v, %d rows of the cap left", back, b.todo, b.quota.left)
+		}
+		b.todo, b.quota = nil, newQuota(1000)
+	}
 }

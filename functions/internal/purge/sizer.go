@@ -25,6 +25,7 @@ type sizer struct {
 	mu       sync.Mutex
 	size     int
 	learning bool // no batch has taken its time yet
+	fits     int  // rows that take the time aimed at, whatever time was left since; 0 is not known
 	shrunk   shrunk
 	floor    int // smaller batches were not quicker
 }
@@ -58,15 +59,23 @@ func (s *sizer) Learning() bool {
 	return s.learning
 }
 
+// Slow tells whether rows take so long that a batch has few of them.
+func (s *sizer) Slow() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fits > 0 && s.fits < min(slowRows, s.most)
+}
+
 // Observe takes in what came of a batch that was cut at so many rows. One that was
 // cut before the size moved says nothing about it.
 func (s *sizer) Observe(cut int, deleted int64, took time.Duration, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if cut != s.size {
+		return
+	}
 	size := cut
 	switch {
-	case cut != s.size:
-		return
 	case errors.Is(err, ErrTimeout): // whatever it aims at, it must fit
 		size, s.floor, s.learning = cut/splitInto, 0, false
 	case s.target == 0:
@@ -75,10 +84,14 @@ func (s *sizer) Observe(cut int, deleted int64, took time.Duration, err error) {
 	case err != nil:
 	case took > 2*s.target:
 		size, s.learning = s.shrink(cut, took), false
+		s.fits = size
 	case took < s.target/2 && deleted > int64(cut/2):
 		size = s.grow(cut, took)
+		if s.fits > 0 {
+			s.fits = max(s.fits, size)
+		}
 	default:
-		s.learning = false
+		s.fits, s.learning = cut, false
 	}
 	s.size = max(1, min(size, s.most))
 }

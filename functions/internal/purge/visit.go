@@ -197,7 +197,8 @@ var badness = map[Status]int{"": 0, Complete: 1, Partial: 2, Failed: 3}
 // which are told once for all tables.
 var ofDatabase = []string{
 	Connected.Code, Clock.Code, ClockSkew.Code, TLS.Code, NoTLS.Code, CertificateEnds.Code, Version.Code, TimeZone.Code, SessionSettings.Code,
-	RCSI.Code, RCSIOff.Code, ReaderEndpoint.Code, ReadOnly.Code, ReadOnlyDatabase.Code, UnwatchedTable.Code,
+	RCSI.Code, RCSIOff.Code, ReaderEndpoint.Code, ReadOnly.Code, ReadOnlyDatabase.Code, SessionsUnseen.Code,
+	UnwatchedTable.Code,
 }
 
 // add counts one of its tables in. Of its findings those of all databases are there.
