@@ -289,7 +289,7 @@ func TestARowThatAnotherTableRefersToStaysAlone(t *testing.T) {
 	db := s.create(t)
 	db.Insert(t, spread(40, db.Now(t).Add(-time.Hour))...)
 	must(t, db.conn, "CREATE TABLE dbo.Logs (Id uniqueidentifier REFERENCES dbo.ClientAccessTokens (Id))")
-	must(t, db.conn, "INSERT INTO dbo.Logs SELECT TOP (1) Id FROM dbo.ClientAccessTokens ORDER BY Id")
+	must(t, db.conn, "INSERT INTO dbo.Logs SELECT TOP (1) Id FROM dbo.ClientAccessTokens ORDER BY Expiration")
 	for _, login := range []Server{s.server(), s.admin()} {
 		if r, _ := rehearse(t, login, db, 40); r.Status != purge.Failed || !found(r, "refused-rows") {
 			t.Errorf("%+v", r)
