@@ -301,6 +301,13 @@ func TestABatchIsNotMadeSmallerForATimeThatItsRowsDoNotTake(t *testing.T) {
 	if s.Next() > 5 {
 		t.Errorf("%d rows that take 20 ms each", s.Next())
 	}
+	for range 20 {
+		size := s.Next()
+		s.Observe(size, int64(size), time.Duration(size)*time.Second, nil)
+	}
+	if s.Next() != 1 || !s.Slow() {
+		t.Errorf("%d rows that take a second each, which is slow: %v", s.Next(), s.Slow())
+	}
 }
 
 // pipelined takes batches one after the other, each before it tells of the one ahead, and

@@ -84,7 +84,7 @@ func (s *sizer) Observe(cut int, deleted int64, took time.Duration, err error) {
 	case err != nil:
 	case took > 2*s.target:
 		size, s.learning = s.shrink(cut, took), false
-		s.fits = size
+		s.fits = max(1, size)
 	case took < s.target/2 && deleted > int64(cut/2):
 		size = s.grow(cut, took)
 		if s.fits > 0 {

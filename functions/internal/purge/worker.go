@@ -128,7 +128,7 @@ func (w *worker) done(ctx context.Context, gone Deleted, err error) {
 		gone.Writes = 1
 	}
 	b.gone, b.err, w.ended = gone, err, now
-	w.quick, w.deaf = gone.Took < t.run.policy.BatchTarget/2, gone.Count == 0 || gone.Writes < 0
+	w.quick, w.deaf = err == nil && gone.Took < t.run.policy.BatchTarget/2, gone.Count == 0 || gone.Writes < 0
 	w.last, w.uncounted = w.last || err != nil, w.uncounted || gone.Writes < 0
 	if gone.Rows > 0 {
 		w.rest = t.run.policy.Pause
