@@ -236,7 +236,7 @@ func TestNeitherTheCapNorABatchGrowsWithWhatArrivesMeanwhile(t *testing.T) {
 func TestRowsThatTakeLongGoAFewAtATimeInEachRun(t *testing.T) {
 	s := newStage(t, "slowly", "")
 	db := filled(t, s)
-	db.Delay(t, 5*time.Millisecond)
+	db.Delay(t, 15*time.Millisecond)
 	server := s.server()
 	policy := purge.Policy{BatchSize: 5000, BatchTarget: 50 * time.Millisecond, MaxDuration: 3 * time.Second, StopBefore: time.Second}
 	server.Longest = policy.Longest()

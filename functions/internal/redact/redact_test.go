@@ -423,7 +423,7 @@ func TestALongPasswordCostsLittleMemory(t *testing.T) {
 		runtime.ReadMemStats(&before)
 		out := Login(text, NewSecret("joe"), NewSecret(password))
 		runtime.ReadMemStats(&after)
-		if used := after.TotalAlloc - before.TotalAlloc; used > 8<<20 {
+		if used := after.TotalAlloc - before.TotalAlloc; used > 32<<20 { // 8 MB with the race detector, more or less
 			t.Errorf("%s: %d MB", name, used>>20)
 		}
 		if out != "it says: [redacted] and [redacted]" {
