@@ -33,7 +33,11 @@ func pool(t *testing.T, s stage, settings map[string]string) Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { pooler.Stop() }) //nolint:errcheck // the test has spoken
+	t.Cleanup(func() {
+		if err := pooler.Stop(); err != nil {
+			t.Log(err)
+		}
+	})
 	through := s.server()
 	through.Host, through.Port = pooler.Host, pooler.Port
 	return through

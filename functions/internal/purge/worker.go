@@ -143,8 +143,8 @@ func (w *worker) done(ctx context.Context, gone Deleted, err error) {
 	w.underWay = w.underWay[1:]
 }
 
-// deleteAll deletes first and all that next returns over conn, ahead of the answers where
-// it can.
+// deleteAll deletes first and all that next returns over conn, each before it is known what
+// came of the one ahead where it can.
 func deleteAll(ctx context.Context, conn Conn, first Batch, next func() (Batch, bool), done func(Deleted, error)) {
 	if pipeliner, ok := conn.(Pipeliner); ok {
 		pipeliner.DeleteAll(ctx, first, next, done)

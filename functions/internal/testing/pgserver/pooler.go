@@ -46,8 +46,19 @@ func (p *Server) StartPooler(ctx context.Context, settings, logins map[string]st
 	return b, nil
 }
 
-// Stop ends the pooler and with it all of its connections.
-func (b *Pooler) Stop() error { return b.programs.Stop() }
+// Stop ends the pooler and with it all of its connections. One that had ended by itself is
+// an error, with the end of its log.
+func (b *Pooler) Stop() error {
+	var ended error
+	if b.programs.server != nil {
+		select {
+		case <-b.programs.server.exited:
+			ended = fmt.Errorf("PgBouncer ended by itself: %w%s", b.programs.server.err, b.programs.tail())
+		default:
+		}
+	}
+	return errors.Join(ended, b.programs.Stop())
+}
 
 func (b *Pooler) start(ctx context.Context, p *Server, settings, logins map[string]string) (err error) {
 	if b.Port, err = freePort(); err != nil {
