@@ -289,7 +289,7 @@ func (c *conn) config() (*pgx.ConnConfig, error) {
 	// One round trip a statement; those that come often are prepared by hand.
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	config.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
-		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: c.server.linger()}
+		return &canceler{conn: conn, linger: c.server.linger()}
 	}
 	return config, nil
 }

@@ -164,6 +164,17 @@ func expect(t testing.TB, r purge.DatabaseResult, status purge.Status, reason pu
 	}
 }
 
+// at tells whether the instant is known and that of want.
+func at(instant *purge.Instant, want time.Time) bool { return instant != nil && instant.Equal(want) }
+
+// age returns that of the oldest expired row; -1 is not known.
+func age(r purge.DatabaseResult) time.Duration {
+	if age := r.OldestExpiredAge(); age != nil {
+		return *age
+	}
+	return -1
+}
+
 func expectLeft(t testing.TB, db Database, want ...time.Time) {
 	t.Helper()
 	got := db.Expirations(t)

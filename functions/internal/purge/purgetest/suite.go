@@ -101,7 +101,7 @@ func testBoundary(t *testing.T, s suite) {
 	if r.Local != s.Local(s.table) {
 		t.Errorf("the zone of what the column holds is not certain: %t", r.Local)
 	}
-	if !r.Cutoff.Equal(s.table.Cutoff(now, 0)) || !r.OldestExpiration.Equal(s.table.Cutoff(now.Add(-time.Hour), 0)) {
+	if !at(r.Cutoff, s.table.Cutoff(now, 0)) || !at(r.OldestExpiration, s.table.Cutoff(now.Add(-time.Hour), 0)) {
 		t.Errorf("cut-off %s, oldest %s", r.Cutoff, r.OldestExpiration)
 	}
 }
@@ -116,7 +116,7 @@ func testGrace(t *testing.T, s suite) {
 	r := s.do(t.Context(), t, hooked{Engine: s.Engine(), now: now}, db.Name(), p)
 	expect(t, r, purge.Complete, purge.Drained, 2)
 	expectLeft(t, db, limit.Add(s.Tick()), now)
-	if age := r.OldestExpiredAge(); age == nil || *age != 0 {
+	if age := age(r); age != 0 {
 		t.Errorf("age %v although nothing that may go is left", age)
 	}
 }
@@ -297,8 +297,8 @@ func testDryRun(t *testing.T, s suite) {
 	p.Action = purge.DryRun
 	r := s.do(t.Context(), t, s.Engine(), db.Name(), p)
 	expect(t, r, purge.Complete, purge.DryRunDone, 0)
-	if r.ExpiredRows == nil || *r.ExpiredRows != 3*batch+1 || !r.OldestExpiration.Equal(s.table.Cutoff(rows[0], 0)) || *r.OldestExpiredAge() < 50*time.Minute {
-		t.Errorf("%+v expired, the oldest %s, age %s", r, r.OldestExpiration, *r.OldestExpiredAge())
+	if r.ExpiredRows == nil || *r.ExpiredRows != 3*batch+1 || !at(r.OldestExpiration, s.table.Cutoff(rows[0], 0)) || age(r) < 50*time.Minute {
+		t.Errorf("%+v expired, the oldest %s, age %s", r, r.OldestExpiration, age(r))
 	}
 	p.MaxRows = batch
 	if r := s.do(t.Context(), t, s.Engine(), db.Name(), p); r.ExpiredRows == nil || *r.ExpiredRows != batch {
@@ -654,8 +654,8 @@ func testEmpty(t *testing.T, s suite) {
 		r = s.do(t.Context(), t, s.Engine(), db.Name(), policy())
 		expect(t, r, purge.Complete, purge.Drained, 0)
 		expectLeft(t, db, live...)
-		if r.OldestExpiration != nil || *r.OldestExpiredAge() != 0 || r.Batches != 0 || r.Cutoff == nil {
-			t.Errorf("oldest %v, age %s, %d batches, cut-off %v", r.OldestExpiration, *r.OldestExpiredAge(), r.Batches, r.Cutoff)
+		if r.OldestExpiration != nil || age(r) != 0 || r.Batches != 0 || r.Cutoff == nil {
+			t.Errorf("oldest %v, age %s, %d batches, cut-off %v", r.OldestExpiration, age(r), r.Batches, r.Cutoff)
 		}
 	}
 }
@@ -676,8 +676,11 @@ func testOldestLeft(t *testing.T, s suite) {
 		r := s.do(ctx, t, hooked{Engine: s.Engine(), now: now}, db.Name(), p)
 		expect(t, r, purge.Partial, purge.MaxRows, 2*batch)
 		left := db.Expirations(t)
-		if want := now.Sub(left[0]) + s.table.Grace; *r.OldestExpiredAge() != want {
-			t.Errorf("index %t: age %s, want %s", index, *r.OldestExpiredAge(), want)
+		if len(left) == 0 {
+			t.Fatal("no row is left")
+		}
+		if want := now.Sub(left[0]) + s.table.Grace; age(r) != want {
+			t.Errorf("index %t: age %s, want %s", index, age(r), want)
 		}
 	}
 }
