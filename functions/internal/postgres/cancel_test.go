@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -48,7 +49,7 @@ func holdingCancel(t *testing.T, to Server) (through Server, givenUp <-chan bool
 			client.SetReadDeadline(time.Now())
 		}()
 		_, err := client.Read(make([]byte, 1))
-		result <- err == io.EOF
+		result <- errors.Is(err, io.EOF)
 	}
 	pass := func(client net.Conn, head []byte) {
 		server, err := net.Dial("tcp", behind)

@@ -119,7 +119,7 @@ type conn struct {
 	facts    facts
 	lease
 	statements
-	meeting
+	careful bool // a row that was met resisted
 }
 
 // lease is a session, which may be a pooler's: what the run has in it, and what is put

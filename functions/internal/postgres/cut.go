@@ -290,7 +290,7 @@ func (c *conn) countIn(ctx context.Context, w window) (count int64, err error) {
 func (c *conn) Cut(ctx context.Context, w purge.Window, size, batches int) (cut []purge.Batch, rest purge.Window, err error) {
 	part := w.(window)
 	if part.scanned {
-		return c.cutScanned(ctx, part)
+		return []purge.Batch{{Window: part}}, nil, nil
 	}
 	if batches > 1 && size >= leastPages*c.facts.perPage && c.mayGoByPages(part) {
 		if part, err = c.byPages(ctx, part); err != nil {
@@ -316,7 +316,8 @@ func (c *conn) cutWindows(ctx context.Context, part window, size, batches int) (
 	ends, last, tooLarge, err := c.endsInTime(ctx, part, size, batches)
 	switch part.tooLarge = tooLarge; {
 	case tooLarge:
-		return c.cutScanned(ctx, part)
+		part.scanned = true
+		return []purge.Batch{{Window: part}}, nil, nil
 	case err != nil:
 		return nil, nil, err
 	}
@@ -339,12 +340,8 @@ func (c *conn) cutWindows(ctx context.Context, part window, size, batches int) (
 	default:
 		instant, after := part, part
 		after.from = next(part.from)
-		instant.to = after.from
-		cut, rest, err := c.cutScanned(ctx, instant)
-		if rest != nil {
-			return cut, part, err
-		}
-		return cut, after, err
+		instant.to, instant.scanned = after.from, true
+		return []purge.Batch{{Window: instant}}, after, nil
 	}
 }
 

@@ -24,44 +24,14 @@ func (c *conn) scan() plan {
 	return inSequence
 }
 
-// meeting is what is known of rows that were met.
-type meeting struct {
-	careful bool  // one resists
-	stuck   int64 // how many stay, where no other one was met
-}
-
-// cutScanned is Cut where neither expirations nor places tell rows apart: a batch is
-// the rows that are met first, and there is another one as long as one is met.
-func (c *conn) cutScanned(ctx context.Context, w window) ([]purge.Batch, purge.Window, error) {
-	switch {
-	case c.stuck > 0 && !w.scanned: // what is left is on its way back
-		return nil, nil, nil
-	case c.stuck > 0:
-		return []purge.Batch{{Window: w, Rows: c.stuck}}, nil, nil
-	}
-	var met pgtype.Timestamp
-	err := c.row(ctx, c.scan(), &met, c.facts.on(sqlAny), w.args()...)
-	scan := w
-	scan.scanned = true
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return []purge.Batch{{Window: scan}}, nil, nil
-	case err != nil:
-		return nil, nil, c.explain("find the next batch", err)
-	}
-	return []purge.Batch{{Window: scan}}, w, nil
-}
-
-// deleteScanned deletes a batch of rows as they are met. Where one of them resists, it
-// is tried once more, with care for the others.
+// deleteScanned deletes a batch of rows as they are met, where neither expirations nor
+// places tell rows apart. Where one of them resists, it is tried once more, with care for
+// the others.
 func (c *conn) deleteScanned(ctx context.Context, b purge.Batch) (purge.Deleted, error) {
 	gone, err := c.scanOnce(ctx, b)
 	if !c.careful && (errors.Is(err, purge.ErrLocked) || errors.Is(err, purge.ErrRefused) || errors.Is(err, purge.ErrTimeout)) {
 		c.careful = true
 		gone, err = c.scanOnce(ctx, b)
-	}
-	if errors.Is(err, purge.ErrRefused) && c.stuck != b.Rows { // cut anew, it says how many they are
-		err = purge.ErrOverfull
 	}
 	return gone, err
 }
@@ -86,7 +56,13 @@ func (c *conn) scanOnce(ctx context.Context, b purge.Batch) (gone purge.Deleted,
 		return gone, purge.Uncommitted(c.explain("delete", err))
 	}
 	defer tx.Rollback(ctx) //nolint:errcheck // where it was not committed, the server does the same
-	met, err := c.deleteMet(ctx, tx, b.Window.(window), most, limit)
+	if c.careful {         // what waits for the end would refuse all rows for one
+		err = c.runDeferred(ctx, tx)
+	}
+	var met met
+	if err == nil {
+		met, err = c.deleteMet(ctx, tx, b.Window.(window), most, limit)
+	}
 	values := make([][]byte, proofs)
 	if err == nil {
 		err = c.runDeferred(ctx, tx)
@@ -95,25 +71,25 @@ func (c *conn) scanOnce(ctx context.Context, b purge.Batch) (gone purge.Deleted,
 		err = tx.QueryRow(ctx, prove, pgx.QueryResultFormats{pgx.TextFormatCode}, c.facts.leaves, most).Scan(&values[0], &values[1], &values[2], &values[3])
 	}
 	if err != nil {
-		return gone, purge.Uncommitted(c.explain("delete", err))
+		return purge.Deleted{Stay: met.Stay}, purge.Uncommitted(c.explain("delete", err))
 	}
 	proved := c.proved(values)
 	if err = c.explain("delete", tx.Commit(ctx)); err == nil || errors.Is(err, purge.ErrLost) {
 		gone = proved
 	}
-	if c.stuck = 0; err == nil && gone.Rows == 0 { // kept, or gone already: there is no sense in another try
-		c.stuck = max(1, met.Stay)
-	}
+	gone.More = gone.Rows > 0 && (!met.All || met.Stay > 0)
 	return gone, err
 }
 
 // met is what came of the rows that were met.
 type met struct {
 	Gone, Stay   int64
-	State, Cause string // of the last that stays
+	All          bool   // there is no other
+	State, Cause string // of one that stays, rather of a locked one
 }
 
-// deleteMet deletes the rows that are met. Where all of them stay, that is the error.
+// deleteMet deletes the rows that are met. Where none goes and one stays, that is the
+// error.
 func (c *conn) deleteMet(ctx context.Context, tx pgx.Tx, w window, most int64, limit time.Duration) (m met, err error) {
 	row, resists := "", ""
 	if c.careful {
@@ -131,8 +107,12 @@ func (c *conn) deleteMet(ctx context.Context, tx pgx.Tx, w window, most int64, l
 	if err == nil {
 		err = json.Unmarshal([]byte(text), &m)
 	}
-	if err == nil && m.Gone == 0 && m.Stay > 0 {
-		c.stuck = m.Stay
+	switch {
+	case err != nil || m.Gone > 0:
+		return m, err
+	case !m.All:
+		return met{}, fmt.Errorf("%w: it met none that goes", purge.ErrTimeout)
+	case m.Stay > 0:
 		err = &pgconn.PgError{Code: m.State, Message: m.Cause, Where: "a row"}
 	}
 	return m, err

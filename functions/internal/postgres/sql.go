@@ -475,12 +475,6 @@ SELECT ends[2],
        WHEN ends[1] < ends[2] THEN $3 END
 FROM batch ORDER BY number`
 
-	// Any row of a window.
-	sqlAny = `
-SELECT {expiration}::timestamp FROM {table}
-WHERE {expiration} >= $1::timestamp AND {expiration} < $2::timestamp
-LIMIT 1`
-
 	// Where most rows of a window are in a sample of $3 percent of the pages: the first
 	// page of that part of the table, of which each has $4 pages.
 	sqlSample = `
@@ -502,6 +496,7 @@ DECLARE
     expired timestamp;
     gone bigint := 0;
     stay bigint := 0;
+    everything boolean := false;
     counted bigint;
     state text := '';
     cause text := '';
@@ -514,7 +509,8 @@ BEGIN
             IF gone = 0 THEN RAISE; END IF;
             EXIT;
         END;
-        EXIT WHEN NOT FOUND;
+        everything := NOT FOUND;
+        EXIT WHEN everything;
         BEGIN%[5]s
             DELETE FROM {table} WHERE CURRENT OF met RETURNING {expiration} INTO expired;
             IF expired >= '%[2]s' THEN
@@ -525,7 +521,7 @@ BEGIN
         EXIT WHEN gone >= %[3]d OR clock_timestamp() > statement_timestamp() + interval '%[4]d ms';
     END LOOP;
     PERFORM set_config('edfi_token_purge.gone', gone::text, true);
-    PERFORM set_config('edfi_token_purge.stay', json_build_object('Gone', gone, 'Stay', stay, 'State', state, 'Cause', cause)::text, true);
+    PERFORM set_config('edfi_token_purge.stay', json_build_object('Gone', gone, 'Stay', stay, 'All', everything, 'State', state, 'Cause', cause)::text, true);
 END
 $$`
 
@@ -543,12 +539,14 @@ $$`
             WHEN others THEN
                 IF SQLSTATE LIKE '53%%' THEN RAISE; END IF;
                 stay := stay + 1;
-                state := SQLSTATE;
-                cause := SQLERRM;
+                IF state <> '55P03' THEN -- a locked row may go later
+                    state := SQLSTATE;
+                    cause := SQLERRM;
+                END IF;
                 PERFORM set_config('edfi_token_purge.before', (current_setting('edfi_token_purge.before')::bigint + (` + sqlScanNet + `) - counted)::text, true);`
 	sqlScanNet = `SELECT ` + sqlNet + ` FROM unnest(%[1]s::oid[]) AS leaf`
 
-	// What it came to, and the last of the rows that stay.
+	// What it came to, and why a row stays.
 	sqlScanned = `SELECT current_setting('edfi_token_purge.stay')`
 
 	// What may keep deleted rows from being cleared away, the oldest first, and the

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -447,16 +448,17 @@ func TestRowsOfATableThatTakesTooLongToReadGoAsTheyAreMet(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var deleted int64
-	for rest := (metRows{opened.(*conn)}).Expired(time.Time{}, db.Now(t)); rest != nil; {
-		var cut []purge.Batch
-		if cut, rest, err = opened.Cut(ctx, rest, 300, 8); err != nil || len(cut) != 1 {
-			t.Fatal(cut, err)
+	for more := true; more; {
+		cut, rest, err := opened.Cut(ctx, (metRows{opened.(*conn)}).Expired(time.Time{}, db.Now(t)), 300, 8)
+		if err != nil || len(cut) != 1 || rest != nil {
+			t.Fatal(cut, rest, err)
 		}
 		cut[0].Most = 300
 		gone, err := opened.Delete(ctx, cut[0])
-		if deleted += gone.Rows; err != nil || gone.Rows > 300 {
+		if err != nil || gone.Rows > 300 {
 			t.Fatal(gone, err)
 		}
+		deleted, more = deleted+gone.Rows, gone.More
 	}
 	if expired, live := db.counts(t); deleted != rows || expired != 0 || live != 10 {
 		t.Errorf("%d deleted, %d expired and %d live left", deleted, expired, live)
@@ -669,6 +671,37 @@ ALTER TABLE dbo.audit ADD FOREIGN KEY (id) REFERENCES dbo.clientaccesstokens`)
 	to.Engine = metFirst{s.server()}
 	r := purge.Run(t.Context(), to, purge.Policy{Action: purge.Purge, BatchSize: 100, Concurrency: 3}, func(purge.DatabaseResult) {}).Databases[0]
 	if expired, live := db.counts(t); r.Status != purge.Failed || r.DeletedRows != rows-5 || expired != 5 || live != 10 || !strings.Contains(r.Error, "5 rows stay, and all others are deleted") {
+		t.Errorf("%+v; %d expired and %d live left", r, expired, live)
+	}
+}
+
+func TestARowThatIsLockedBesideOneThatIsRefusedIsTriedAgain(t *testing.T) {
+	s := newStage(t, "meeting_both", withoutPlaces)
+	db := filled(t, s)
+	const ends = "SELECT id FROM dbo.clientaccesstokens WHERE expiration < now() AT TIME ZONE 'UTC' ORDER BY ctid"
+	must(t, db.conn, `
+DROP INDEX dbo.ix_clientaccesstokens_expiration;
+CREATE TABLE dbo.audit AS `+ends+` DESC LIMIT 1;
+ALTER TABLE dbo.audit ADD FOREIGN KEY (id) REFERENCES dbo.clientaccesstokens`)
+	other := connect(t, db.name)
+	must(t, other, "BEGIN; SELECT FROM dbo.clientaccesstokens WHERE id = ("+ends+" LIMIT 1) FOR UPDATE")
+	to := target(s.server(), db.name)
+	to.Engine = metFirst{s.server()}
+	var gone atomic.Int64
+	to.Deleted = func(_ string, rows int64) { gone.Add(rows) }
+	ctx, cancel := context.WithCancel(t.Context())
+	var releasing sync.WaitGroup
+	releasing.Go(func() {
+		for gone.Load() < rows-2 && ctx.Err() == nil {
+			time.Sleep(10 * time.Millisecond)
+		}
+		time.Sleep(500 * time.Millisecond)
+		other.Exec(context.Background(), "COMMIT") //nolint:errcheck // the row says it
+	})
+	r := purge.Run(t.Context(), to, purge.Policy{Action: purge.Purge, BatchSize: 500}, func(purge.DatabaseResult) {}).Databases[0]
+	cancel()
+	releasing.Wait()
+	if expired, live := db.counts(t); r.Status != purge.Failed || r.DeletedRows != rows-1 || expired != 1 || live != 10 || !strings.Contains(r.Error, "1 row stays, and all others are deleted") {
 		t.Errorf("%+v; %d expired and %d live left", r, expired, live)
 	}
 }

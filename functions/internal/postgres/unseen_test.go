@@ -212,13 +212,14 @@ func TestRowsThatAreMetAndResistStopNoOther(t *testing.T) {
 		stage, says string
 		status      purge.Status
 	}{
-		"refused by a trigger":     {fmt.Sprintf(trigger, "RAISE 'not this one'"), "3 rows stay", purge.Failed},
-		"refused by a foreign key": {"CREATE TABLE child (id uuid REFERENCES dbo.clientaccesstokens); INSERT INTO child " + first, "3 rows stay", purge.Failed},
-		"kept":                     {fmt.Sprintf(trigger, "RETURN NULL"), "DELETE does not remove", purge.Failed},
-		"locked":                   {"", "", purge.Partial},
+		"refused by a trigger":      {fmt.Sprintf(trigger, "RAISE 'not this one'"), "3 rows stay, and all others are deleted", purge.Failed},
+		"refused by a foreign key":  {"CREATE TABLE child (id uuid REFERENCES dbo.clientaccesstokens); INSERT INTO child " + first, "3 rows stay, and all others are deleted", purge.Failed},
+		"refused by one that waits": {"CREATE TABLE child (id uuid REFERENCES dbo.clientaccesstokens DEFERRABLE INITIALLY DEFERRED); INSERT INTO child " + first, "3 rows stay, and all others are deleted", purge.Failed},
+		"kept":                      {fmt.Sprintf(trigger, "RETURN NULL"), "DELETE does not remove", purge.Failed},
+		"locked":                    {"", "", purge.Partial},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStage(t, "resisting", "")
+			s := newStage(t, "resisting", withoutPlaces)
 			db := filled(t, s)
 			must(t, db.conn, "UPDATE dbo.clientaccesstokens SET expiration = '2020-01-01' WHERE expiration < now() AT TIME ZONE 'UTC'")
 			must(t, db.conn, c.stage)
@@ -235,6 +236,22 @@ func TestRowsThatAreMetAndResistStopNoOther(t *testing.T) {
 				t.Error(text(r.Findings))
 			}
 		})
+	}
+}
+
+// A batch whose time is over before it met a row that goes has not met all.
+func TestRowsThatAreRefusedSlowlyStopNoOther(t *testing.T) {
+	s := newStage(t, "resisting_slowly", withoutPlaces)
+	db := s.create(t)
+	db.Insert(t, slices.Repeat([]time.Time{db.Now(t).Add(-time.Hour)}, 10)...)
+	must(t, db.conn, `
+CREATE TABLE keep AS SELECT id FROM dbo.clientaccesstokens ORDER BY ctid LIMIT 3;
+GRANT SELECT ON keep TO PUBLIC;
+CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN IF EXISTS (SELECT FROM public.keep WHERE id = OLD.id) THEN PERFORM pg_sleep(0.15); RAISE 'not this one'; END IF; RETURN OLD; END$$;
+CREATE TRIGGER no BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION no()`)
+	r := purgeWith(t.Context(), t, s.server(), db.name, purge.Policy{BatchSize: 3, BatchTarget: 50 * time.Millisecond}, nil)
+	if expired, _ := db.counts(t); r.Status != purge.Failed || r.DeletedRows != 7 || expired != 3 || !strings.Contains(r.Error, "3 rows stay, and all others are deleted") {
+		t.Errorf("%+v, %d expired left", r, expired)
 	}
 }
 

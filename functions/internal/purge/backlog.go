@@ -332,6 +332,12 @@ func (b *backlog) Done(ctx context.Context, c *batch) {
 	defer b.mu.Unlock()
 	b.slow = b.slow || c.isSlow(b.sizer)
 	switch {
+	case c.err == nil:
+		b.refused.inTurn = 0
+		b.count(c.gone.Rows)
+		if c.gone.More {
+			b.todo = slices.Insert(b.todo, 0, c.more())
+		}
 	case errors.Is(c.err, ErrLost) && !errors.Is(c.err, ErrUncommitted): // until it is known, all of it counts against the quota
 		b.quota.Release(c.reserved, c.reserved) // and nobody waits for it
 		b.asking, b.aside = append(b.asking, c), append(b.aside, c.again(0, c.locked))
@@ -339,24 +345,29 @@ func (b *backlog) Done(ctx context.Context, c *batch) {
 		b.inFlight--
 		b.changed.Broadcast()
 		return
+	default:
+		b.failed(ctx, c)
+	}
+	b.back(c)
+}
+
+// failed takes in a batch that deleted nothing.
+func (b *backlog) failed(ctx context.Context, c *batch) {
+	switch {
 	case errors.Is(c.err, ErrLocked): // the others first, then this in smaller pieces
 		b.todo = append(b.todo, c.again(max(1, c.size/splitInto), true))
 	case errors.Is(c.err, ErrOverfull):
 		b.overfull(c)
-	case errors.Is(c.err, ErrRefused) && c.size == 1:
+	case errors.Is(c.err, ErrRefused) && (c.size == 1 || c.gone.Stay > 0):
 		b.refuse(c)
 	case errors.Is(c.err, ErrRefused) && c.retried: // all that was not tried yet has gone
 		b.todo = slices.Insert(b.todo, 0, c.again(max(1, c.size/splitInto), c.locked))
 	case errors.Is(c.err, ErrRefused), errors.Is(c.err, ErrTimeout) && ctx.Err() == nil && c.size > 1:
 		b.todo = append(b.todo, c.again(max(1, c.size/splitInto), c.locked))
-	case c.err != nil:
+	default:
 		b.aside = append(b.aside, c.again(0, c.locked))
 		b.stop(c.err)
-	default:
-		b.refused.inTurn = 0
-		b.count(c.gone.Rows)
 	}
-	b.back(c)
 }
 
 // Slow tells whether rows take so long that a batch has few of them.

@@ -26,6 +26,14 @@ type batch struct {
 // rows.
 func (b *batch) again(size int, locked bool) part { return part{b.Window, size, locked, b.last} }
 
+// more returns b's window as a part. Where it was a piece, the next one may be larger.
+func (b *batch) more() part {
+	if b.retried {
+		return b.again(2*b.size, b.locked)
+	}
+	return b.again(0, b.locked)
+}
+
 // isSlow tells whether b has few rows and ran out of time.
 func (b *batch) isSlow(s *sizer) bool {
 	return errors.Is(b.err, ErrTimeout) && b.size < min(slowRows, s.most) && b.gone.Took > 2*s.target

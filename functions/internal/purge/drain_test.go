@@ -3,6 +3,7 @@ package purge
 import (
 	"context"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -442,5 +443,57 @@ func TestABatchThatComesBackAsTheSizeChangesIsCutAnewOrDeleted(t *testing.T) {
 			t.Errorf("given back: %v, to do: %v, %d rows of the cap left", back, b.todo, b.quota.left)
 		}
 		b.todo, b.quota = nil, newQuota(1000)
+	}
+}
+
+// asMet deletes rows as they are met: a batch has the whole window, and the last rows are
+// refused.
+type asMet struct {
+	crowd
+	refused int
+}
+
+func (a *asMet) Open(ctx context.Context, database string, table Table, lock bool) (Conn, error) {
+	if _, err := a.crowd.Open(ctx, database, table, lock); err != nil {
+		return nil, err
+	}
+	return meeter{a}, nil
+}
+
+type meeter struct{ *asMet }
+
+func (m meeter) Close() { member{&m.crowd}.Close() }
+
+func (m meeter) Cut(_ context.Context, w Window, _, _ int) ([]Batch, Window, error) {
+	return []Batch{{Window: w}}, nil, nil
+}
+
+func (m meeter) Delete(ctx context.Context, b Batch) (Deleted, error) {
+	from := len(m.gone)
+	to := min(from+int(b.Most), m.rows-m.refused)
+	if from == to && m.refused > 0 {
+		return Deleted{Stay: int64(m.refused)}, ErrRefused
+	}
+	gone, err := member{&m.crowd}.Delete(ctx, Batch{Window: stretch{from, to}})
+	gone.More = gone.Rows > 0
+	return gone, err
+}
+
+func TestABatchWhoseWindowMayHaveMoreComesAgain(t *testing.T) {
+	for refused, want := range map[int]Status{0: Complete, 5: Failed} {
+		synctest.Test(t, func(t *testing.T) {
+			a := &asMet{crowd{fake: fake{rows: 2000, takes: time.Second}}, refused}
+			d := runAll(t.Context(), a, Policy{BatchSize: 10, Concurrency: 3}, "a").Databases[0]
+			if d.Status != want || d.DeletedRows != int64(2000-refused) || a.crowd.most != 1 {
+				t.Errorf("%+v, with %d deletes at once", d, a.crowd.most)
+			}
+			if said := "5 rows stay, and all others are deleted"; (refused > 0) != strings.Contains(d.Error, said) {
+				t.Errorf("%d refused: %q", refused, d.Error)
+			}
+			a = &asMet{crowd{fake: fake{rows: 2000, takes: time.Second}}, refused}
+			if d := runAll(t.Context(), a, Policy{BatchSize: 10, MaxRows: 1234}, "a").Databases[0]; d.StopReason != MaxRows || d.DeletedRows != 1234 {
+				t.Errorf("%+v", d)
+			}
+		})
 	}
 }

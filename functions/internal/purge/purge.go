@@ -284,6 +284,8 @@ type Batch struct {
 // Deleted is what a batch did.
 type Deleted struct {
 	Rows int64         // that are gone, whatever a trigger did beside
+	More bool          // its window may have more, as the batch was not cut by what it holds
+	Stay int64         // beside ErrRefused: so many were refused, and all others are gone; 0 is not known
 	Took time.Duration // by the server's clock, without the link; 0 where it does not tell
 	// Writes is how many of those that WriteCounter counts were the batch's own; below
 	// 0 where that is not known.

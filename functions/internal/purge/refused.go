@@ -62,7 +62,7 @@ func (b *backlog) overfull(c *batch) {
 // refuse leaves rows aside that the database refuses to delete.
 func (b *backlog) refuse(c *batch) {
 	b.aside = append(b.aside, c.again(0, c.locked))
-	b.refused.rows += max(1, c.Rows)
+	b.refused.rows += max(1, c.gone.Stay)
 	b.refused.cause = cmp.Or(b.refused.cause, c.err)
 	if b.refused.inTurn++; b.refused.inTurn >= mostRefused {
 		b.refused.more = true

@@ -316,7 +316,7 @@ func TestACanceledDeleteIsUndone(t *testing.T) {
 		t.Fatal(err)
 	}
 	if deleted, err := conn.Delete(ctx, cut[0]); deleted.Rows != 0 || !errors.Is(err, purge.ErrTimeout) {
-		t.Errorf("%d rows deleted, %v", deleted, err)
+		t.Errorf("%d rows deleted, %v", deleted.Rows, err)
 	}
 	if sent := s.statements(); !slices.Contains(sent, attention) || !slices.Contains(sent, rollback) || slices.Contains(sent, commit) {
 		t.Errorf("the server got %v", sent)
