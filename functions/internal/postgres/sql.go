@@ -503,6 +503,7 @@ DECLARE
 BEGIN
     OPEN met;
     LOOP
+        counted := NULL;
         BEGIN
             FETCH met INTO token;
         EXCEPTION WHEN query_canceled THEN -- what is gone stays so
@@ -534,7 +535,7 @@ $$`
 	sqlScanResists = `
         EXCEPTION
             WHEN query_canceled THEN
-                IF gone = 0 THEN RAISE; END IF;
+                IF gone = 0 THEN RAISE; END IF;` + sqlScanUndone + `
                 EXIT;
             WHEN others THEN
                 IF SQLSTATE LIKE '53%%' THEN RAISE; END IF;
@@ -542,8 +543,9 @@ $$`
                 IF state <> '55P03' THEN -- a locked row may go later
                     state := SQLSTATE;
                     cause := SQLERRM;
-                END IF;
-                PERFORM set_config('edfi_token_purge.before', (current_setting('edfi_token_purge.before')::bigint + (` + sqlScanNet + `) - counted)::text, true);`
+                END IF;` + sqlScanUndone
+	sqlScanUndone = `
+                PERFORM set_config('edfi_token_purge.before', (current_setting('edfi_token_purge.before')::bigint + coalesce((` + sqlScanNet + `) - counted, 0))::text, true);`
 	sqlScanNet = `SELECT ` + sqlNet + ` FROM unnest(%[1]s::oid[]) AS leaf`
 
 	// What it came to, and why a row stays.

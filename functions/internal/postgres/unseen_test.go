@@ -255,6 +255,30 @@ CREATE TRIGGER no BEFORE DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE F
 	}
 }
 
+// A row whose delete is canceled in the middle of a batch stays, and is not counted.
+func TestARowThatIsCanceledAsItIsMetIsNotCounted(t *testing.T) {
+	s := newStage(t, "canceled_as_met", withoutPlaces)
+	db := s.create(t)
+	db.Insert(t, slices.Repeat([]time.Time{db.Now(t).Add(-time.Hour)}, 10)...)
+	must(t, db.conn, `
+CREATE TABLE acts AS SELECT id, row_number() OVER (ORDER BY ctid) AS number FROM dbo.clientaccesstokens;
+CREATE SEQUENCE tries;
+GRANT SELECT ON acts TO PUBLIC;
+GRANT USAGE ON tries TO PUBLIC;
+CREATE FUNCTION act() RETURNS trigger LANGUAGE plpgsql AS $$DECLARE met bigint := (SELECT number FROM public.acts WHERE id = OLD.id); BEGIN
+    IF met = 1 THEN RAISE 'not this one'; END IF;
+    IF met = 5 THEN
+        IF nextval('public.tries') <= 2 THEN PERFORM pg_cancel_backend(pg_backend_pid()), pg_sleep(10); END IF;
+    END IF;
+    RETURN NULL;
+END$$;
+CREATE TRIGGER act AFTER DELETE ON dbo.clientaccesstokens FOR EACH ROW EXECUTE FUNCTION act()`)
+	r := purgeWith(t.Context(), t, s.server(), db.name, purge.Policy{BatchSize: 5}, nil)
+	if expired, _ := db.counts(t); r.Status != purge.Failed || r.DeletedRows != 9 || expired != 1 || one[int64](t, db.conn, "SELECT last_value FROM tries") < 3 {
+		t.Errorf("%+v, %d expired left", r, expired)
+	}
+}
+
 // Where the login may see it, whatever holds deleted rows is named.
 func TestAPreparedTransactionIsNamedAsTheHolder(t *testing.T) {
 	own, err := pgserver.Start(t.Context(), pgserver.Options{Own: true, Settings: map[string]string{"fsync": "off", "max_prepared_transactions": "2"}})
