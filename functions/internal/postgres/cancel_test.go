@@ -4,15 +4,20 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"edfi-token-purge/functions/internal/purge"
+	"edfi-token-purge/functions/internal/testing/relay"
 )
 
 // login logs in with the adapter's own settings and nothing else.
@@ -141,4 +146,36 @@ func TestPgBouncerSurvivesStatementsThatEndAsTheyAreCanceled(t *testing.T) {
 	}
 	all.Wait()
 	login(t, through, db.name).Close(context.Background()) //nolint:errcheck // it could log in
+}
+
+// The limits of batches hold also while those of the next look are set. Where the server is
+// slow at that moment, a run goes on: it has all the time that there is.
+func TestASlowMomentBetweenStatementsEndsNoRun(t *testing.T) {
+	s := newStage(t, "slow_moment", "")
+	db := filled(t, s)
+	between, err := relay.New(net.JoinHostPort(server.Host, strconv.Itoa(int(server.Port))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer between.Close()
+	through := s.server()
+	through.Host, through.Port, through.Longest = "127.0.0.1", between.Port(), time.Second
+	const setting = "set_config('statement_timeout', $1, false)"
+	sleeping := fmt.Sprintf("%-*s", len(setting), "pg_sleep(1000)::text || $1")
+	met := make(chan struct{}, 1)
+	r := purgeWith(t.Context(), t, through, db.name, purge.Policy{BatchSize: 1000}, func() {
+		between.Change(func(way relay.Way, data []byte) []byte {
+			if way == relay.ToServer && strings.Contains(string(data), setting) {
+				select {
+				case met <- struct{}{}:
+					return []byte(strings.ReplaceAll(string(data), setting, sleeping))
+				default:
+				}
+			}
+			return data
+		})
+	})
+	if expired, _ := db.counts(t); r.Status != purge.Complete || r.DeletedRows != rows || expired != 0 || len(met) == 0 {
+		t.Errorf("%+v, %d expired left, %d slow moments", r, expired, len(met))
+	}
 }

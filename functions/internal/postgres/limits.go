@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -79,11 +80,9 @@ func (c *conn) prepare(ctx context.Context, plan plan, sql string, atOnce int) e
 		return err
 	}
 	if l != nil {
-		set, err := c.pg.Exec(ctx, sqlLimits, c.limitArgs(l)...)
-		if err = cmp.Or(err, inSession(set)); err != nil {
+		if err := c.setLimits(ctx, l); err != nil {
 			return err
 		}
-		c.limits = l
 	}
 	if c.prepared[sql] == nil {
 		statement, err := c.pg.Prepare(ctx, sql, sql)
@@ -94,6 +93,23 @@ func (c *conn) prepare(ctx context.Context, plan plan, sql string, atOnce int) e
 	}
 	c.began = time.Now()
 	return nil
+}
+
+// setLimits has the server keep to l. The limits before it hold until then, and may be so
+// short that a moment in which the server is slow is too long, which says nothing about the
+// statement that l is for.
+func (c *conn) setLimits(ctx context.Context, l *limits) (err error) {
+	for range mostCanceled {
+		var set pgconn.CommandTag
+		set, err = c.pg.Exec(ctx, sqlLimits, c.limitArgs(l)...)
+		if err = cmp.Or(err, inSession(set)); err == nil {
+			c.limits = l
+		}
+		if sqlState(err) != pgerrcode.QueryCanceled || ctx.Err() != nil {
+			break
+		}
+	}
+	return err
 }
 
 // newLimits returns those that so many statements of this plan need, nil where they

@@ -35,6 +35,7 @@ type faults struct {
 	refuse bool
 	cut    func(link int64, way Way, data []byte) (pass int, cut bool)
 	hush   func(way Way, data []byte) bool // whether all is silent from this on
+	change func(way Way, data []byte) []byte
 }
 
 // Way is the direction in which bytes go.
@@ -91,6 +92,11 @@ func (r *Relay) SilenceAt(way Way, text string) {
 	r.set(func(f *faults) {
 		f.hush = func(w Way, data []byte) bool { return w == way && bytes.Contains(data, []byte(text)) }
 	})
+}
+
+// Change passes on what change makes of what goes each way.
+func (r *Relay) Change(change func(way Way, data []byte) []byte) {
+	r.set(func(f *faults) { f.change = change })
 }
 
 // Refuse ends new connections at once.
@@ -225,6 +231,9 @@ func (r *Relay) judge(link int64, way Way, data []byte) (pass []byte, f faults, 
 	defer r.mu.Unlock()
 	if r.faults.hush != nil && r.faults.hush(way, data) {
 		r.faults.silent = true
+	}
+	if r.faults.change != nil {
+		data = r.faults.change(way, data)
 	}
 	if f = r.faults; f.cut != nil {
 		var n int
