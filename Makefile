@@ -32,12 +32,13 @@ WANTED_GO  := $(lastword $(shell grep '^go ' go.mod))
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: need-go bin/host/bootstrap ## one scheduled run on this machine alone, against a throwaway PostgreSQL
+demo: need-go bin/host/bootstrap ## two scheduled runs on this machine alone, against a throwaway PostgreSQL
 	@$(GO) run ./functions/internal/testing/demo bin/host/bootstrap bin/demo.log
 
 test: need-go fuzz ## all tests, on a real PostgreSQL; on SQL Server too where TEST_SQLSERVER_URL is set
 	@[ -n "$$TEST_SQLSERVER_URL" ] || echo 'SQL SERVER IS NOT TESTED: TEST_SQLSERVER_URL is not set; make test-sqlserver starts a server with Docker'
 	@command -v faketime >/dev/null || echo "NO SERVER'S OWN CLOCK IS SET IN THE TESTS: faketime is not installed"
+	@[ -e .venv/snippets/bin/python ] || echo 'THE STACK IS TESTED IN PART: what tests it is not installed; make validate installs that and tests all of it'
 	$(GO) test $(RACE) -shuffle=on -parallel=16 -timeout=20m ./...
 
 fuzz: need-go ## throw nonsense at the parsers of events, settings and secrets; FUZZTIME=10m for long
