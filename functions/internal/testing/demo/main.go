@@ -1,4 +1,4 @@
-// Command demo shows one scheduled run of the purge, on this machine alone: the
+// Command demo shows two scheduled runs of the purge, on this machine alone: the
 // real Lambda binary, a real PostgreSQL, and stand-ins for what AWS offers.
 //
 //	demo BOOTSTRAP LOG
@@ -73,7 +73,7 @@ func main() {
 }
 
 func run(ctx context.Context, bootstrap, logPath string) (err error) {
-	fmt.Print("One scheduled run of the purge, on this machine alone\n\n")
+	fmt.Print("A scheduled run of the purge, and one more, on this machine alone\n\n")
 	r, err := rig.New(ctx, bootstrap, pgserver.Options{Progress: progress})
 	if err != nil {
 		return err
