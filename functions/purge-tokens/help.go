@@ -35,9 +35,9 @@ var settings = []setting{
 	{"PAUSE", "0s", "rest between batches"},
 	{"MAX_ROWS", "0", "most rows of a run; 0 is no cap"},
 	{"LOCK_TIMEOUT", "2s", "longest wait for a lock"},
-	{"STOP_BEFORE", "10s", "how long before its end it stops"},
+	{"STOP_BEFORE", "10s", "how long before Lambda's deadline"},
 	{"CONNECT_TIMEOUT", "45s", "longest wait for a server that wakes"},
-	{"METRICS_PER_DATABASE", "true", "false: no metrics of each database"},
+	{"METRICS_PER_DATABASE", "true", "false: the function's metrics alone"},
 	{"METRICS_NAMESPACE", "EdFi/TokenPurge", "CloudWatch namespace"},
 }
 

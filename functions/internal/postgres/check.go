@@ -173,7 +173,7 @@ func (k checked) checkDeletes() (found []purge.Finding) {
 func (c *conn) checkSize(k checked) purge.Finding {
 	size := fmt.Sprintf("%s and %s of indexes, about %s live and %s dead rows", bytes(k.tableSize), bytes(k.indexes), purge.Grouped(k.live), purge.Grouped(k.dead))
 	if k.dead > manyDead && k.dead > k.live {
-		return purge.DeadRows.Found(fmt.Sprintf("%s: autovacuum has not come after the deletes; VACUUM (ANALYZE) %s;", size, c.facts.table))
+		return purge.DeadRows.Found(fmt.Sprintf("%s: autovacuum has not come after the deletes: run VACUUM (ANALYZE) %s;", size, c.facts.table))
 	}
 	return purge.Size.Found(size)
 }

@@ -116,7 +116,7 @@ func (t *turn) survey(ctx context.Context, find func(Finding)) {
 		unwatched = append(unwatched, text)
 	}
 	if unwatched != nil {
-		find(UnwatchedTable.At(level, fmt.Sprintf("%s; this function does not purge that; to have it do so, set TABLES to %s", strings.Join(unwatched, ", "), strings.Join(names, ","))))
+		find(UnwatchedTable.At(level, fmt.Sprintf("%s; not in TABLES, so not purged here; to purge it too, set TABLES to %s", strings.Join(unwatched, ", "), strings.Join(names, ","))))
 	}
 }
 
