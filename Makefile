@@ -38,8 +38,9 @@ demo: need-go bin/host/bootstrap ## two scheduled runs on this machine alone, ag
 test: need-go fuzz ## all tests, on a real PostgreSQL; on SQL Server too where TEST_SQLSERVER_URL is set
 	@[ -n "$$TEST_SQLSERVER_URL" ] || echo 'SQL SERVER IS NOT TESTED: TEST_SQLSERVER_URL is not set; make test-sqlserver starts a server with Docker'
 	@command -v faketime >/dev/null || echo "NO SERVER'S OWN CLOCK IS SET IN THE TESTS: faketime is not installed"
+	@command -v git >/dev/null || echo 'NO RELEASE IS CUT IN THE TESTS: git is not installed'
 	@[ -e .venv/snippets/bin/python ] || echo 'THE STACK IS TESTED IN PART: what tests it is not installed; make validate installs that and tests all of it'
-	$(GO) test $(RACE) -shuffle=on -parallel=16 -timeout=20m ./...
+	$(GO) test $(RACE) -shuffle=on -parallel=16 -timeout=1h ./...
 
 fuzz: need-go ## throw nonsense at the parsers of events, settings and secrets; FUZZTIME=10m for long
 	@mkdir -p bin; grep -ro --include='*_test.go' '^func Fuzz[A-Za-z]*' functions | sort | while IFS=: read -r file target; do \

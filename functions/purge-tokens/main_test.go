@@ -546,7 +546,8 @@ func TestTheFunctionAnswersBeforeItsTimeout(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	db.expect(t, 500-int(r.DeletedRows), 5)
-	if m := oneMetric(t, lines); m.DeletedRows != r.DeletedRows || m.OldestExpiredAge == 0 {
+	// On a machine that is busy the age is not known, and then absent: never 0.
+	if m := oneMetric(t, lines); m.DeletedRows != r.DeletedRows || strings.Contains(lines, `"OldestExpiredAge":0`) {
 		t.Errorf("%+v", m)
 	}
 

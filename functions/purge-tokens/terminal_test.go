@@ -130,7 +130,8 @@ func displays() map[string]display {
 			once: "ALTER TABLE dbo.clientaccesstokens RENAME COLUMN expiration TO expires",
 		},
 		"rows-locked": {
-			args: "purge", databases: []string{"EdFi_Rows_Locked"}, expired: 20, env: never + " LOCK_TIMEOUT=100ms", shows: waits,
+			args: "purge", databases: []string{"EdFi_Rows_Locked"}, expired: 20, env: never + " LOCK_TIMEOUT=100ms",
+			shows:  regexp.MustCompile(`^0 of 20 rows  waits: `), // for a moment more, where rows have gone already
 			beside: holding("SELECT FROM dbo.clientaccesstokens WHERE expiration < now() AT TIME ZONE 'utc' FOR UPDATE"),
 		},
 		"table-locked": {

@@ -12,6 +12,9 @@ import (
 // repository is a new one with the scripts of a release and a CHANGELOG.
 func repository(t *testing.T, changelog string) (dir string) {
 	t.Helper()
+	if _, err := exec.LookPath("git"); err != nil {
+		t.Skip("git is not installed; make test says so")
+	}
 	dir = t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, "scripts"), 0o700); err != nil {
 		t.Fatal(err)
