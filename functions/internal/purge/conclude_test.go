@@ -26,7 +26,7 @@ func TestEachEndingOfATurnHasOneVerdict(t *testing.T) {
 		"an error":                      {ending{err: broken, opened: true, wasOpen: true}, failed(broken)},
 		"no table, by a pattern":        {ending{err: noTable, optional: true}, verdict{status: Skipped, reason: SkippedReason, err: noTable}},
 		"no table, by name":             {ending{err: noTable}, failed(noTable)},
-		"no table, but it was open":     {ending{err: noTable, optional: true, wasOpen: true}, failed(noTable)},
+		"no table, but it was open":     {ending{err: noTable, wasOpen: true}, failed(noTable)},
 		"no rights, by a pattern":       {ending{err: noRight, optional: true}, failed(noRight)},
 		"a reader":                      {ending{err: reader, optional: true}, passing(reader)},
 		"a server that starts":          {ending{err: ErrNotYet}, passing(ErrNotYet)},

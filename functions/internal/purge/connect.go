@@ -31,22 +31,22 @@ type connections struct {
 	prefetcher Conn          // that cuts ahead, if there is one to spare
 	scaledOut  bool          // there are as many as there can be
 	opening    time.Duration // what the first took
-	disconnection
 }
 
-// disconnection is for how long there has been no connection, and how often that was.
+// disconnection is for how long there has been no connection to a database, and how often
+// that was.
 type disconnection struct {
 	disconnectedAt time.Time // zero while there is one
 	backoff        time.Duration
 	losses         int // without a batch committed in between
-	batches        int // committed until the last of them
+	committed      int // batches until the last of them
 }
 
 // lostTooOften takes note that there is no connection after so many committed batches, and
 // tells whether that has been so too often.
 func (d *disconnection) lostTooOften(batches int) bool {
-	if batches > d.batches { // there was progress
-		d.batches, d.losses, d.backoff = batches, 0, 0
+	if batches > d.committed { // there was progress
+		d.committed, d.losses, d.backoff = batches, 0, 0
 	}
 	if d.disconnectedAt.IsZero() {
 		d.disconnectedAt = time.Now()

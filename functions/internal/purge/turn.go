@@ -172,7 +172,7 @@ func (t *turn) excludable(unfit NotPurgeable) NotPurgeable {
 // connect opens the connection that holds the database's lock.
 func (t *turn) connect(work context.Context, share time.Duration) ending {
 	start := time.Now()
-	e := ending{action: t.run.policy.Action, overrun: t.run.overrun, optional: t.visit.database.Matched || len(t.visit.turns) > 1, wasOpen: t.result.Cutoff != nil}
+	e := ending{action: t.run.policy.Action, overrun: t.run.overrun, optional: t.visit.optional() && t.result.Cutoff == nil, wasOpen: t.visit.wasOpen()}
 	if e.err = work.Err(); e.err != nil {
 		e.timeout = true
 		return e
@@ -197,30 +197,24 @@ func (t *turn) connect(work context.Context, share time.Duration) ending {
 	// little time.
 	there := t.opening < openTimeout
 	if e.wasOpen {
-		there = t.disconnectedAt.IsZero()
+		there = t.visit.disconnectedAt.IsZero()
 	}
 	cut := patience.Err() != nil
 	e.timeout, e.shareOver = cut && there, cut && work.Err() == nil
-	if cut && t.disconnectedAt.IsZero() { // the server may still be about to let it in
-		t.disconnectedAt = time.Now()
+	if cut && t.visit.disconnectedAt.IsZero() { // the server may still be about to let it in
+		t.visit.disconnectedAt = time.Now()
 	}
-	e.stale = t.isOwnStaleSession()
+	e.stale = t.visit.isOwnStaleSession()
 	return e
-}
-
-// isOwnStaleSession tells whether the run that holds the database may be a session of
-// ours that the server has not given up yet: one that was lost, or cut while it opened.
-func (t *turn) isOwnStaleSession() bool {
-	return !t.disconnectedAt.IsZero() && (t.result.Cutoff != nil || time.Since(t.disconnectedAt) < maxBackoff)
 }
 
 // backoffAfterDisconnect rests before another try to connect, and tells whether there
 // is patience for one.
 func (t *turn) backoffAfterDisconnect(work context.Context, err error) bool {
-	if t.lostTooOften(t.backlog.batches) || !t.patient(err) {
+	if t.visit.lostTooOften(t.visit.batches()) || !t.patient(err) {
 		return false
 	}
-	rest := t.rest()
+	rest := t.visit.rest()
 	t.log.WarnContext(work, "no connection", "error", err.Error(), "againInMs", rest.Milliseconds())
 	t.waiting.on(inBrief(err))
 	sleep(work, rest)
@@ -240,11 +234,11 @@ func inBrief(err error) string {
 
 // patient tells whether there is time for another try to connect after err.
 func (t *turn) patient(err error) bool {
-	switch wasOpen := t.result.Cutoff != nil; {
+	switch {
 	case errors.Is(err, ErrNoSlot), errors.Is(err, ErrLocked): // as long as there is time at all
 		return true
-	case wasOpen || errors.Is(err, ErrAlreadyRunning):
-		return time.Since(t.disconnectedAt) < reconnectTimeout
+	case t.visit.wasOpen() || errors.Is(err, ErrAlreadyRunning):
+		return time.Since(t.visit.disconnectedAt) < reconnectTimeout
 	default: // once for all databases
 		return time.Since(t.run.began) < t.run.policy.ConnectTimeout
 	}
@@ -252,7 +246,7 @@ func (t *turn) patient(err error) bool {
 
 // perform does what the policy says, on the connection that there is now.
 func (t *turn) perform(work context.Context, share time.Duration, e *ending) {
-	t.disconnectedAt = time.Time{} // the back-off is forgiven by progress alone
+	t.visit.disconnectedAt = time.Time{} // the back-off is forgiven by progress alone
 	ctx, cancel := withOptionalTimeout(work, share, share > 0)
 	defer cancel()
 	e.err = recoverPanic(ctx, t.log, func() error { return t.work(ctx) })

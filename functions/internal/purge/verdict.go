@@ -7,9 +7,9 @@ type ending struct {
 	err       error
 	action    Action
 	overrun   StopReason // what it means that the time is over
-	optional  bool       // no fault where the table is not there
+	optional  bool       // no fault where the table is not there, and it was not before
 	opened    bool       // the database was reached and its table examined
-	wasOpen   bool       // or was, in this turn or one before
+	wasOpen   bool       // or the database was, in any turn of its tables
 	timeout   bool       // the time is over
 	shareOver bool       // only that of its turn
 	canceled  bool       // whoever called wants the run to end
@@ -45,7 +45,7 @@ func (e ending) mayPass() bool {
 // nothingToPurge tells whether the table is not there and need not be.
 func (e ending) nothingToPurge() bool {
 	unfit, ok := errors.AsType[NotPurgeable](e.err)
-	return ok && unfit.Kind.Code == NoTable.Code && e.optional && !e.wasOpen
+	return ok && unfit.Kind.Code == NoTable.Code && e.optional
 }
 
 var doneReason = map[Action]StopReason{Purge: Drained, DryRun: DryRunDone, Check: CheckDone}

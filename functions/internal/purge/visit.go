@@ -21,6 +21,7 @@ type visit struct {
 	conn     Conn    // that the last turn left open; nil is none
 	wanting  int     // tables that have not had their turn in this round
 	surveyed bool    // its other tables were looked at
+	disconnection
 }
 
 func newVisit(r *run, d Database) *visit {
@@ -90,6 +91,7 @@ func (v *visit) take(ctx context.Context, table Table) (Conn, error) {
 	err := conn.Switch(ctx, table)
 	if errors.Is(err, ErrLost) {
 		v.drop(conn)
+		v.disconnectedAt = time.Now() // the server may not have given its session up yet
 		return nil, nil
 	}
 	if err != nil {
@@ -110,6 +112,28 @@ func (v *visit) close(ctx context.Context) {
 func (v *visit) drop(conn Conn) {
 	v.run.slots.leave(1)
 	conn.Close()
+}
+
+// optional tells whether it is no fault that one of its tables is not there.
+func (v *visit) optional() bool { return v.database.Matched || len(v.turns) > 1 }
+
+// wasOpen tells whether any of its tables was.
+func (v *visit) wasOpen() bool {
+	return slices.ContainsFunc(v.turns, func(t *turn) bool { return t.result.Cutoff != nil })
+}
+
+// batches returns how many were committed, in all its tables.
+func (v *visit) batches() (all int) {
+	for _, t := range v.turns {
+		all += t.backlog.batches
+	}
+	return all
+}
+
+// isOwnStaleSession tells whether the run that holds the database may be a session of
+// ours that the server has not given up yet: one that was lost, or cut while it opened.
+func (v *visit) isOwnStaleSession() bool {
+	return !v.disconnectedAt.IsZero() && (v.wasOpen() || time.Since(v.disconnectedAt) < maxBackoff)
 }
 
 // share returns how long the next turn may take; 0 is as long as there is.

@@ -20,7 +20,21 @@ type estate struct {
 	opens, turns int
 	closed       int
 	down         error
-	unseen       error // what a look at other tables ends with
+	unseen       error  // what a look at other tables ends with
+	loses        string // "delete" or "switch": the first one loses the connection
+	away         int    // how many tries to open fail after that
+	since        error  // what they fail with
+}
+
+// lose tells whether the connection is lost now.
+func (e *estate) lose(at string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.loses != at {
+		return false
+	}
+	e.loses, e.down = "", e.since
+	return true
 }
 
 // tenant is a connection to one of the tables.
@@ -41,7 +55,11 @@ func (e *estate) Open(_ context.Context, _ string, table Table, _ bool) (Conn, e
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.opens++
+	if e.away--; e.down != nil && e.since != nil && e.away < 0 {
+		e.down = nil
+	}
 	if e.down != nil {
+		e.closed++
 		return nil, e.down
 	}
 	f, err := e.table(table.Name)
@@ -52,7 +70,17 @@ func (e *estate) Open(_ context.Context, _ string, table Table, _ bool) (Conn, e
 	return &tenant{f, e}, nil
 }
 
+func (c *tenant) Delete(ctx context.Context, b Batch) (Deleted, error) {
+	if c.of.lose("delete") {
+		return Deleted{}, Uncommitted(ErrLost)
+	}
+	return c.fake.Delete(ctx, b)
+}
+
 func (c *tenant) Switch(_ context.Context, table Table) error {
+	if c.of.lose("switch") {
+		return ErrLost
+	}
 	c.of.mu.Lock()
 	defer c.of.mu.Unlock()
 	c.of.turns++
@@ -91,7 +119,7 @@ func (e *estate) runTables(t *testing.T, p Policy, matched bool, tables ...Table
 	p.BatchSize = max(p.BatchSize, 10)
 	target := Target{Engine: e, Tables: tables, Databases: []Database{{Name: "a", Matched: matched}}, Log: slog.New(slog.DiscardHandler)}
 	d := Run(t.Context(), target, p, func(DatabaseResult) {}).Databases[0]
-	if e.opens != e.closed && e.down == nil {
+	if e.opens != e.closed {
 		t.Errorf("%d connections opened, %d closed", e.opens, e.closed)
 	}
 	return d
@@ -150,6 +178,39 @@ func TestADatabaseThatIsDownFailsOnceForAllItsTables(t *testing.T) {
 	e := &estate{down: errors.New("no route")}
 	if d := e.run(t, Policy{}, false); d.Status != Failed || d.Error != "no route" || e.opens != 1 || len(d.Tables) != 4 || d.OldestExpiredAge() != nil {
 		t.Errorf("%+v, %d opened", d, e.opens)
+	}
+}
+
+// Whichever table has its turn next, the database is the one that was open before, and
+// whoever holds it may be the session that was lost.
+func TestAConnectionThatIsLostIsWaitedForInEachTable(t *testing.T) {
+	for _, loses := range []string{"delete", "switch"} {
+		for _, since := range []error{ErrAlreadyRunning, ErrUnreached, ErrLost, ErrNotYet} {
+			for range 10 { // their order is another one each time
+				synctest.Test(t, func(t *testing.T) {
+					e := estateOf(7)
+					e.loses, e.since, e.away = loses, since, 5
+					if d := e.run(t, Policy{}, false); d.Status != Complete || d.DeletedRows != 28 || len(d.Tables) != 4 {
+						t.Errorf("%s, then %v: %+v", loses, since, d)
+					}
+				})
+			}
+		}
+	}
+}
+
+// One that stays away is a failure in the end, and another run that stays is another.
+func TestATableIsWaitedForNoLongerThanItsDatabase(t *testing.T) {
+	for since, want := range map[error]Status{ErrAlreadyRunning: Partial, ErrUnreached: Failed} {
+		synctest.Test(t, func(t *testing.T) {
+			e := estateOf(7)
+			e.loses, e.since, e.away = "switch", since, 1_000_000
+			start := time.Now()
+			d := e.run(t, Policy{}, false)
+			if took := time.Since(start); d.Status != want || d.DeletedRows != 7 || took < reconnectTimeout || took > reconnectTimeout+maxBackoff {
+				t.Errorf("%v after %v: %+v", since, took, d)
+			}
+		})
 	}
 }
 
