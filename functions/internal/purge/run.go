@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -75,6 +76,7 @@ type run struct {
 	pacer    *pacer
 	slots    *slots
 	schedule schedule
+	served   atomic.Bool // a database was open: one that can't be reached any more is waited for
 }
 
 // findings returns those that each database has.

@@ -300,6 +300,61 @@ func TestAServerThatDoesNotServeYetIsWaitedFor(t *testing.T) {
 	}
 }
 
+// restarting is away for a while, in the middle of a run.
+type restarting struct {
+	*fake
+	from, to time.Time
+	err      error
+}
+
+func (f restarting) away() bool { return !time.Now().Before(f.from) && time.Now().Before(f.to) }
+
+func (f restarting) Open(context.Context, string, Table, bool) (Conn, error) {
+	if f.away() {
+		return nil, fmt.Errorf("connect: %w", f.err)
+	}
+	return f, nil
+}
+
+func (f restarting) Delete(ctx context.Context, b Batch) (Deleted, error) {
+	gone, err := f.fake.Delete(ctx, b)
+	if err == nil && f.away() {
+		return Deleted{}, Uncommitted(ErrLost)
+	}
+	return gone, err
+}
+
+// Databases that had no turn yet when the server went away wait for it as well: it was
+// there before.
+func TestAServerThatRestartsInMidRunIsWaitedForByAllDatabases(t *testing.T) {
+	for _, c := range []struct {
+		err   error
+		takes time.Duration
+		back  bool
+	}{
+		{ErrUnreached, 30 * time.Second, true},
+		{ErrLost, 30 * time.Second, true},
+		{ErrNotYet, 30 * time.Second, true},
+		{ErrUnreached, time.Hour, false},
+		{ErrNotYet, time.Hour, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			start, e := time.Now(), engines{}
+			from := start.Add(61 * time.Second)
+			var names []string
+			for i := range 20 {
+				names = append(names, fmt.Sprint("db", i))
+				e[names[i]] = restarting{&fake{rows: 100, takes: time.Second}, from, from.Add(c.takes), c.err}
+			}
+			r := runAll(t.Context(), e, Policy{BatchSize: 10, Parallel: 2, ConnectTimeout: 45 * time.Second}, names...)
+			took := time.Since(start)
+			if (r.Status == Complete) != c.back || !c.back && took > 61*time.Second+reconnectTimeout+time.Minute {
+				t.Errorf("%v for %s: %s after %s: %v", c.err, c.takes, r.Status, took, r.Err())
+			}
+		})
+	}
+}
+
 func TestAServerShortOfConnectionsIsWaitedForAndNoDatabaseFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := engines{}

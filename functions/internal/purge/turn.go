@@ -172,7 +172,7 @@ func (t *turn) excludable(unfit NotPurgeable) NotPurgeable {
 // connect opens the connection that holds the database's lock.
 func (t *turn) connect(work context.Context, share time.Duration) ending {
 	start := time.Now()
-	e := ending{action: t.run.policy.Action, overrun: t.run.overrun, optional: t.visit.optional() && t.result.Cutoff == nil, wasOpen: t.visit.wasOpen()}
+	e := ending{action: t.run.policy.Action, overrun: t.run.overrun, optional: t.visit.optional() && t.result.Cutoff == nil, wasOpen: t.visit.wasOpen(), served: t.run.served.Load()}
 	if e.err = work.Err(); e.err != nil {
 		e.timeout = true
 		return e
@@ -189,6 +189,7 @@ func (t *turn) connect(work context.Context, share time.Duration) ending {
 	t.opening = time.Since(start)
 	if e.opened = e.err == nil; e.opened {
 		e.wasOpen = true
+		t.run.served.Store(true)
 		t.result.Findings = t.run.findings() // of this turn
 		return e
 	}
@@ -238,6 +239,10 @@ func (t *turn) patient(err error) bool {
 	case errors.Is(err, ErrNoSlot), errors.Is(err, ErrLocked): // as long as there is time at all
 		return true
 	case t.visit.wasOpen() || errors.Is(err, ErrAlreadyRunning):
+		return time.Since(t.visit.disconnectedAt) < reconnectTimeout
+	case t.run.served.Load() && errors.Is(err, ErrNotYet):
+		return time.Since(t.visit.disconnectedAt) < t.run.policy.ConnectTimeout
+	case t.run.served.Load() && errors.Is(err, ErrLost):
 		return time.Since(t.visit.disconnectedAt) < reconnectTimeout
 	default: // once for all databases
 		return time.Since(t.run.began) < t.run.policy.ConnectTimeout

@@ -99,6 +99,9 @@ func (s Server) Open(ctx context.Context, database string, table purge.Table, lo
 	c := &conn{server: s, database: database, table: table}
 	if err := c.open(ctx, lock); err != nil {
 		c.Close()
+		if c.session != nil && errors.Is(err, purge.ErrLost) { // as of a server that shuts down, or fails over
+			err = purge.Also(err, purge.ErrNotYet)
+		}
 		return nil, s.whyNot(ctx, database, err)
 	}
 	s.Memory.opened(database)

@@ -362,6 +362,27 @@ func TestATableThatIsAlteredWhileItIsOpenedIsWaitedFor(t *testing.T) {
 	}
 }
 
+// A server that shuts down, or fails over, may take a log-in and end the connection at the
+// first statements.
+func TestAConnectionThatEndsAsTheTableIsExaminedIsOpenedAnew(t *testing.T) {
+	t.Parallel()
+	for _, at := range []string{"facts", "lock"} {
+		table := newScript(7, 1, quietly)
+		var came atomic.Int32
+		s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+			if kind == at && came.Add(1) == 1 {
+				return hangUp
+			}
+			return table.answer(kind)
+		}})
+		p := policy
+		p.ConnectTimeout = time.Minute
+		if r := purge.Run(t.Context(), target(s.server(), "EdFi_Admin"), p, func(purge.DatabaseResult) {}).Databases[0]; r.Status != purge.Complete || r.DeletedRows != 7 || s.came.Load() != 2 {
+			t.Errorf("%s: %+v", at, r)
+		}
+	}
+}
+
 // The next table is opened over the same connection.
 func TestAnotherTableThatIsAlteredIsWaitedForAsWell(t *testing.T) {
 	t.Parallel()
