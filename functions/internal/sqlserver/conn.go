@@ -356,6 +356,12 @@ func (c *conn) Close() {
 
 // Switch implements [purge.Conn].
 func (c *conn) Switch(ctx context.Context, table purge.Table) error {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	deadline, _ := ctx.Deadline() // and not that of the statement before
+	if err := c.wire.SetDeadline(deadline); err != nil {
+		return c.explain("examine the database", err)
+	}
 	c.table, c.deleteVerified, c.commits, c.examined = table, false, false, false
 	if err := c.examine(ctx); err != nil {
 		return err

@@ -408,6 +408,37 @@ func TestAnotherTableThatIsAlteredIsWaitedForAsWell(t *testing.T) {
 	}
 }
 
+// The time that the last statement on one table had says nothing of the next table's.
+func TestAnotherTableIsExaminedWithATimeOfItsOwn(t *testing.T) {
+	t.Parallel()
+	table := newScript(7, 1, quietly)
+	var came atomic.Int32
+	s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+		switch {
+		case kind == "facts" && came.Add(1) == 2:
+			time.Sleep(4 * time.Second)
+		case kind == "clock":
+			return row(time.Now().UTC())
+		}
+		return table.answer(kind)
+	}})
+	server := s.server()
+	server.Linger = time.Millisecond
+	conn, err := server.Open(t.Context(), "EdFi_Admin", purge.ClientAccessTokens, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	brief, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	if _, err := conn.Count(brief, conn.Expired(time.Time{}, time.Now())); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Switch(t.Context(), purge.AdminTokens); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestALockThatACutMeetsIsTold(t *testing.T) {
 	t.Parallel()
 	table := newScript(7, 1, quietly)
