@@ -76,6 +76,10 @@ func babelfishNumber(err mssql.Error) int32 {
 		return invalidObject
 	case strings.Contains(err.Message, "violates foreign key"):
 		return foreignKey
+	case strings.Contains(err.Message, "the database system is "): // starting, stopping or recovering
+		return notReady
+	case strings.Contains(err.Message, "too many clients already"), strings.Contains(err.Message, "connection slots are reserved"):
+		return mostConnections
 	default:
 		return err.Number
 	}

@@ -27,6 +27,8 @@ const (
 	endedInTrigger         = 3609 // and the batch was aborted
 	blockPredicate         = 33504
 	noStatistics           = 2557 // which the login may not view
+	notReady               = 17187
+	mostConnections        = 17809
 	passwordExpired        = 18487
 	passwordMustChange     = 18488
 	loginDisabled          = 18470
@@ -102,6 +104,8 @@ var meanings = map[int32]meaning{
 	17142: notYet, // paused
 	17187: notYet, // starts up
 	17188: notYet, // shuts down
+	17189: notYet, // no thread for one more log-in
+	17197: notYet, // too much load for a log-in in time
 	18401: notYet, // upgrades its scripts
 	18451: notYet, // shuts down
 	40197: notYet, 40501: notYet, 40613: notYet, 49918: notYet, 49919: notYet, 49920: notYet,
@@ -119,6 +123,7 @@ var meanings = map[int32]meaning{
 	916: outside,
 
 	596:  lost, // killed
+	1219: lost, // disconnected, for a change of the table that was told to end who blocks it
 	6005: lost, // shutdown in progress
 
 	changed: tableChanged, invalidObject: tableChanged, invalidColumn: tableChanged, 4902: tableChanged,
