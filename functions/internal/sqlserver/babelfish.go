@@ -43,6 +43,15 @@ func (f facts) endOf(from time.Time) time.Time {
 	return next(next(from))
 }
 
+// longest is Server.Longest. Babelfish reads no cancellation while a statement runs, so that
+// one costs the connection: there a batch has the time as well that would pass until then.
+func (c *conn) longest() time.Duration {
+	if c.facts.exact || c.server.Longest <= 0 {
+		return c.server.Longest
+	}
+	return c.server.Longest + c.server.linger()
+}
+
 // babelfishNameBytes is the most that a name of Babelfish has.
 const babelfishNameBytes = 63
 

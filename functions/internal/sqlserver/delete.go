@@ -27,8 +27,8 @@ func (c *conn) Delete(ctx context.Context, b purge.Batch) (purge.Deleted, error)
 	if c.commits {
 		return purge.Deleted{}, errCommits
 	}
-	if c.server.Longest > 0 && !b.Patient {
-		brief, cancel := context.WithTimeout(ctx, c.server.Longest)
+	if longest := c.longest(); longest > 0 && !b.Patient {
+		brief, cancel := context.WithTimeout(ctx, longest)
 		defer cancel()
 		ctx = brief
 	}

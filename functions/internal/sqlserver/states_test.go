@@ -447,6 +447,38 @@ func TestAnotherTableIsExaminedWithATimeOfItsOwn(t *testing.T) {
 	}
 }
 
+// One that reads no cancellation keeps its connection where the batch ends soon after.
+func TestABatchHasTheTimeThatItsCancellationWouldTake(t *testing.T) {
+	t.Parallel()
+	for _, exact := range []bool{true, false} {
+		var slow atomic.Bool
+		table := newScript(7, 1, func(int64) []byte {
+			if slow.Swap(false) {
+				time.Sleep(time.Second)
+			}
+			return nil
+		})
+		s := newStandIn(t, &standIn{answer: func(kind string) []byte {
+			if kind == "facts" {
+				return examined(func(f *facts) { f.exact = exact })
+			}
+			return table.answer(kind)
+		}})
+		server := s.server()
+		server.Longest = 500 * time.Millisecond
+		conn, err := server.Open(t.Context(), "EdFi_Admin", purge.ClientAccessTokens, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		slow.Store(true)
+		gone, err := conn.Delete(t.Context(), purge.Batch{Window: window{from: time.Now().Add(-time.Hour), to: time.Now(), most: 10}})
+		if late := errors.Is(err, purge.ErrTimeout); late != exact || !late && gone.Rows != 7 {
+			t.Errorf("exact %t: %+v, %v", exact, gone, err)
+		}
+	}
+}
+
 func TestALockThatACutMeetsIsTold(t *testing.T) {
 	t.Parallel()
 	table := newScript(7, 1, quietly)

@@ -389,12 +389,12 @@ func output(name string, value int) []byte {
 
 // examined is what sqlFacts returns of Ed-Fi's table, and change what is different.
 func examined(change func(*facts)) []byte {
-	f := facts{now: time.Now().UTC(), database: "EdFi_Admin", updates: "READ_WRITE", oid: 4711, typeName: "datetime", keyType: typeGUID, selectable: true, deletable: true, indexed: true, rows: 100}
+	f := facts{now: time.Now().UTC(), database: "EdFi_Admin", exact: true, updates: "READ_WRITE", oid: 4711, typeName: "datetime", keyType: typeGUID, selectable: true, deletable: true, indexed: true, rows: 100}
 	if change != nil {
 		change(&f)
 	}
 	bit := func(b bool) int { return map[bool]int{true: 1}[b] }
-	return row(f.now, f.database, 1, f.updates, f.oid, f.typeName, f.keyType, bit(f.selectable), bit(f.deletable), bit(f.indexed), bit(f.triggered), bit(f.filtered), int(f.rows), f.kind)
+	return row(f.now, f.database, bit(f.exact), f.updates, f.oid, f.typeName, f.keyType, bit(f.selectable), bit(f.deletable), bit(f.indexed), bit(f.triggered), bit(f.filtered), int(f.rows), f.kind)
 }
 
 func join(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
