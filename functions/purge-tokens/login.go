@@ -172,9 +172,12 @@ func (l *logins) explain(err, also error) error {
 	return fmt.Errorf("%w; they come from %s%s", err, l.source, other)
 }
 
-// mayNotEnter tells whether err says that the database is closed to this login. SQL
-// Server says the same of one that does not exist.
+// mayNotEnter tells whether err says that the database is closed to this login, and not
+// for a while alone. SQL Server says the same of one that does not exist.
 func mayNotEnter(login secret.Login, err error) bool {
+	if errors.Is(err, purge.ErrNotYet) {
+		return false
+	}
 	unfit, ok := errors.AsType[purge.NotPurgeable](err)
 	engine, _ := engineNamed(login.Engine)
 	return ok && (unfit.Kind.Code == purge.NoAccess.Code || engine.hidesDatabases && unfit.Kind.Code == purge.NoDatabase.Code)

@@ -76,6 +76,25 @@ func TestARefusedLoginHasTheSecretReadOnceForAllDatabases(t *testing.T) {
 	}
 }
 
+// SQL Server says of a database that recovers or fails over what it says of one that the
+// login may not enter. The one passes: no other version of the secret helps, and the run
+// waits.
+func TestADatabaseThatServesSoonIsNoneThatTheLoginMayNotEnter(t *testing.T) {
+	for name, kind := range map[string]purge.Kind{"it was open before": purge.NoDatabase, "the login comes back": purge.NoAccess} {
+		soon := opens(func(string) error {
+			return purge.Also(purge.NotPurgeable{Kind: kind, Message: "not now"}, purge.ErrNotYet)
+		})
+		login := secret.Login{Engine: "sqlserver", Username: redact.NewSecret("u"), Password: redact.NewSecret("p")}
+		l := newLogins(login, "the secret", func(secret.Login) server { return soon }, func(string) (secret.Login, error) {
+			t.Errorf("%s: the secret is read again", name)
+			return login, nil
+		})
+		if _, err := l.Open(t.Context(), "db", purge.ClientAccessTokens, true); !errors.Is(err, purge.ErrNotYet) || err.Error() != "not now" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestAServerThatNeverAnswersIsWaitedForOnce(t *testing.T) {
 	// One database is opened, then two at once, then three and three and three.
 	for name, c := range map[string]struct {

@@ -335,6 +335,7 @@ func TestAServerThatRestartsInMidRunIsWaitedForByAllDatabases(t *testing.T) {
 		{ErrUnreached, 30 * time.Second, true},
 		{ErrLost, 30 * time.Second, true},
 		{ErrNotYet, 30 * time.Second, true},
+		{Also(NotPurgeable{Kind: NoDatabase, Message: "it is being recovered"}, ErrNotYet), 30 * time.Second, true},
 		{ErrUnreached, time.Hour, false},
 		{ErrNotYet, time.Hour, false},
 	} {
