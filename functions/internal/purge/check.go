@@ -197,7 +197,7 @@ func (t *turn) checkExpired(ctx context.Context) (Window, error) {
 	switch rows, err := t.count(counting, found); {
 	case err == nil:
 		many = Grouped(rows) + " rows"
-	case !errors.Is(err, ErrTimeout):
+	case !errors.Is(err, ErrTimeout) && (counting.Err() == nil || ctx.Err() != nil):
 		return nil, err
 	}
 	text := fmt.Sprintf("%s have expired, the oldest at %s", many, t.result.column(oldest))

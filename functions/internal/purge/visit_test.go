@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -257,6 +258,26 @@ func TestALockedTableTakesNoMoreThanItsShare(t *testing.T) {
 			}
 		})
 	}
+}
+
+// counted is a table that others lock as soon as its rows are to be counted.
+type counted struct{ *fake }
+
+func (c counted) Open(context.Context, string, Table, bool) (Conn, error) { return c, nil }
+
+func (c counted) Count(ctx context.Context, _ Window) (int64, error) {
+	sleep(ctx, 2*time.Second) // LOCK_TIMEOUT
+	return 0, ErrLocked
+}
+
+func TestACheckThatCantCountSaysSoAndIsComplete(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := Target{Engine: counted{&fake{rows: 7}}, Databases: []Database{{Name: "a"}}, Log: slog.New(slog.DiscardHandler)}
+		d := Run(t.Context(), target, Policy{Action: Check, MaxDuration: time.Minute}, func(DatabaseResult) {}).Databases[0]
+		if d.Status != Complete || !slices.ContainsFunc(d.Findings, func(f Finding) bool { return strings.HasPrefix(f.Message, "more rows than could be counted") }) {
+			t.Errorf("%+v", d)
+		}
+	})
 }
 
 func TestACheckTellsOnceOfTheDatabaseAndOfTablesThatNobodyAskedFor(t *testing.T) {
