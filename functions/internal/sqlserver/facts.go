@@ -103,10 +103,12 @@ func (c *conn) examineMissing(ctx context.Context) error {
 	_, err := c.session.ExecContext(ctx, c.facts.on(sqlExists))
 	var refused mssql.Error
 	switch {
+	case err == nil && !c.facts.exact && !c.facts.selectable: // Babelfish hides a table of which only some columns may be read
+		return purge.NotPurgeable{Kind: purge.NoSelectRight, Message: c.facts.mayNotRead()}
 	case err == nil: // it can be read, and is no table
 		return purge.NotPurgeable{Kind: purge.WrongTable, Message: fmt.Sprintf("%s is a view or a synonym in database %s, and not a table", c.table, c.database)}
 	case errors.As(err, &refused) && number(refused) == permissionDenied:
-		return purge.NotPurgeable{Kind: purge.NoSelectRight, Message: "the login may not read when tokens expire: " + c.facts.grant()}
+		return purge.NotPurgeable{Kind: purge.NoSelectRight, Message: c.facts.mayNotRead()}
 	case errors.As(err, &refused) && number(refused) == invalidObject:
 		return purge.NotPurgeable{Kind: purge.NoTable, Message: fmt.Sprintf("table %s does not exist in database %s: is it an Ed-Fi admin database? Or the login may not see it; then %s", c.table, c.database, c.facts.grant())}
 	default:
@@ -134,7 +136,7 @@ func (f facts) fault(database string, writes bool) error {
 	case writes && f.updates == setReadOnly:
 		return purge.NotPurgeable{Kind: purge.ReadOnlyDatabase, Message: "the database is set read-only: ALTER DATABASE " + quoteName(f.database) + " SET READ_WRITE;"}
 	case !f.selectable:
-		return purge.NotPurgeable{Kind: purge.NoSelectRight, Message: "the login may not read when tokens expire: " + f.grant()}
+		return purge.NotPurgeable{Kind: purge.NoSelectRight, Message: f.mayNotRead()}
 	case f.filtered:
 		return purge.NotPurgeable{Kind: purge.RowSecurity, Message: fmt.Sprintf("row-level security hides rows of %s from the login, and expired ones would stay: have the policy's filter let edfi_token_purge pass, or ALTER SECURITY POLICY its name DROP FILTER PREDICATE ON %[1]s;", f.table)}
 	case writes:
@@ -150,6 +152,8 @@ func (f facts) mayDelete() error {
 	}
 	return purge.NotPurgeable{Kind: purge.NoDeleteRight, Message: "the login may not delete tokens: " + f.grant()}
 }
+
+func (f facts) mayNotRead() string { return "the login may not read when tokens expire: " + f.grant() }
 
 // grant gives all that a purge needs. No message names the login that is used.
 func (f facts) grant() string {

@@ -785,6 +785,8 @@ func TestATableThatIsNotEdFisIsTold(t *testing.T) {
 	}{
 		"set read-only":         {func(f *facts) { f.updates = setReadOnly }, "read-only-database", "SET READ_WRITE"},
 		"a view":                {func(f *facts) { f.kind = "a view" }, "wrong-table", "a view"},
+		"a synonym":             {func(f *facts) { f.oid, f.selectable = 0, false }, "wrong-table", "a synonym"},
+		"unseen on Babelfish":   {func(f *facts) { f.exact, f.oid, f.selectable = false, 0, false }, "no-select-right", "GRANT SELECT, DELETE"},
 		"memory-optimized":      {func(f *facts) { f.kind = "memory-optimized" }, "wrong-table", "memory-optimized"},
 		"no key":                {func(f *facts) { f.keyType = "" }, "wrong-table", "no column Id"},
 		"another database":      {func(f *facts) { f.database = "EdFi_Other" }, "other-database", "EdFi_Other"},
