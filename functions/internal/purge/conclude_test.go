@@ -43,7 +43,7 @@ func TestEachEndingOfATurnHasOneVerdict(t *testing.T) {
 		"the longest duration":          {ending{err: slow, timeout: true, overrun: MaxDuration}, verdict{status: Partial, reason: MaxDuration}},
 		"its share":                     {ending{err: slow, timeout: true, overrun: Deadline, shareOver: true}, verdict{status: Partial, reason: Deadline, again: true}},
 		"a lost connection":             {ending{err: lost, opened: true, wasOpen: true}, verdict{status: Failed, reason: Errored, err: lost, reconnect: true}},
-		"a server that was there":       {ending{err: lost, served: true}, verdict{status: Failed, reason: Errored, err: lost, reconnect: true}},
+		"a server that was there":       {ending{err: lost, reached: true}, verdict{status: Failed, reason: Errored, err: lost, reconnect: true}},
 		"a server that was never there": {ending{err: lost}, failed(lost)},
 		"silence for its share":         {ending{err: lost, shareOver: true}, verdict{status: Failed, reason: Errored, err: lost, again: true}},
 	} {

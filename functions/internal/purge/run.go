@@ -76,7 +76,8 @@ type run struct {
 	pacer    *pacer
 	slots    *slots
 	schedule schedule
-	served   atomic.Bool // a database was open: one that can't be reached any more is waited for
+	reached  atomic.Bool // the server was there: where it can't be reached any more, it is waited for
+	served   atomic.Bool // a database was open
 }
 
 // findings returns those that each database has.

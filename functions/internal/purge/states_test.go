@@ -356,6 +356,39 @@ func TestAServerThatRestartsInMidRunIsWaitedForByAllDatabases(t *testing.T) {
 	}
 }
 
+// As a run begins, too: it stops, is away, and starts.
+func TestAServerThatRestartsAsARunBeginsIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &phased{fake: &fake{rows: 10}, errs: []error{ErrNotYet, ErrUnreached, ErrLost, ErrNotYet}}
+		r := runAll(t.Context(), f, Policy{BatchSize: 10, ConnectTimeout: 45 * time.Second}, "a")
+		if r.Status != Complete || r.DeletedRows != 10 {
+			t.Errorf("%+v", r)
+		}
+		f = &phased{fake: &fake{rows: 10}, errs: []error{ErrNotYet}, last: ErrUnreached}
+		start := time.Now()
+		r = runAll(t.Context(), f, Policy{BatchSize: 10, ConnectTimeout: 45 * time.Second}, "a", "b", "c")
+		if took := time.Since(start); r.Status != Failed || took > 45*time.Second+maxBackoff {
+			t.Errorf("%s after %s", r.Status, took)
+		}
+	})
+}
+
+// phased fails to open with one error after the other, and then with the last.
+type phased struct {
+	*fake
+	errs []error
+	last error
+}
+
+func (f *phased) Open(context.Context, string, Table, bool) (Conn, error) {
+	if len(f.errs) == 0 {
+		return f.fake, f.last
+	}
+	err := f.errs[0]
+	f.errs = f.errs[1:]
+	return nil, err
+}
+
 func TestAServerShortOfConnectionsIsWaitedForAndNoDatabaseFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := engines{}

@@ -122,6 +122,7 @@ func (t *turn) closed() {
 // apply does what follows from a verdict, and tells whether the table gets another turn.
 func (t *turn) apply(work context.Context, v verdict) (again bool) {
 	t.result.end(v.status, v.reason)
+	cause := v.err
 	unfit, notPurgeable := errors.AsType[NotPurgeable](v.err)
 	if notPurgeable && v.status == Failed {
 		unfit = t.excludable(unfit)
@@ -139,7 +140,7 @@ func (t *turn) apply(work context.Context, v verdict) (again bool) {
 	case v.status == Partial && t.locks.table && t.run.policy.Action != Purge: // a purge looks once more
 		t.result.find(t.locks.stayed())
 	}
-	if v.again || v.reconnect && t.backoffAfterDisconnect(work, v.err) {
+	if v.again || v.reconnect && t.backoffAfterDisconnect(work, cause) {
 		return true
 	}
 	if v.inspect {
@@ -172,7 +173,7 @@ func (t *turn) excludable(unfit NotPurgeable) NotPurgeable {
 // connect opens the connection that holds the database's lock.
 func (t *turn) connect(work context.Context, share time.Duration) ending {
 	start := time.Now()
-	e := ending{action: t.run.policy.Action, overrun: t.run.overrun, optional: t.visit.optional() && t.result.Cutoff == nil, wasOpen: t.visit.wasOpen(), served: t.run.served.Load()}
+	e := ending{action: t.run.policy.Action, overrun: t.run.overrun, optional: t.visit.optional() && t.result.Cutoff == nil, wasOpen: t.visit.wasOpen()}
 	if e.err = work.Err(); e.err != nil {
 		e.timeout = true
 		return e
@@ -190,6 +191,7 @@ func (t *turn) connect(work context.Context, share time.Duration) ending {
 	if e.opened = e.err == nil; e.opened {
 		e.wasOpen = true
 		t.run.served.Store(true)
+		t.run.reached.Store(true)
 		t.result.Findings = t.run.findings() // of this turn
 		return e
 	}
@@ -205,7 +207,10 @@ func (t *turn) connect(work context.Context, share time.Duration) ending {
 	if cut && t.visit.disconnectedAt.IsZero() { // the server may still be about to let it in
 		t.visit.disconnectedAt = time.Now()
 	}
-	e.stale = t.visit.isOwnStaleSession()
+	if errors.Is(e.err, ErrNotYet) {
+		t.run.reached.Store(true)
+	}
+	e.reached, e.stale = t.run.reached.Load(), t.visit.isOwnStaleSession()
 	return e
 }
 

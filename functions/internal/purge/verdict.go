@@ -10,7 +10,7 @@ type ending struct {
 	optional  bool       // no fault where the table is not there, and it was not before
 	opened    bool       // the database was reached and its table examined
 	wasOpen   bool       // or the database was, in any turn of its tables
-	served    bool       // the run had any database of the server open
+	reached   bool       // the server was, in this run
 	timeout   bool       // the time is over
 	shareOver bool       // only that of its turn
 	canceled  bool       // whoever called wants the run to end
@@ -39,7 +39,7 @@ func (e ending) mayPass() bool {
 	case errors.Is(e.err, ErrChanged):
 		return true
 	default:
-		return (e.wasOpen || e.served) && errors.Is(e.err, ErrLost)
+		return (e.wasOpen || e.reached) && errors.Is(e.err, ErrLost)
 	}
 }
 
