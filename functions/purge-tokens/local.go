@@ -190,7 +190,7 @@ func execute(c command) int {
 	var failed messages.InvokeResponse_Error
 	if errors.As(err, &failed) && result.Databases == nil { // else the result tells
 		code := exitFailed
-		if failed.Type == invalidEvent {
+		if failed.Type == invalidEvent || failed.Type == configurationError {
 			code = exitUsage
 		}
 		return exitWith(code, fmt.Errorf("%s: %s", failed.Type, failed.Message))

@@ -108,6 +108,7 @@ func TestTheCommandEndsWithACodeForScripts(t *testing.T) {
 		{"purge -databases postgres", "", 2, "none of those that DATABASES allows"},
 		{"purge -grace-period 1h", "GRACE_PERIOD=2h", 2, "shorter than the configured GRACE_PERIOD"},
 		{"purge", "PAUSE=5", 2, "ConfigurationError: PAUSE must be"},
+		{"purge", "DATABASES=" + strings.Repeat("x", 64), 2, "ConfigurationError: DATABASES"},
 		{"purge", "DATABASE_URL=", 2, "SECRET_ID is required: the name or ARN of the secret; or DATABASE_URL"},
 		{"purge", "SECRET_ID=x", 2, "DATABASE_URL and SECRET_ID are both set"},
 		{"purge", "DATABASE_URL=postgres://u:hunter2@h/d?host=g", 2, "no other parameters"},
