@@ -68,7 +68,7 @@ var quiet = slog.New(slog.DiscardHandler)
 const batch = 10
 
 func policy() purge.Policy {
-	return purge.Policy{Action: purge.Purge, BatchSize: batch, StopBefore: 500 * time.Millisecond}
+	return purge.Policy{Action: purge.Purge, BatchSize: batch, StopBefore: 500 * time.Millisecond, ConnectTimeout: time.Minute}
 }
 
 // suite is a table on a server.

@@ -70,7 +70,8 @@ func (b *Pooler) start(ctx context.Context, p *Server, settings, logins map[stri
 		fmt.Fprintf(&users, "\"%s\" \"%s\"\n", quote.Replace(user), quote.Replace(password))
 	}
 	usersFile, configFile := filepath.Join(b.programs.dir, "users"), filepath.Join(b.programs.dir, "config")
-	fmt.Fprintf(&config, "[databases]\n* = host=%s port=%d\n[pgbouncer]\nlisten_addr = %s\nlisten_port = %d\nunix_socket_dir =\nauth_type = scram-sha-256\nauth_file = %s\n",
+	// It waits for the disk with each line of its log, and all of its clients with it.
+	fmt.Fprintf(&config, "[databases]\n* = host=%s port=%d\n[pgbouncer]\nlisten_addr = %s\nlisten_port = %d\nunix_socket_dir =\nauth_type = scram-sha-256\nauth_file = %s\nlog_connections = 0\nlog_disconnections = 0\n",
 		p.Host, p.Port, b.Host, b.Port, usersFile)
 	for name, value := range settings {
 		fmt.Fprintf(&config, "%s = %s\n", name, value)
