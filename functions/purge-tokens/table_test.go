@@ -158,8 +158,8 @@ func TestTheReadmeShowsWhatIsWritten(t *testing.T) {
 			purge.DatabaseResult{Status: purge.Complete, DurationMs: 310, ExpiredRows: new(int64(1_500_000)), OldestExpiration: &oldest},
 			purge.DatabaseResult{Status: purge.Complete, DurationMs: 80, ExpiredRows: new(int64(412_090)), OldestExpiration: &later})},
 		{Status: purge.Complete, Action: purge.Purge, DurationMs: 1240, DeletedRows: 1_912_090, Databases: pair(
-			purge.DatabaseResult{Status: purge.Complete, DurationMs: 1240, DeletedRows: 1_500_000, Batches: 300},
-			purge.DatabaseResult{Status: purge.Complete, DurationMs: 440, DeletedRows: 412_090, Batches: 83})},
+			purge.DatabaseResult{Status: purge.Complete, DurationMs: 1240, DeletedRows: 1_500_000, Batches: 312},
+			purge.DatabaseResult{Status: purge.Complete, DurationMs: 440, DeletedRows: 412_090, Batches: 88})},
 		{Status: purge.Failed, Action: purge.Purge, DurationMs: 190, Databases: pair(
 			purge.DatabaseResult{Status: purge.Complete, DurationMs: 190},
 			purge.DatabaseResult{Status: purge.Failed, DurationMs: 10, Error: "the login may not delete tokens: run infra/postgres/role.sql, or for the role of the login " +
