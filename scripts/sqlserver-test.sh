@@ -64,7 +64,7 @@ address=$(docker port "$container" 1433/tcp | head -n 1)
 url="sqlserver://sa:$MSSQL_SA_PASSWORD@$address?database=master"
 failed=0
 TEST_SQLSERVER_URL="$url&encrypt=true&certificate=$dir/ca.pem" \
-    go test -v -count=1 -timeout=20m ./functions/internal/sqlserver || failed=1
+    go test -v -count=1 -timeout=1h ./functions/internal/sqlserver || failed=1
 TEST_SQLSERVER_URL="$url&encrypt=disable" \
     go test -v -count=1 -timeout=5m ./functions/purge-tokens -run SQLServer || failed=1
 if ((failed)); then

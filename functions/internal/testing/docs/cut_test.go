@@ -12,7 +12,7 @@ import (
 // repository is a new one with the scripts of a release and a CHANGELOG.
 func repository(t *testing.T, changelog string) (dir string) {
 	t.Helper()
-	if _, err := exec.LookPath("git"); err != nil {
+	if _, err := exec.LookPath("git"); err != nil && os.Getenv("CI") == "" {
 		t.Skip("git is not installed; make test says so")
 	}
 	dir = t.TempDir()
